@@ -1,0 +1,43 @@
+//! What a node's silence means.
+
+use std::time::Duration;
+
+use crate::time::Mono;
+
+/// A node that was not heard of for this long is lost, which is an alert while armed.
+pub const LOST_AFTER: Duration = Duration::from_secs(30);
+
+/// What we conclude from what we heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Liveness {
+    /// Its link is up.
+    Online,
+    /// Its link is down for less than [`LOST_AFTER`].
+    Late,
+    Lost,
+}
+
+/// `linked`: whether its link is up; `last`: when it was last heard of since we started (`None`: not yet), `started`: when we did.
+pub fn liveness(linked: bool, last: Option<Mono>, started: Mono, now: Mono) -> Liveness {
+    if linked {
+        Liveness::Online
+    } else if now.since(last.unwrap_or(started)) < LOST_AFTER {
+        Liveness::Late
+    } else {
+        Liveness::Lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_becomes_late_and_then_lost() {
+        let t = |secs: u64| Mono(secs * 1000);
+        assert_eq!(liveness(true, None, t(0), t(100)), Liveness::Online);
+        assert_eq!(liveness(false, Some(t(80)), t(0), t(100)), Liveness::Late);
+        assert_eq!(liveness(false, Some(t(70)), t(0), t(100)), Liveness::Lost);
+        assert_eq!(liveness(false, None, t(90), t(100)), Liveness::Late);
+    }
+}

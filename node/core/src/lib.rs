@@ -1,0 +1,13 @@
+//! The rules of DMS3: who is home, what state holds, what nodes say to each other. No sockets, files, clocks, tasks or randomness.
+
+pub mod arming;
+pub mod camera;
+pub mod coordinator;
+pub mod dashboard;
+pub mod enrollment;
+pub mod health;
+pub mod id;
+pub mod presence;
+pub mod protocol;
+pub mod roster;
+pub mod time;

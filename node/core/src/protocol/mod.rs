@@ -1,0 +1,4 @@
+//! What nodes say to each other, and how it becomes bytes.
+
+pub mod frame;
+pub mod message;
