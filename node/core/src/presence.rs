@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod tracker;
+
+pub use tracker::{AWAY_PROBES, PersonChange, PresenceTracker};
+
 /// Whether somebody is home. Unknown is a state of its own: it changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,0 +1,636 @@
+//! The rules of coming and going: one sighting is an arrival; leaving takes silence and probes that all went unanswered.
+
+use std::time::Duration;
+
+use super::{Device, Person, Presence, Sensor};
+use crate::dashboard::PersonView;
+use crate::time::{Mono, Now, Timestamp};
+
+/// So many directed probes in a row, each really sent, must go unanswered before a device counts as gone.
+pub const AWAY_PROBES: u32 = 12;
+/// Between two probes of the last burst.
+const BURST_EVERY: Duration = Duration::from_secs(1);
+/// How long before the end of `away_after` the burst begins: twelve probes a second apart, the last answer's time, a second to spare.
+const BURST_LEAD: Duration = Duration::from_secs(13);
+/// A probe without an answer for so long is unanswered.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+/// A device that is home and silent is asked so often.
+const ROUTINE_EVERY: Duration = Duration::from_secs(30);
+/// A device of which nothing is known yet, or that left, is asked so often: arriving without a word of its own is noticed too.
+const LOOKOUT_EVERY: Duration = Duration::from_secs(5);
+/// A device that left before it was ever seen may have no address to ask at, which costs a sweep.
+const STRANGER_EVERY: Duration = Duration::from_secs(30);
+/// Ticks come once a second. A greater pause means that nobody looked (the machine slept): what was silence then proves nothing.
+const NOBODY_LOOKED: Duration = Duration::from_secs(30);
+/// Ticks are never quite a second apart.
+const TICK_JITTER: Duration = Duration::from_millis(200);
+
+/// Knows of each person whether they are home, and which devices to ask now. Pure: the sensors' reports and the time come as arguments.
+#[derive(Debug, Clone)]
+pub struct PresenceTracker {
+    people: Vec<Tracked>,
+    /// Why the sensors see nothing, and since when.
+    blind: Option<(String, Mono)>,
+    last_tick: Mono,
+}
+
+/// A person came, left, or is no longer known to have done either.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PersonChange {
+    pub name: String,
+    pub before: Presence,
+    pub now: Presence,
+}
+
+#[derive(Debug, Clone)]
+struct Tracked {
+    name: String,
+    away_after: Duration,
+    devices: Vec<TrackedDevice>,
+    /// What [`PresenceTracker::changes`] told last.
+    told: Presence,
+}
+
+#[derive(Debug, Clone)]
+struct TrackedDevice {
+    device: Device,
+    /// The last proof ever, also from before a blindness.
+    last: Option<(Timestamp, Mono, Sensor)>,
+    /// Seen since the sensors can see.
+    seen: bool,
+    /// Last proof, or when the sensors began to see.
+    silent_since: Mono,
+    asked: Option<Mono>,
+    /// Counted probes since then.
+    unanswered: u32,
+    /// When the last of the [`AWAY_PROBES`] was sent.
+    burst_sent: Option<Mono>,
+}
+
+impl PresenceTracker {
+    /// Nobody is known to be home or away yet.
+    pub fn new(people: Vec<Person>, now: Mono) -> Self {
+        let people = people
+            .into_iter()
+            .map(|person| Tracked {
+                name: person.name,
+                away_after: person.away_after,
+                devices: person.devices.into_iter().map(|device| TrackedDevice::new(device, now)).collect(),
+                told: Presence::Unknown,
+            })
+            .collect();
+        Self { people, blind: None, last_tick: now }
+    }
+
+    /// A sensor has proof that the device is near. A device of nobody is ignored.
+    pub fn sighting(&mut self, device: &Device, sensor: Sensor, now: Now) {
+        for tracked in self.devices_mut(device) {
+            tracked.last = Some((now.at, now.mono, sensor));
+            tracked.seen = true;
+            tracked.silent_since = tracked.silent_since.max(now.mono);
+            tracked.unanswered = 0;
+            tracked.burst_sent = None;
+        }
+    }
+
+    /// A probe that [`Self::tick`] asked for was sent, or could not be. Nothing counts while the sensors are blind.
+    pub fn probed(&mut self, device: &Device, sent: bool, now: Mono) {
+        if !sent || self.blind.is_some() {
+            return;
+        }
+        for person in &mut self.people {
+            let away_after = person.away_after;
+            for tracked in person.devices.iter_mut().filter(|tracked| tracked.device == *device) {
+                // Of a device that was seen, only the burst counts: a routine probe that got lost four minutes ago says little.
+                if !tracked.seen || tracked.in_burst(away_after, now) {
+                    tracked.unanswered = tracked.unanswered.saturating_add(1);
+                    if tracked.unanswered == AWAY_PROBES {
+                        tracked.burst_sent = Some(now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The sensors lost (`Some(why)`) or regained (`None`) their sight. What was silence until then is none: it starts anew.
+    pub fn blind(&mut self, why: Option<String>, now: Mono) {
+        self.blind = match (self.blind.take(), why) {
+            (Some((_, since)), Some(why)) => Some((why, since)),
+            (None, Some(why)) => {
+                self.start_anew(now);
+                Some((why, now))
+            }
+            (Some(_), None) => {
+                // A device seen during the blindness was seen all the same.
+                let seen: Vec<Device> = self.all_devices().filter(|tracked| tracked.seen).map(|tracked| tracked.device.clone()).collect();
+                self.start_anew(now);
+                for device in &seen {
+                    for tracked in self.devices_mut(device) {
+                        tracked.seen = true;
+                    }
+                }
+                None
+            }
+            (None, None) => None,
+        };
+    }
+
+    /// Call once a second. The devices to ask now; the answer to each is [`Self::probed`].
+    pub fn tick(&mut self, now: Mono) -> Vec<Device> {
+        if now.since(self.last_tick) > NOBODY_LOOKED {
+            self.start_anew(now);
+        }
+        self.last_tick = self.last_tick.max(now);
+        let blind = self.blind.is_some();
+        let mut ask = Vec::new();
+        for person in &mut self.people {
+            let away_after = person.away_after;
+            for tracked in &mut person.devices {
+                if tracked.is_due(away_after, blind, now) {
+                    tracked.asked = Some(now);
+                    ask.push(tracked.device.clone());
+                }
+            }
+        }
+        ask
+    }
+
+    /// Anybody home: Home. Everybody proven away: Away. Else Unknown, as while the sensors are blind.
+    pub fn presence(&self, now: Mono) -> Presence {
+        let blind = self.blind.is_some();
+        let mut all_away = !self.people.is_empty();
+        for person in &self.people {
+            match person.presence(blind, now) {
+                Presence::Home => return Presence::Home,
+                Presence::Away => {}
+                Presence::Unknown => all_away = false,
+            }
+        }
+        if all_away { Presence::Away } else { Presence::Unknown }
+    }
+
+    /// What is known of each person, with the last proof, in the order of the config.
+    pub fn person_views(&self, now: Mono) -> Vec<PersonView> {
+        let blind = self.blind.is_some();
+        self.people
+            .iter()
+            .map(|person| {
+                let last =
+                    person.devices.iter().filter_map(|tracked| tracked.last.map(|last| (tracked, last))).max_by_key(|(_, last)| last.1);
+                PersonView {
+                    name: person.name.clone(),
+                    presence: person.presence(blind, now),
+                    last_seen: last.map(|(_, (at, _, _))| at),
+                    device: last.map(|(tracked, _)| tracked.device.to_string()),
+                    sensor: last.map(|(_, (_, _, sensor))| sensor),
+                }
+            })
+            .collect()
+    }
+
+    /// Who came or left since this was asked last: each change is told once.
+    pub fn changes(&mut self, now: Mono) -> Vec<PersonChange> {
+        let blind = self.blind.is_some();
+        let mut changes = Vec::new();
+        for person in &mut self.people {
+            let presence = person.presence(blind, now);
+            let before = std::mem::replace(&mut person.told, presence);
+            if before != presence {
+                changes.push(PersonChange { name: person.name.clone(), before, now: presence });
+            }
+        }
+        changes
+    }
+
+    /// Why the sensors see nothing, and for how long that has been so.
+    pub fn blindness(&self, now: Mono) -> Option<(&str, Duration)> {
+        self.blind.as_ref().map(|(why, since)| (why.as_str(), now.since(*since)))
+    }
+
+    /// What is not known yet, or any more: everybody is to be seen, or proven away, from here on.
+    fn start_anew(&mut self, now: Mono) {
+        for tracked in self.people.iter_mut().flat_map(|person| &mut person.devices) {
+            tracked.seen = false;
+            tracked.silent_since = now;
+            tracked.asked = None;
+            tracked.unanswered = 0;
+            tracked.burst_sent = None;
+        }
+    }
+
+    fn all_devices(&self) -> impl Iterator<Item = &TrackedDevice> {
+        self.people.iter().flat_map(|person| &person.devices)
+    }
+
+    fn devices_mut<'a>(&'a mut self, device: &'a Device) -> impl Iterator<Item = &'a mut TrackedDevice> {
+        self.people.iter_mut().flat_map(|person| &mut person.devices).filter(move |tracked| tracked.device == *device)
+    }
+}
+
+impl Tracked {
+    fn presence(&self, blind: bool, now: Mono) -> Presence {
+        let gone = |tracked: &TrackedDevice| !blind && tracked.is_gone(self.away_after, now);
+        if self.devices.iter().any(|tracked| tracked.seen && !gone(tracked)) {
+            Presence::Home
+        } else if !self.devices.is_empty() && self.devices.iter().all(gone) {
+            Presence::Away
+        } else {
+            Presence::Unknown
+        }
+    }
+}
+
+impl TrackedDevice {
+    fn new(device: Device, now: Mono) -> Self {
+        Self { device, last: None, seen: false, silent_since: now, asked: None, unanswered: 0, burst_sent: None }
+    }
+
+    /// Silent for long enough, and the whole burst went unanswered.
+    fn is_gone(&self, away_after: Duration, now: Mono) -> bool {
+        now.since(self.silent_since) >= away_after && self.burst_sent.is_some_and(|sent| now.since(sent) >= ANSWER_WITHIN)
+    }
+
+    fn in_burst(&self, away_after: Duration, now: Mono) -> bool {
+        now.since(self.silent_since) >= away_after.saturating_sub(BURST_LEAD)
+    }
+
+    fn is_due(&self, away_after: Duration, blind: bool, now: Mono) -> bool {
+        let every = if blind {
+            LOOKOUT_EVERY
+        } else if self.is_gone(away_after, now) {
+            if self.last.is_some() { LOOKOUT_EVERY } else { STRANGER_EVERY }
+        } else if self.in_burst(away_after, now) {
+            BURST_EVERY
+        } else if self.seen {
+            ROUTINE_EVERY
+        } else {
+            LOOKOUT_EVERY
+        };
+        // A sighting is as good as a question.
+        let seen = self.last.filter(|_| self.seen).map(|(_, mono, _)| mono).filter(|_| every == ROUTINE_EVERY);
+        match self.asked.max(seen) {
+            Some(last) => now.since(last) + TICK_JITTER >= every,
+            None => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MacAddr;
+    use super::*;
+
+    fn phone(n: u8) -> Device {
+        Device::Mac(MacAddr([0x24, 0xda, 0x9b, 0, 0, n]))
+    }
+
+    fn person(name: &str, devices: &[u8], away_after: u64) -> Person {
+        Person { name: name.into(), devices: devices.iter().map(|n| phone(*n)).collect(), away_after: Duration::from_secs(away_after) }
+    }
+
+    /// A network: which phones are near, whether our probes get out, and a clock that is turned by hand.
+    struct Lan {
+        tracker: PresenceTracker,
+        now: Mono,
+        near: Vec<Device>,
+        probes_get_out: bool,
+        asked: Vec<(u64, Device)>,
+    }
+
+    impl Lan {
+        fn of(people: Vec<Person>) -> Self {
+            let now = Mono(1_000_000);
+            Self { tracker: PresenceTracker::new(people, now), now, near: Vec::new(), probes_get_out: true, asked: Vec::new() }
+        }
+
+        fn now(&self) -> Now {
+            Now { at: Timestamp(self.now.0 + 1_700_000_000_000), mono: self.now, trusted: true }
+        }
+
+        fn heard(&mut self, n: u8) {
+            let now = self.now();
+            self.tracker.sighting(&phone(n), Sensor::ArpHeard, now);
+        }
+
+        fn second(&mut self) {
+            self.now = self.now + Duration::from_secs(1);
+            for device in self.tracker.tick(self.now) {
+                self.asked.push((self.now.0, device.clone()));
+                self.tracker.probed(&device, self.probes_get_out, self.now);
+                if self.probes_get_out && self.near.contains(&device) {
+                    let now = self.now();
+                    self.tracker.sighting(&device, Sensor::ArpProbe, now);
+                }
+            }
+        }
+
+        fn seconds(&mut self, n: u64) {
+            for _ in 0..n {
+                self.second();
+            }
+        }
+
+        /// How long until presence is that, at most `limit` seconds.
+        fn seconds_until(&mut self, presence: Presence, limit: u64) -> Option<u64> {
+            (0..=limit).find(|n| {
+                if *n > 0 {
+                    self.second();
+                }
+                self.presence() == presence
+            })
+        }
+
+        fn presence(&self) -> Presence {
+            self.tracker.presence(self.now)
+        }
+
+        fn presence_of(&self, name: &str) -> Presence {
+            self.tracker.person_views(self.now).into_iter().find(|view| view.name == name).unwrap().presence
+        }
+    }
+
+    #[test]
+    fn the_phone_in_the_driveway_is_home_at_once() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 300)]);
+        assert_eq!(lan.seconds_until(Presence::Away, 400), Some(300));
+        lan.heard(1);
+        assert_eq!(lan.presence(), Presence::Home);
+    }
+
+    #[test]
+    fn just_started_nobody_is_home_or_away() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 300)]);
+        assert_eq!(lan.presence(), Presence::Unknown);
+        lan.seconds(299);
+        assert_eq!(lan.presence(), Presence::Unknown);
+        lan.seconds(1);
+        assert_eq!(lan.presence(), Presence::Away);
+    }
+
+    #[test]
+    fn a_phone_at_home_is_found_with_the_first_tick() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 300)]);
+        lan.near.push(phone(1));
+        lan.second();
+        assert_eq!(lan.presence(), Presence::Home);
+    }
+
+    #[test]
+    fn a_departure_is_noticed_within_five_seconds_of_away_after() {
+        for away_after in [15, 20, 60, 300, 3600] {
+            let mut lan = Lan::of(vec![person("Anna", &[1], away_after)]);
+            lan.heard(1);
+            let took = lan.seconds_until(Presence::Away, away_after + 10).unwrap();
+            assert!((away_after..=away_after + 5).contains(&took), "away_after {away_after}: {took}");
+        }
+    }
+
+    #[test]
+    fn a_silent_phone_that_answers_stays_home_and_is_asked_rarely() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 300)]);
+        lan.near.push(phone(1));
+        for _ in 0..3600 {
+            lan.second();
+            assert_eq!(lan.presence(), Presence::Home);
+        }
+        assert!((115..=125).contains(&lan.asked.len()), "{}", lan.asked.len());
+    }
+
+    #[test]
+    fn one_missed_probe_never_arms() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 300)]);
+        lan.heard(1);
+        lan.tracker.probed(&phone(1), true, lan.now);
+        for _ in 0..100 {
+            lan.now = lan.now + Duration::from_secs(20);
+            let _ = lan.tracker.tick(lan.now);
+            assert_eq!(lan.presence(), Presence::Home);
+        }
+    }
+
+    #[test]
+    fn eleven_unanswered_probes_are_not_twelve() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 60)]);
+        lan.heard(1);
+        for _ in 0..70 {
+            lan.now = lan.now + Duration::from_secs(1);
+            let _ = lan.tracker.tick(lan.now);
+        }
+        for _ in 0..11 {
+            lan.tracker.probed(&phone(1), true, lan.now);
+        }
+        assert_eq!(lan.tracker.presence(lan.now + Duration::from_secs(20)), Presence::Home);
+        lan.tracker.probed(&phone(1), true, lan.now);
+        assert_eq!(lan.presence(), Presence::Home, "the twelfth has its second to be answered");
+        assert_eq!(lan.tracker.presence(lan.now + Duration::from_secs(1)), Presence::Away);
+    }
+
+    #[test]
+    fn probes_before_the_last_burst_do_not_count() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 300)]);
+        lan.heard(1);
+        for _ in 0..50 {
+            lan.tracker.probed(&phone(1), true, lan.now);
+        }
+        for _ in 0..301 {
+            lan.now = lan.now + Duration::from_secs(1);
+            let _ = lan.tracker.tick(lan.now);
+        }
+        assert_eq!(lan.presence(), Presence::Home);
+    }
+
+    #[test]
+    fn the_twelfth_answer_starts_silence_anew() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 60)]);
+        lan.heard(1);
+        lan.seconds(59);
+        lan.heard(1);
+        lan.seconds(58);
+        assert_eq!(lan.presence(), Presence::Home);
+        assert_eq!(lan.seconds_until(Presence::Away, 10), Some(2));
+    }
+
+    #[test]
+    fn probes_that_could_not_be_sent_prove_nothing() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 60)]);
+        lan.heard(1);
+        lan.probes_get_out = false;
+        lan.seconds(3600);
+        assert_eq!(lan.presence(), Presence::Home);
+        lan.probes_get_out = true;
+        lan.seconds(11);
+        assert_eq!(lan.presence(), Presence::Home);
+        assert!(lan.seconds_until(Presence::Away, 3).is_some());
+    }
+
+    #[test]
+    fn blind_is_not_away_and_seeing_again_starts_silence_anew() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 60)]);
+        lan.heard(1);
+        lan.seconds(58);
+        lan.tracker.blind(Some("no network".into()), lan.now);
+        assert_eq!(lan.presence(), Presence::Unknown);
+        lan.seconds(600);
+        assert_eq!(lan.presence(), Presence::Unknown);
+        assert_eq!(lan.tracker.blindness(lan.now), Some(("no network", Duration::from_secs(600))));
+        lan.tracker.blind(None, lan.now);
+        assert_eq!(lan.presence(), Presence::Unknown);
+        lan.seconds(59);
+        assert_eq!(lan.presence(), Presence::Unknown, "the whole away_after counts from the return of sight");
+        assert!(lan.seconds_until(Presence::Away, 5).is_some());
+    }
+
+    #[test]
+    fn an_empty_house_whose_sensors_go_blind_is_no_longer_known_to_be_empty() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 60)]);
+        assert!(lan.seconds_until(Presence::Away, 70).is_some());
+        lan.tracker.blind(Some("no network".into()), lan.now);
+        assert_eq!(lan.presence(), Presence::Unknown);
+        lan.tracker.blind(Some("still none".into()), lan.now + Duration::from_secs(5));
+        assert_eq!(lan.tracker.blindness(lan.now + Duration::from_secs(7)), Some(("still none", Duration::from_secs(7))));
+    }
+
+    #[test]
+    fn who_is_seen_while_the_sensors_are_blind_is_home() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 60)]);
+        lan.tracker.blind(Some("the gateway does not answer".into()), lan.now);
+        lan.heard(1);
+        assert_eq!(lan.presence(), Presence::Home);
+        lan.tracker.blind(None, lan.now);
+        assert_eq!(lan.presence(), Presence::Home);
+        assert!(lan.seconds_until(Presence::Away, 65).is_some());
+    }
+
+    #[test]
+    fn sight_that_comes_and_goes_never_arms() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 60)]);
+        lan.heard(1);
+        for _ in 0..50 {
+            lan.seconds(55);
+            assert_ne!(lan.presence(), Presence::Away);
+            lan.tracker.blind(Some("no network".into()), lan.now);
+            lan.seconds(1);
+            lan.tracker.blind(None, lan.now);
+        }
+        assert_eq!(lan.presence(), Presence::Unknown);
+    }
+
+    #[test]
+    fn a_machine_that_slept_looks_again_before_it_says_away() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 60)]);
+        lan.heard(1);
+        lan.seconds(50);
+        lan.now = lan.now + Duration::from_secs(8 * 3600);
+        lan.second();
+        assert_eq!(lan.presence(), Presence::Unknown);
+        lan.seconds(58);
+        assert_eq!(lan.presence(), Presence::Unknown);
+    }
+
+    #[test]
+    fn a_person_with_a_phone_and_a_watch_is_home_while_either_is() {
+        let mut lan = Lan::of(vec![person("Anna", &[1, 2], 60)]);
+        lan.near.push(phone(2));
+        lan.heard(1);
+        lan.seconds(600);
+        assert_eq!(lan.presence_of("Anna"), Presence::Home);
+        lan.near.clear();
+        assert!(lan.seconds_until(Presence::Away, 95).is_some());
+    }
+
+    #[test]
+    fn a_phone_left_at_home_is_missed_only_when_the_other_is_proven_away_too() {
+        let mut lan = Lan::of(vec![person("Anna", &[1, 2], 60)]);
+        lan.heard(1);
+        lan.seconds(40);
+        lan.heard(2);
+        lan.seconds(58);
+        assert_eq!(lan.presence(), Presence::Home, "the watch was seen 58 seconds ago");
+        assert!(lan.seconds_until(Presence::Away, 5).is_some());
+    }
+
+    #[test]
+    fn each_person_has_their_own_patience() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 30), person("Ben", &[2], 300)]);
+        lan.heard(1);
+        lan.heard(2);
+        lan.seconds(35);
+        assert_eq!((lan.presence_of("Anna"), lan.presence_of("Ben")), (Presence::Away, Presence::Home));
+        assert_eq!(lan.presence(), Presence::Home);
+        assert!(lan.seconds_until(Presence::Away, 270).is_some());
+    }
+
+    #[test]
+    fn somebody_unknown_keeps_an_otherwise_empty_house_unknown() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 30), person("Ben", &[2], 300)]);
+        lan.seconds(100);
+        assert_eq!((lan.presence_of("Anna"), lan.presence_of("Ben")), (Presence::Away, Presence::Unknown));
+        assert_eq!(lan.presence(), Presence::Unknown);
+    }
+
+    #[test]
+    fn a_phone_that_left_is_looked_for_every_few_seconds() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 60)]);
+        lan.heard(1);
+        assert!(lan.seconds_until(Presence::Away, 70).is_some());
+        lan.seconds(300);
+        lan.near.push(phone(1));
+        assert!(lan.seconds_until(Presence::Home, 5).is_some());
+    }
+
+    #[test]
+    fn the_last_burst_is_one_probe_a_second_and_begins_in_time() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 300)]);
+        lan.heard(1);
+        let start = lan.now.0;
+        lan.seconds(300);
+        let burst: Vec<u64> = lan.asked.iter().map(|(at, _)| (at - start) / 1000).filter(|at| *at >= 280).collect();
+        assert_eq!(burst, (287..=299).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_visitors_phone_changes_nothing() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 60)]);
+        assert!(lan.seconds_until(Presence::Away, 70).is_some());
+        lan.heard(9);
+        assert_eq!(lan.presence(), Presence::Away);
+    }
+
+    #[test]
+    fn without_people_nothing_is_known() {
+        let mut lan = Lan::of(Vec::new());
+        lan.seconds(600);
+        assert_eq!(lan.presence(), Presence::Unknown);
+    }
+
+    #[test]
+    fn each_coming_and_going_is_told_once() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 60), person("Ben", &[2], 60)]);
+        lan.near.push(phone(2));
+        lan.heard(1);
+        lan.second();
+        let told = lan.tracker.changes(lan.now);
+        assert_eq!(told.len(), 2);
+        assert_eq!(told[0], PersonChange { name: "Anna".into(), before: Presence::Unknown, now: Presence::Home });
+        assert_eq!(lan.tracker.changes(lan.now), []);
+        lan.seconds(65);
+        assert_eq!(lan.tracker.changes(lan.now), [PersonChange { name: "Anna".into(), before: Presence::Home, now: Presence::Away }]);
+        assert_eq!(lan.tracker.changes(lan.now), []);
+    }
+
+    #[test]
+    fn a_view_says_which_device_gave_the_last_proof() {
+        let mut lan = Lan::of(vec![person("Anna", &[1, 2], 60)]);
+        assert_eq!(lan.tracker.person_views(lan.now)[0].last_seen, None);
+        lan.heard(1);
+        lan.seconds(3);
+        lan.heard(2);
+        let at = lan.now().at;
+        lan.tracker.blind(Some("no network".into()), lan.now);
+        let view = lan.tracker.person_views(lan.now).remove(0);
+        assert_eq!(view.last_seen, Some(at), "blindness forgets nothing that was seen");
+        assert_eq!(view.device, Some(phone(2).to_string()));
+        assert_eq!(view.sensor, Some(Sensor::ArpHeard));
+        assert_eq!(view.presence, Presence::Unknown);
+    }
+}
