@@ -1,9 +1,14 @@
 //! What state the house is in, and the one function that decides it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::presence::Presence;
 use crate::time::Timestamp;
+
+/// A disarm is a lease of at most this.
+pub const LEASE: Duration = Duration::from_secs(12 * 3600);
 
 /// What holds now. Armed means not `Disarmed`; the order is "how strongly": of two, the greater wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -53,11 +58,14 @@ pub struct Override {
     pub state: ArmState,
     /// Ends by itself then; `None`: only by a person, an arrival or a departure.
     pub until: Option<Timestamp>,
+    /// Milliseconds until then by a clock that nobody can set, saved every minute: a wall clock that jumps must not end an arming early.
+    pub left: Option<u64>,
     /// Who chose it, for the decision log: "root on the coordinator", a dashboard login.
     pub by: String,
-    /// Whether the house was Away (nobody home) at some time since it began: from then on an arrival ends an arm override, and for a
-    /// disarm override the next departure of the last person is a new one.
+    /// Nobody was home at some time since it began: from then on an arrival ends an arm override.
     pub was_away: bool,
+    /// Somebody was home at some time since it began: from then on the departure of the last person ends a disarm override.
+    pub was_home: bool,
     /// Ended by an arrival after the house was Away. False for `--night`.
     pub ends_on_arrival: bool,
 }

@@ -1,12 +1,18 @@
 //! START HERE: every input a camera node reacts to, every effect it causes. Arm is a latch, disarm is a lease.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::arming::ArmState;
-use crate::protocol::message::{AckV1, SignedStateV1, StateV1};
-use crate::time::{Now, Timestamp};
+use crate::arming::{ArmState, LEASE};
+use crate::protocol::message::{AckV1, SignedStateV1, SourceAckV1, StateV1};
+use crate::time::{Mono, Now, Timestamp, duration_words};
+
+/// What is left of a disarm or a pause is saved so often.
+const SAVE_EVERY: Duration = Duration::from_secs(60);
+/// And so often while no coordinator is there.
+const SAVE_EVERY_LOST: Duration = Duration::from_secs(10);
 
 /// What the rules need to know of the config.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,23 +96,259 @@ pub enum Effect {
 /// The camera's rules. Pure: the same inputs give the same effects.
 #[derive(Debug)]
 pub struct Camera {
-    #[expect(dead_code, reason = "rules follow")]
     settings: Settings,
+    memory: MemoryV1,
+    /// `memory.held`, read.
+    state: Option<StateV1>,
+    linked: bool,
+    /// Over this link a coordinator said that what we hold is what holds.
+    confirmed: bool,
+    last: Mono,
+    saved: MemoryV1,
+    saved_at: Mono,
+    /// What each source was told last.
+    told: Vec<SourceAckV1>,
 }
 
 impl Camera {
     /// `memory`: what was saved last with the decoded `held` state, `None` for a node that was never told a state (which is armed), or
     /// whose memory could not be read (`corrupt`, which is armed and an alert). The effects must be carried out before the first input.
-    pub fn start(settings: Settings, _memory: Option<(MemoryV1, Option<StateV1>)>, _corrupt: bool, _now: Now) -> (Self, Vec<Effect>) {
-        (Self { settings }, Vec::new())
+    pub fn start(settings: Settings, memory: Option<(MemoryV1, Option<StateV1>)>, corrupt: bool, now: Now) -> (Self, Vec<Effect>) {
+        let (memory, state) = memory.unwrap_or_else(|| (MemoryV1::blank(), None));
+        let mut camera = Self {
+            settings,
+            saved: memory.clone(),
+            memory,
+            state,
+            linked: false,
+            confirmed: false,
+            last: now.mono,
+            saved_at: now.mono,
+            told: Vec::new(),
+        };
+        let mut alerts = Vec::new();
+        if corrupt || camera.memory.held.is_some() != camera.state.is_some() {
+            camera.memory.held = None;
+            camera.state = None;
+            let text = "what this camera remembered of the house cannot be read: it stays armed until a coordinator tells it the state";
+            alerts.extend(camera.raise(ArmState::Away, "memory", text.to_owned()));
+        }
+        camera.charge_for_restart(now);
+        alerts.extend(camera.settle(now));
+        let effects = camera.effects(None, alerts, now.mono);
+        (camera, effects)
     }
 
-    pub fn handle(&mut self, _input: Input, _now: Now) -> Vec<Effect> {
-        Vec::new()
+    /// What `input` leads to, to be carried out in order.
+    pub fn handle(&mut self, input: Input, now: Now) -> Vec<Effect> {
+        self.pass(now.mono);
+        let mut alerts = Vec::new();
+        let mut answer = None;
+        match input {
+            Input::Tick => {}
+            Input::LinkUp => (self.linked, self.confirmed) = (true, false),
+            Input::LinkDown => (self.linked, self.confirmed) = (false, false),
+            Input::State { signed, state, live: true, time } => {
+                let (said, alert) = self.told_live(signed, state, time);
+                answer = Some(said);
+                alerts.extend(alert);
+            }
+            Input::State { signed, state, live: false, .. } => self.handed_on(signed, state),
+            Input::Unreadable { why } => {
+                answer = Some(Answer::Held);
+                let text = format!("a state came that cannot be read ({why}): this camera armed itself");
+                alerts.extend(self.raise(ArmState::Away, "unreadable", text));
+            }
+            Input::Pause(time) => alerts.extend(self.pause(time, now)),
+        }
+        alerts.extend(self.settle(now));
+        self.effects(answer, alerts, now.mono)
     }
 
     /// What this node obeys now: the applied state, or a stronger one of its own.
     pub fn effective(&self) -> ArmState {
-        ArmState::Away
+        let applied = self.state.as_ref().map_or(ArmState::Away, StateV1::arm_state);
+        self.raised().map_or(applied, |raised| applied.max(raised))
     }
+
+    /// What it raised itself to, if it did.
+    pub fn raised(&self) -> Option<ArmState> {
+        (self.memory.raised != 0).then(|| ArmState::from_wire(self.memory.raised))
+    }
+
+    /// How much longer the detectors are stopped by hand.
+    pub fn paused(&self) -> Option<Duration> {
+        self.memory.paused.map(|(_, left)| Duration::from_millis(left))
+    }
+
+    /// The state that it holds, whatever it obeys.
+    pub fn state(&self) -> Option<&StateV1> {
+        self.state.as_ref()
+    }
+
+    /// A coordinator speaks on a live link. Only a greater state is applied; the same one confirms what we hold.
+    fn told_live(&mut self, signed: SignedStateV1, state: StateV1, time: Timestamp) -> (Answer, Option<Effect>) {
+        if let Some(held) = &self.state {
+            match state.version().cmp(&held.version()) {
+                Ordering::Less => return (Answer::Held, None),
+                Ordering::Equal if state != *held => {
+                    let text = "two different states bear the same number: this camera armed itself".to_owned();
+                    return (Answer::Held, self.raise(ArmState::Away, "conflict", text));
+                }
+                Ordering::Equal | Ordering::Greater => {}
+            }
+        }
+        let lease = state.until.map_or(Duration::ZERO, |until| until.since(time).min(LEASE));
+        self.memory.lease_left = if state.arm_state() == ArmState::Disarmed { millis(lease) } else { 0 };
+        self.memory.held = Some(signed);
+        self.memory.raised = 0;
+        self.memory.lost_for = 0;
+        self.state = Some(state);
+        self.confirmed = self.linked;
+        (Answer::Applied, None)
+    }
+
+    /// A state that did not come from a coordinator itself may arm, and neither lowers nor ends anything.
+    fn handed_on(&mut self, signed: SignedStateV1, state: StateV1) {
+        let newer = self.state.as_ref().is_none_or(|held| state.version() > held.version());
+        if newer && state.arm_state().is_armed() && state.arm_state() >= self.effective() {
+            self.memory.held = Some(signed);
+            self.memory.lease_left = 0;
+            self.state = Some(state);
+        }
+    }
+
+    fn pause(&mut self, time: Option<Duration>, now: Now) -> Option<Effect> {
+        let time = time.filter(|time| !time.is_zero());
+        self.memory.paused = time.map(|time| (now.at + time, millis(time)));
+        let text = format!("the detectors of this camera are stopped by hand for {}", duration_words(time?));
+        Some(Effect::Alert { key: "paused".to_owned(), text })
+    }
+
+    /// Time passed: deducted from what ends by itself.
+    fn pass(&mut self, mono: Mono) {
+        let elapsed = millis(mono.since(self.last));
+        self.last = self.last.max(mono);
+        if self.disarmed() {
+            self.memory.lease_left = self.memory.lease_left.saturating_sub(elapsed);
+            if !self.confirmed {
+                self.memory.lost_for = self.memory.lost_for.saturating_add(elapsed);
+            }
+        }
+        if let Some((_, left)) = &mut self.memory.paused {
+            *left = left.saturating_sub(elapsed);
+        }
+    }
+
+    /// What may not have been saved before the restart is taken as passed: a node that crashes every half minute must not stretch a disarm.
+    /// How long it was off is not known, unless the clock tells that it was longer.
+    fn charge_for_restart(&mut self, now: Now) {
+        if self.disarmed() {
+            let by_clock = self.state.as_ref().and_then(|state| state.until).map_or(0, |until| millis(until.since(now.at)));
+            let by_memory = self.memory.lease_left.saturating_sub(millis(SAVE_EVERY)).min(millis(LEASE));
+            self.memory.lease_left = if now.trusted { by_memory.min(by_clock) } else { by_memory };
+            self.memory.lost_for = self.memory.lost_for.saturating_add(millis(SAVE_EVERY_LOST));
+        }
+        if let Some((_, left)) = &mut self.memory.paused {
+            *left = left.saturating_sub(millis(SAVE_EVERY));
+        }
+    }
+
+    /// Ends what time has ended.
+    fn settle(&mut self, now: Now) -> Vec<Effect> {
+        let mut alerts = Vec::new();
+        if self.disarmed() && self.memory.lease_left == 0 {
+            let text = "the disarm ran out and no coordinator renewed it: this camera armed itself".to_owned();
+            alerts.extend(self.raise(ArmState::Away, "raised", text));
+        }
+        if let OnLost::ArmAfter { after, state } = self.settings.on_coordinator_lost
+            && self.disarmed()
+            && self.memory.lost_for >= millis(after)
+            && !self.confirmed
+        {
+            let text = format!("no coordinator for {}: this camera armed itself", duration_words(after));
+            // A state that does not arm is no answer to a lost coordinator.
+            let state = if state.is_armed() { state } else { ArmState::Away };
+            alerts.extend(self.raise(state, "raised", text));
+        }
+        self.memory.paused.take_if(|(until, left)| *left == 0 || *until <= now.at);
+        alerts
+    }
+
+    /// Told if it makes a difference.
+    fn raise(&mut self, to: ArmState, key: &str, text: String) -> Option<Effect> {
+        let before = self.raised();
+        let raised = before.map_or(to, |before| before.max(to));
+        self.memory.raised = raised.to_wire();
+        (before != Some(raised)).then(|| Effect::Alert { key: key.to_owned(), text })
+    }
+
+    /// A disarm holds that can still end: there is nothing left to raise once it is Away.
+    fn disarmed(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| state.arm_state() == ArmState::Disarmed) && self.raised() != Some(ArmState::Away)
+    }
+
+    /// Save, then act, then answer.
+    fn effects(&mut self, answer: Option<Answer>, alerts: Vec<Effect>, mono: Mono) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.must_save(mono) {
+            self.saved = self.memory.clone();
+            self.saved_at = mono;
+            effects.push(Effect::Save(Box::new(self.memory.clone())));
+        }
+        let told = self.orders();
+        if answer.is_some() || told != self.told {
+            effects.extend(told.iter().map(|order| Effect::Watch { source: order.source.clone(), on: order.watch }));
+            let held = if answer == Some(Answer::Held) { self.memory.held.clone() } else { None };
+            let (epoch, rev) = self.state.as_ref().map_or((0, 0), StateV1::version);
+            effects.push(Effect::Ack(AckV1 { epoch, rev, sources: told.clone(), held }));
+            self.told = told;
+        }
+        effects.extend(alerts);
+        effects
+    }
+
+    fn orders(&self) -> Vec<SourceAckV1> {
+        let effective = self.effective();
+        let order = |source: &SourceSettings| SourceAckV1 {
+            source: source.name.clone(),
+            effective: effective.to_wire(),
+            watch: source.watch_in.contains(&effective) && self.memory.paused.is_none(),
+        };
+        self.settings.sources.iter().map(order).collect()
+    }
+
+    fn must_save(&self, mono: Mono) -> bool {
+        if self.memory == self.saved {
+            return false;
+        }
+        // Time that passes alone is saved now and then; a lease that grew is news.
+        let (new, old) = (&self.memory, &self.saved);
+        let only_time = new.lease_left <= old.lease_left
+            && new.lost_for >= old.lost_for
+            && new.raised == old.raised
+            && new.paused.map(|(until, _)| until) == old.paused.map(|(until, _)| until)
+            && new.held == old.held;
+        let every = if self.disarmed() && !self.confirmed { SAVE_EVERY_LOST } else { SAVE_EVERY };
+        !only_time || mono.since(self.saved_at) >= every
+    }
+}
+
+/// What is said to a state that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Applied,
+    /// It was not applied; this is what we hold.
+    Held,
+}
+
+impl MemoryV1 {
+    /// Of a node that was never told a state.
+    fn blank() -> Self {
+        Self { held: None, lease_left: 0, lost_for: 0, raised: 0, paused: None }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

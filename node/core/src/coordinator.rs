@@ -1,9 +1,16 @@
 //! START HERE: every input the coordinator reacts to, every effect it causes.
 
+mod house;
+mod nodes;
+mod troubles;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use self::house::House;
+use self::nodes::Nodes;
+use self::troubles::Troubles;
 use crate::arming::{ArmState, Override};
 use crate::dashboard::{Dashboard, PersonView};
 use crate::id::{MeshId, NodeId};
@@ -12,8 +19,7 @@ use crate::protocol::message::{AckV1, DetectorsV1, HealthV1, HelloV1, StateV1};
 use crate::roster::RosterRow;
 use crate::time::{Now, Timestamp};
 
-/// A disarm is a lease of at most this.
-pub const LEASE: Duration = Duration::from_secs(12 * 3600);
+pub use crate::arming::LEASE;
 
 /// What the rules need to know of the config.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,10 +45,15 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryV1 {
     pub state: StateV1,
+    /// Why, with names: they stay on this machine, `state.reason` has none.
+    pub reason: String,
     pub over: Option<Override>,
     /// An arm command in its exit delay: (what, when).
     pub pending: Option<(Override, Timestamp)>,
+    /// [`ArmState::to_wire`] of what presence said last.
     pub by_presence: u8,
+    /// The override is our own answer to having forgotten something (a restored backup), and nobody came home or decided since.
+    pub restored: bool,
 }
 
 /// What a person asks for.
@@ -60,6 +71,21 @@ pub enum Command {
     },
     /// Ends any override: windows and presence decide again.
     Auto,
+}
+
+impl Command {
+    /// Whether it can be obeyed; else why not, for the person. The machine ignores a command that cannot.
+    pub fn check(&self, now: Now) -> Result<(), String> {
+        let until = match self {
+            Self::Arm { state: ArmState::Disarmed, .. } => return Err("armed to \"disarmed\" is no order: use `disarm`".to_owned()),
+            Self::Arm { until, .. } | Self::Disarm { until } => *until,
+            Self::Auto => None,
+        };
+        match until {
+            Some(until) if until <= now.at => Err("that time is over already: name one that is to come".to_owned()),
+            _ => Ok(()),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +118,7 @@ pub enum Input {
         hello: Box<HelloV1>,
         held: Option<StateV1>,
     },
+    /// The newest link of the node is gone. A link that was taken over by a newer one ends without a word.
     LinkDown {
         node: NodeId,
     },
@@ -152,30 +179,77 @@ pub struct Decision {
 /// The coordinator's rules. Pure: the same inputs give the same effects.
 #[derive(Debug)]
 pub struct Coordinator {
-    #[expect(dead_code, reason = "rules follow")]
     settings: Settings,
+    house: House,
+    nodes: Nodes,
+    troubles: Troubles,
 }
 
 impl Coordinator {
     /// `memory`: what was saved last, `None` for a new house (which starts armed, until somebody is known to be home or a person disarms).
-    /// The effects must be carried out before the first input.
-    pub fn start(settings: Settings, _memory: Option<MemoryV1>, _now: Now) -> (Self, Vec<Effect>) {
-        (Self { settings }, Vec::new())
+    /// The effects must be carried out before the first input; among them is always the publication of the state that holds.
+    pub fn start(settings: Settings, memory: Option<MemoryV1>, now: Now) -> (Self, Vec<Effect>) {
+        let (house, effects) = House::start(&settings, memory, now);
+        (Self { settings, house, nodes: Nodes::new(now.mono), troubles: Troubles::default() }, effects)
     }
 
-    pub fn handle(&mut self, _input: Input, _now: Now) -> Vec<Effect> {
-        Vec::new()
+    /// What `input` leads to, to be carried out in order.
+    pub fn handle(&mut self, input: Input, now: Now) -> Vec<Effect> {
+        self.house.pass(now.mono);
+        let mut effects = Vec::new();
+        let mut cause = None;
+        match input {
+            Input::Tick => effects.extend(self.house.ask(&self.settings, now.mono)),
+            Input::Sighting { device, sensor } => self.house.tracker.sighting(&device, sensor, now),
+            Input::Probed { device, sent } => self.house.tracker.probed(&device, sent, now.mono),
+            Input::Blind(why) => self.house.tracker.blind(why, now.mono),
+            Input::Command { command, by } => cause = self.house.command(&self.settings, command, by, now),
+            Input::Roster(rows) => self.nodes.roster(rows, now.mono),
+            Input::LinkUp { node, address, hello, held } => {
+                self.nodes.link_up(node, address, &hello, now);
+                cause = held.and_then(|held| self.house.held(&held));
+            }
+            Input::LinkDown { node } => self.nodes.link_down(node, now),
+            Input::Ack { node, ack, held } => {
+                self.nodes.ack(node, &ack, &self.house, now);
+                cause = held.and_then(|held| self.house.held(&held));
+            }
+            Input::Detectors { node, report } => self.nodes.detectors(node, report, now),
+            Input::Health { node, report } => self.nodes.health(node, report, now),
+        }
+        let decided = self.house.settle(&self.settings, cause, now);
+        if decided.iter().any(|effect| matches!(effect, Effect::Publish { .. })) {
+            self.nodes.published(now.mono);
+        }
+        effects.extend(decided);
+        self.nodes.look(now.mono);
+        effects.extend(self.troubles.changes(troubles::all(&self.settings, &self.house, &self.nodes, now), &self.house, &self.nodes));
+        effects
     }
 
     /// The state that holds now.
-    #[expect(clippy::unimplemented, reason = "rules follow")]
     pub fn state(&self) -> &StateV1 {
-        unimplemented!()
+        &self.house.memory.state
     }
 
     /// All that is shown.
-    #[expect(clippy::unimplemented, reason = "rules follow")]
-    pub fn dashboard(&self, _now: Now) -> Dashboard {
-        unimplemented!()
+    pub fn dashboard(&self, now: Now) -> Dashboard {
+        let memory = &self.house.memory;
+        Dashboard {
+            state: memory.state.arm_state(),
+            epoch: memory.state.epoch,
+            rev: memory.state.rev,
+            reason: memory.reason.clone(),
+            since: memory.state.since,
+            override_until: memory.over.as_ref().and_then(|over| over.until),
+            overridden: memory.over.is_some(),
+            pending: memory.pending.as_ref().map(|(over, when)| (over.state, *when)),
+            presence: self.house.presence,
+            blind: self.house.tracker.blindness(now.mono).filter(|_| self.settings.presence_enabled).map(|(why, _)| why.to_owned()),
+            people: self.house.tracker.person_views(now.mono),
+            nodes: self.nodes.views(&self.settings, &self.house, now),
+            problems: troubles::all(&self.settings, &self.house, &self.nodes, now).into_iter().map(|trouble| trouble.text).collect(),
+            clock_trusted: now.trusted,
+        }
     }
 }

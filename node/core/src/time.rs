@@ -75,3 +75,32 @@ impl fmt::Display for Timestamp {
         write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
     }
 }
+
+/// A duration as people say it: "45 s", "20 min", "1 h 30 min", "3 d 2 h".
+pub fn duration_words(duration: Duration) -> String {
+    let secs = duration.as_secs();
+    let (great, small) = match secs {
+        0..120 => return format!("{secs} s"),
+        120..3600 => return format!("{} min", secs / 60),
+        3600..86_400 => ((secs / 3600, "h"), (secs % 3600 / 60, "min")),
+        _ => ((secs / 86_400, "d"), (secs % 86_400 / 3600, "h")),
+    };
+    match small {
+        (0, _) => format!("{} {}", great.0, great.1),
+        (n, unit) => format!("{} {} {n} {unit}", great.0, great.1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_said_as_people_say_them() {
+        for (secs, words) in
+            [(0, "0 s"), (119, "119 s"), (120, "2 min"), (3599, "59 min"), (7200, "2 h"), (5400, "1 h 30 min"), (266_400, "3 d 2 h")]
+        {
+            assert_eq!(duration_words(Duration::from_secs(secs)), words);
+        }
+    }
+}

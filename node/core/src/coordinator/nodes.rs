@@ -1,0 +1,316 @@
+//! What the coordinator knows of each node: its link, what it acknowledged, what its detectors really do.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::Settings;
+use super::house::House;
+use crate::arming::ArmState;
+use crate::dashboard::{DetectorView, NodeView};
+use crate::health::{Liveness, liveness};
+use crate::id::NodeId;
+use crate::protocol::message::{AckV1, DetectorPhase, DetectorsV1, HealthV1, HelloV1};
+use crate::roster::{NodeRole, NodeStatus, RosterRow};
+use crate::time::{Mono, Now, Timestamp};
+
+/// A detector that should watch may take this long to start before it counts as not watching.
+const START_WITHIN: Duration = Duration::from_secs(60);
+
+/// The roster with what is known of each node.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    rows: Vec<RosterRow>,
+    facts: BTreeMap<NodeId, Facts>,
+    started: Mono,
+    /// The first roster was read: who comes later is new.
+    read: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Facts {
+    /// Since when we expect it: our start, or its enrollment.
+    since: Mono,
+    newcomer: bool,
+    pub(super) linked: bool,
+    /// Since when it has not held the state of now, as far as it said. States that follow each other are one wait.
+    owes_since: Option<Mono>,
+    last: Option<Mono>,
+    last_contact: Option<Timestamp>,
+    address: Option<String>,
+    hostname: Option<String>,
+    version: Option<String>,
+    applied: Option<(u32, u64)>,
+    /// It was linked when the newest state was published, so that its acknowledgement can be timed.
+    linked_at_publish: bool,
+    ack_ms: Option<u64>,
+    pub(super) sources: BTreeMap<String, Source>,
+    /// Since when it obeys more than the state that it acknowledged.
+    raised_since: Option<Mono>,
+    pub(super) health: Option<HealthV1>,
+}
+
+/// One camera of a node.
+#[derive(Debug, Default)]
+pub(super) struct Source {
+    /// Whether it was told to watch, as it says.
+    pub(super) watch: bool,
+    report: Option<Report>,
+    idle_since: Option<Mono>,
+    /// It should watch and does not. Ends when it watches, or no longer should.
+    pub(super) failing: bool,
+}
+
+#[derive(Debug)]
+struct Report {
+    phase: DetectorPhase,
+    since: Timestamp,
+    detail: String,
+}
+
+impl Nodes {
+    pub(super) fn new(started: Mono) -> Self {
+        Self { rows: Vec::new(), facts: BTreeMap::new(), started, read: false }
+    }
+
+    pub(super) fn roster(&mut self, rows: Vec<RosterRow>, mono: Mono) {
+        let (since, newcomer) = if self.read { (mono, true) } else { (self.started, false) };
+        for row in &rows {
+            self.facts.entry(row.node).or_insert_with(|| Facts::new(since, newcomer));
+        }
+        self.facts.retain(|node, facts| facts.linked || rows.iter().any(|row| row.node == *node));
+        self.rows = rows;
+        self.read = true;
+    }
+
+    pub(super) fn link_up(&mut self, node: NodeId, address: String, hello: &HelloV1, now: Now) {
+        let facts = self.heard(node, now);
+        facts.linked = true;
+        facts.owes_since = Some(now.mono);
+        facts.linked_at_publish = false;
+        facts.address = Some(address);
+        facts.hostname = Some(hello.hostname.clone());
+        facts.version = Some(hello.version.clone());
+        // What it holds now it will say when the state of now was pushed to it.
+        facts.applied = None;
+        facts.ack_ms = None;
+        facts.raised_since = None;
+        facts.sources.retain(|name, _| hello.sources.contains(name));
+        for name in &hello.sources {
+            facts.sources.entry(name.clone()).or_default();
+        }
+    }
+
+    pub(super) fn link_down(&mut self, node: NodeId, now: Now) {
+        self.heard(node, now).linked = false;
+    }
+
+    pub(super) fn ack(&mut self, node: NodeId, ack: &AckV1, house: &House, now: Now) {
+        let facts = self.heard(node, now);
+        let state = &house.memory.state;
+        let first = facts.applied != Some((ack.epoch, ack.rev));
+        facts.applied = Some((ack.epoch, ack.rev));
+        let current = state.version() == (ack.epoch, ack.rev);
+        if current && first && facts.linked_at_publish {
+            facts.ack_ms = u64::try_from(now.mono.since(house.published).as_millis()).ok();
+        }
+        facts.sources.retain(|name, _| ack.sources.iter().any(|source| source.source == *name));
+        for source in &ack.sources {
+            facts.sources.entry(source.source.clone()).or_default().watch = source.watch;
+        }
+        if current {
+            facts.owes_since = None;
+        }
+        let raised = current && ack.sources.iter().any(|source| ArmState::from_wire(source.effective) != state.arm_state());
+        facts.raised_since = if raised { facts.raised_since.or(Some(now.mono)) } else { None };
+    }
+
+    pub(super) fn detectors(&mut self, node: NodeId, report: DetectorsV1, now: Now) {
+        let facts = self.heard(node, now);
+        for source in report.sources {
+            let report = Report { phase: DetectorPhase::from_wire(source.phase), since: source.since, detail: source.detail };
+            facts.sources.entry(source.source).or_default().report = Some(report);
+        }
+    }
+
+    pub(super) fn health(&mut self, node: NodeId, report: HealthV1, now: Now) {
+        self.heard(node, now).health = Some(report);
+    }
+
+    /// A new state is on its way to every linked node.
+    pub(super) fn published(&mut self, mono: Mono) {
+        for facts in self.facts.values_mut() {
+            facts.owes_since = facts.owes_since.or(Some(mono));
+            facts.linked_at_publish = facts.linked;
+            facts.ack_ms = None;
+            facts.raised_since = None;
+        }
+    }
+
+    /// Time passed: a detector that is still not watching fails.
+    pub(super) fn look(&mut self, mono: Mono) {
+        for facts in self.facts.values_mut().filter(|facts| facts.linked) {
+            for source in facts.sources.values_mut() {
+                source.look(mono);
+            }
+        }
+    }
+
+    /// The cameras that the house counts on.
+    pub(super) fn active_cameras(&self) -> impl Iterator<Item = (&RosterRow, &Facts)> {
+        self.rows
+            .iter()
+            .filter(|row| row.status == NodeStatus::Active && row.role == NodeRole::Camera)
+            .filter_map(|row| self.facts.get(&row.node).map(|facts| (row, facts)))
+    }
+
+    pub(super) fn find(&self, node: &NodeId) -> Option<(&RosterRow, Option<&Facts>)> {
+        self.rows.iter().find(|row| row.node == *node).map(|row| (row, self.facts.get(node)))
+    }
+
+    /// The coordinator first, then by name.
+    pub(super) fn views(&self, settings: &Settings, house: &House, now: Now) -> Vec<NodeView> {
+        let mut rows: Vec<&RosterRow> = self.rows.iter().collect();
+        rows.sort_by_key(|row| (row.role != NodeRole::Coordinator, row.name.to_lowercase(), row.node));
+        rows.into_iter().map(|row| self.view(row, settings, house, now)).collect()
+    }
+
+    fn view(&self, row: &RosterRow, settings: &Settings, house: &House, now: Now) -> NodeView {
+        let mut view = NodeView {
+            node: row.node,
+            name: row.name.clone(),
+            role: row.role,
+            status: row.status,
+            liveness: "never seen".to_owned(),
+            address: None,
+            hostname: None,
+            version: None,
+            last_contact: None,
+            applied: None,
+            current: false,
+            detectors: Vec::new(),
+            ack_ms: None,
+        };
+        let version = house.memory.state.version();
+        if row.node == settings.me {
+            view.liveness = "online".to_owned();
+            view.version = Some(env!("CARGO_PKG_VERSION").to_owned());
+            view.last_contact = Some(now.at);
+            view.applied = Some(version);
+            view.current = true;
+        } else if let Some(facts) = self.facts.get(&row.node) {
+            view.liveness = facts.liveness_words(now.mono).to_owned();
+            view.address.clone_from(&facts.address);
+            view.hostname.clone_from(&facts.hostname);
+            view.version.clone_from(&facts.version);
+            view.last_contact = facts.last_contact;
+            view.applied = facts.applied;
+            view.current = facts.is_current(version);
+            view.ack_ms = facts.ack_ms;
+            view.detectors = facts.sources.iter().map(|(name, source)| source.view(name)).collect();
+        }
+        view
+    }
+
+    fn heard(&mut self, node: NodeId, now: Now) -> &mut Facts {
+        let facts = self.facts.entry(node).or_insert_with(|| Facts::new(now.mono, true));
+        facts.last = Some(now.mono);
+        facts.last_contact = Some(now.at);
+        facts
+    }
+}
+
+impl Facts {
+    fn new(since: Mono, newcomer: bool) -> Self {
+        Self {
+            since,
+            newcomer,
+            linked: false,
+            owes_since: None,
+            last: None,
+            last_contact: None,
+            address: None,
+            hostname: None,
+            version: None,
+            applied: None,
+            linked_at_publish: false,
+            ack_ms: None,
+            sources: BTreeMap::new(),
+            raised_since: None,
+            health: None,
+        }
+    }
+
+    pub(super) fn liveness(&self, mono: Mono) -> Liveness {
+        liveness(self.linked, self.last, self.since, mono)
+    }
+
+    /// How long it has been silent.
+    pub(super) fn silence(&self, mono: Mono) -> Duration {
+        mono.since(self.last.unwrap_or(self.since))
+    }
+
+    pub(super) fn never_seen(&self) -> bool {
+        self.last.is_none() && self.newcomer
+    }
+
+    /// Whether it holds, and said so, the state of that version.
+    pub(super) fn is_current(&self, version: (u32, u64)) -> bool {
+        self.linked && self.applied == Some(version)
+    }
+
+    /// How long it has been connected and owed us the acknowledgement of the state of now.
+    pub(super) fn owes_for(&self, mono: Mono) -> Option<Duration> {
+        self.owes_since.filter(|_| self.linked).map(|since| mono.since(since))
+    }
+
+    /// For how long it has obeyed more than the state that it acknowledged.
+    pub(super) fn raised_for(&self, mono: Mono) -> Option<Duration> {
+        self.raised_since.filter(|_| self.linked).map(|since| mono.since(since))
+    }
+
+    fn liveness_words(&self, mono: Mono) -> &'static str {
+        match self.liveness(mono) {
+            Liveness::Online => "online",
+            _ if self.never_seen() => "never seen",
+            Liveness::Late => "late",
+            Liveness::Lost => "lost",
+        }
+    }
+}
+
+impl Source {
+    pub(super) fn is_paused(&self) -> bool {
+        self.report.as_ref().is_some_and(|report| report.phase == DetectorPhase::Paused)
+    }
+
+    /// Its last words.
+    pub(super) fn detail(&self) -> &str {
+        self.report.as_ref().map_or(
+            "it does not report",
+            |report| {
+                if report.detail.is_empty() { report.phase.words() } else { &report.detail }
+            },
+        )
+    }
+
+    fn look(&mut self, mono: Mono) {
+        let phase = self.report.as_ref().map(|report| report.phase);
+        if !self.watch || phase == Some(DetectorPhase::Watching) {
+            self.idle_since = None;
+            self.failing = false;
+        } else {
+            let since = *self.idle_since.get_or_insert(mono);
+            self.failing |= phase == Some(DetectorPhase::Failed) || mono.since(since) >= START_WITHIN;
+        }
+    }
+
+    fn view(&self, name: &str) -> DetectorView {
+        DetectorView {
+            source: name.to_owned(),
+            should_watch: self.watch,
+            phase: self.report.as_ref().map_or("unknown", |report| report.phase.words()).to_owned(),
+            since: self.report.as_ref().map(|report| report.since),
+            detail: self.report.as_ref().map(|report| report.detail.clone()).unwrap_or_default(),
+        }
+    }
+}

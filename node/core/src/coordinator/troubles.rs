@@ -1,0 +1,206 @@
+//! What needs a person, worst first; each trouble that people are to be told of is told when it begins and when it ends.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use super::house::House;
+use super::nodes::{Facts, Nodes};
+use super::{Effect, Settings};
+use crate::arming::ArmState;
+use crate::health::Liveness;
+use crate::id::NodeId;
+use crate::presence::Presence;
+use crate::roster::{NodeStatus, RosterRow};
+use crate::time::{Now, duration_words};
+
+/// A linked camera has this long to acknowledge before it is shown, and then as long as a lost one before people are told.
+const ACK_WITHIN: Duration = Duration::from_secs(5);
+/// A camera that obeys more than the state may be about to hear the confirmation.
+const RAISED_FOR: Duration = Duration::from_secs(5);
+
+/// One condition, named so that its end can be told.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key {
+    Exhausted,
+    Restored,
+    Lost(NodeId),
+    Unconfirmed(NodeId),
+    Detector(NodeId, String),
+    Blind,
+    Raised(NodeId),
+    /// Shown, not told.
+    Shown(u8, String),
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exhausted => f.write_str("states-used-up"),
+            Self::Restored => f.write_str("states-conflict"),
+            Self::Lost(node) => write!(f, "lost:{}", node.short()),
+            Self::Unconfirmed(node) => write!(f, "unconfirmed:{}", node.short()),
+            Self::Detector(node, source) => write!(f, "detector:{}:{source}", node.short()),
+            Self::Blind => f.write_str("blind"),
+            Self::Raised(node) => write!(f, "raised:{}", node.short()),
+            Self::Shown(_, what) => f.write_str(what),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Trouble {
+    key: Key,
+    pub(super) text: String,
+}
+
+/// What people were told of and has not ended.
+#[derive(Debug, Default)]
+pub(super) struct Troubles {
+    told: BTreeSet<Key>,
+}
+
+impl Troubles {
+    /// What to tell: the troubles that began and those that ended.
+    pub(super) fn changes(&mut self, troubles: Vec<Trouble>, house: &House, nodes: &Nodes) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let mut now = BTreeSet::new();
+        for Trouble { key, text } in troubles {
+            if matches!(key, Key::Shown(..)) {
+                continue;
+            }
+            if !self.told.contains(&key) {
+                effects.push(Effect::Alert { key: key.to_string(), text });
+            }
+            now.insert(key);
+        }
+        for key in self.told.difference(&now) {
+            effects.push(Effect::AlertOver { key: key.to_string(), text: over_text(key, house, nodes) });
+        }
+        self.told = now;
+        effects
+    }
+}
+
+/// All that is wrong now, worst first.
+pub(super) fn all(settings: &Settings, house: &House, nodes: &Nodes, now: Now) -> Vec<Trouble> {
+    let mut troubles = Vec::new();
+    let mut add = |key: Key, text: String| troubles.push(Trouble { key, text });
+    let armed = house.memory.state.arm_state().is_armed();
+    if house.exhausted() {
+        add(Key::Exhausted, "The numbers of states are used up: the house stays armed until it is set up anew.".to_owned());
+    }
+    if house.memory.restored {
+        add(
+            Key::Restored,
+            "A camera holds a newer state than the coordinator remembers (was a backup restored?). The house is armed until somebody comes home or decides."
+                .to_owned(),
+        );
+    }
+    for (row, facts) in nodes.active_cameras() {
+        let lost = facts.liveness(now.mono) == Liveness::Lost;
+        match (lost, armed) {
+            (true, true) => add(Key::Lost(row.node), lost_text(row, facts, now)),
+            (true, false) => add(Key::Shown(7, format!("lost:{}", row.node.short())), lost_text(row, facts, now)),
+            (false, _) => {}
+        }
+        if let Some(waited) = facts.owes_for(now.mono).filter(|waited| armed && *waited >= ACK_WITHIN) {
+            let text = format!("{} is connected and has not confirmed that the house is armed.", row.name);
+            let told = waited >= crate::health::LOST_AFTER;
+            add(if told { Key::Unconfirmed(row.node) } else { Key::Shown(1, format!("unconfirmed:{}", row.node.short())) }, text);
+        }
+        for (name, source) in &facts.sources {
+            if source.failing {
+                let text = format!("{} should watch and does not: {}.", source_name(row, name), source.detail());
+                add(Key::Detector(row.node, name.clone()), text);
+            } else if source.is_paused() {
+                let text = format!("{} is stopped by hand (pause).", source_name(row, name));
+                add(Key::Shown(5, format!("paused:{}:{name}", row.node.short())), text);
+            }
+        }
+        if facts.raised_for(now.mono).is_some_and(|for_so_long| for_so_long >= RAISED_FOR) {
+            add(Key::Raised(row.node), format!("{} armed itself, although the house is {}.", row.name, state_words(house)));
+        }
+    }
+    if let Some((why, blind_for)) = house.tracker.blindness(now.mono).filter(|_| settings.presence_enabled) {
+        let text = if house.presence == Presence::Home {
+            format!("It cannot be seen who leaves ({why}): the house will not arm by itself.")
+        } else {
+            format!("It cannot be seen who is home ({why}): the house will not arm by itself.")
+        };
+        add(if blind_for >= settings.blind_alert_after { Key::Blind } else { Key::Shown(4, "blind".to_owned()) }, text);
+    }
+    if !now.trusted {
+        let text = "The coordinator's clock is not to be trusted: set it, or let it reach a time server.".to_owned();
+        add(Key::Shown(6, "clock".to_owned()), text);
+    }
+    troubles.sort_by_key(|trouble| rank(&trouble.key));
+    troubles
+}
+
+fn rank(key: &Key) -> u8 {
+    match key {
+        Key::Exhausted | Key::Restored => 0,
+        Key::Lost(_) | Key::Unconfirmed(_) => 1,
+        Key::Detector(..) => 2,
+        Key::Raised(_) => 3,
+        Key::Blind => 4,
+        Key::Shown(rank, _) => *rank,
+    }
+}
+
+fn lost_text(row: &RosterRow, facts: &Facts, now: Now) -> String {
+    if facts.never_seen() {
+        format!("{} has never been seen since it was paired.", row.name)
+    } else {
+        format!("{} is lost: no contact for {}.", row.name, duration_words(facts.silence(now.mono)))
+    }
+}
+
+/// "porch", or "porch/garden" where one node drives several cameras or names one otherwise.
+fn source_name(row: &RosterRow, source: &str) -> String {
+    if row.name == source { row.name.clone() } else { format!("{}/{source}", row.name) }
+}
+
+fn state_words(house: &House) -> &'static str {
+    match house.memory.state.arm_state() {
+        ArmState::Disarmed => "disarmed",
+        ArmState::Night => "armed for the night only",
+        ArmState::Away => "armed",
+    }
+}
+
+fn over_text(key: &Key, house: &House, nodes: &Nodes) -> String {
+    let of_node = |node: &NodeId, text: &dyn Fn(&RosterRow, &Facts) -> String| match nodes.find(node) {
+        Some((row, Some(facts))) if row.status == NodeStatus::Active => text(row, facts),
+        Some((row, _)) => format!("{} was revoked.", row.name),
+        None => "The node is no longer of this house.".to_owned(),
+    };
+    match key {
+        Key::Exhausted => "States are numbered anew.".to_owned(),
+        Key::Restored => format!("Decided anew: {}.", house.memory.reason),
+        Key::Blind => "It can be seen again who is home.".to_owned(),
+        Key::Lost(node) => of_node(node, &|row, facts| {
+            if facts.linked { format!("{} is back.", row.name) } else { format!("The house is disarmed; {} is still lost.", row.name) }
+        }),
+        Key::Unconfirmed(node) => of_node(node, &|row, facts| {
+            if facts.is_current(house.memory.state.version()) {
+                format!("{} has confirmed.", row.name)
+            } else if facts.linked {
+                format!("The house is disarmed; {} has not confirmed that either.", row.name)
+            } else {
+                format!("{} is not connected any more.", row.name)
+            }
+        }),
+        Key::Detector(node, source) => of_node(node, &|row, facts| {
+            let name = source_name(row, source);
+            match facts.sources.get(source) {
+                Some(source) if source.watch => format!("{name} watches again."),
+                Some(_) => format!("{name} need not watch now."),
+                None => format!("{name} is no longer configured."),
+            }
+        }),
+        Key::Raised(node) => of_node(node, &|row, _| format!("{} obeys the coordinator again.", row.name)),
+        Key::Shown(..) => String::new(),
+    }
+}
