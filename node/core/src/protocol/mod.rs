@@ -2,3 +2,6 @@
 
 pub mod frame;
 pub mod message;
+
+#[cfg(test)]
+mod frozen;
