@@ -10,6 +10,11 @@ use crate::id::{NodeId, TokenId};
 use crate::protocol::message::DenyCode;
 use crate::time::{Mono, Timestamp};
 
+/// Uses that a token may have.
+pub const USES: std::ops::RangeInclusive<u32> = 1..=100;
+/// How long a token may live.
+pub const TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(7 * 86_400);
+pub const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 /// So many wrong signatures lock a token for good.
 pub const BAD_SIGNATURES: u32 = 10;
 /// Enrollments that may run at once.
@@ -62,6 +67,25 @@ impl TokenRow {
     /// Whether the enrollment port must be open for it: until each use is stored by its node, or its life ends.
     pub fn needs_port(&self, now: Timestamp) -> bool {
         self.is_live(now) && self.stored_by.len() < self.uses as usize
+    }
+
+    pub fn uses_left(&self) -> u32 {
+        self.uses.saturating_sub(u32::try_from(self.used_by.len()).unwrap_or(u32::MAX))
+    }
+
+    /// One word for people.
+    pub fn standing(&self, now: Timestamp) -> &'static str {
+        if self.cancelled {
+            "cancelled"
+        } else if self.is_locked() {
+            "locked"
+        } else if self.uses_left() == 0 {
+            "used"
+        } else if !self.is_live(now) {
+            "expired"
+        } else {
+            "live"
+        }
     }
 
     /// One transaction: read the row, redeem, write it back (also after an error: wrong signatures count). `signature_ok`: whether the

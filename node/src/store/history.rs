@@ -1,0 +1,258 @@
+//! What is kept for a while: decisions with their evidence, where devices were last seen, who was let in and put out.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use dms3_core::arming::ArmState;
+use dms3_core::coordinator::Decision;
+use dms3_core::dashboard::PersonView;
+use dms3_core::id::NodeId;
+use dms3_core::presence::{Device, MacAddr};
+use dms3_core::time::Timestamp;
+use sqlx::{Row as _, SqliteConnection};
+
+use super::{Store, fixed, parsed, stamp, unstamp};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// How long what is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    pub decisions: Duration,
+    pub sightings: Duration,
+    /// Ended tokens and audit rows.
+    pub audit: Duration,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self { decisions: DAY * 30, sightings: DAY * 7, audit: DAY * 365 }
+    }
+}
+
+/// What happened to the authority of this house.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditKind {
+    Enrolled,
+    Revoked,
+    Renamed,
+    TokenMade,
+    TokenCancelled,
+    TokenLocked,
+    BadSignature,
+    Forgotten,
+}
+
+impl AuditKind {
+    const ALL: [Self; 8] = [
+        Self::Enrolled,
+        Self::Revoked,
+        Self::Renamed,
+        Self::TokenMade,
+        Self::TokenCancelled,
+        Self::TokenLocked,
+        Self::BadSignature,
+        Self::Forgotten,
+    ];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Enrolled => "enrolled",
+            Self::Revoked => "revoked",
+            Self::Renamed => "renamed",
+            Self::TokenMade => "token-made",
+            Self::TokenCancelled => "token-cancelled",
+            Self::TokenLocked => "token-locked",
+            Self::BadSignature => "bad-signature",
+            Self::Forgotten => "forgotten",
+        }
+    }
+}
+
+impl std::str::FromStr for AuditKind {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|kind| kind.word() == text).ok_or(())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditEntry {
+    pub at: Timestamp,
+    pub kind: AuditKind,
+    pub node: Option<NodeId>,
+    pub detail: String,
+}
+
+impl Store {
+    /// The decision log from `since` on, oldest first.
+    pub async fn decisions(&self, since: Timestamp) -> anyhow::Result<Vec<Decision>> {
+        let rows = sqlx::query("SELECT at, epoch, rev, state, reason, evidence FROM decision WHERE at >= $1 ORDER BY id")
+            .bind(stamp(since))
+            .fetch_all(&self.pool)
+            .await
+            .context("cannot read the decision log")?;
+        rows.into_iter()
+            .map(|row| {
+                Ok(Decision {
+                    at: unstamp(row.try_get("at")?),
+                    epoch: u32::try_from(row.try_get::<i64, _>("epoch")?)?,
+                    rev: u64::try_from(row.try_get::<i64, _>("rev")?)?,
+                    state: ArmState::from_wire(u8::try_from(row.try_get::<i64, _>("state")?).unwrap_or(0)),
+                    reason: row.try_get("reason")?,
+                    evidence: serde_json::from_str(row.try_get("evidence")?).context("the decision log cannot be read")?,
+                })
+            })
+            .collect()
+    }
+
+    /// Where the device was last, so that after a restart it can be asked directly.
+    pub async fn remember_address(&self, device: &Device, address: IpAddr, at: Timestamp) -> anyhow::Result<()> {
+        sqlx::query(
+            "INSERT INTO sighting (device, address, at) VALUES ($1, $2, $3)
+             ON CONFLICT (device) DO UPDATE SET address = excluded.address, at = excluded.at",
+        )
+        .bind(device_text(device))
+        .bind(address.to_string())
+        .bind(stamp(at))
+        .execute(&self.pool)
+        .await
+        .context("cannot remember an address")?;
+        Ok(())
+    }
+
+    /// The last known address of each device that was seen since then.
+    pub async fn known_addresses(&self, since: Timestamp) -> anyhow::Result<Vec<(Device, IpAddr, Timestamp)>> {
+        let rows = sqlx::query("SELECT device, address, at FROM sighting WHERE at >= $1 ORDER BY at DESC, device")
+            .bind(stamp(since))
+            .fetch_all(&self.pool)
+            .await
+            .context("cannot read the known addresses")?;
+        rows.into_iter()
+            .map(|row| Ok((parse_device(row.try_get("device")?)?, parsed(row.try_get("address")?)?, unstamp(row.try_get("at")?))))
+            .collect()
+    }
+
+    /// Removes a person from what is kept: his devices' addresses, and his name and evidence from the decision log.
+    /// Returns how many rows changed. (The newest state may still name him until the next one.)
+    pub async fn forget(&self, person: &str, devices: &[Device], now: Timestamp) -> anyhow::Result<u64> {
+        let mut tx = self.begin().await?;
+        let mut changed = 0;
+        for device in devices {
+            let done = sqlx::query("DELETE FROM sighting WHERE device = $1").bind(device_text(device)).execute(&mut *tx).await?;
+            changed += done.rows_affected();
+        }
+        let rows = sqlx::query("SELECT id, reason, evidence FROM decision ORDER BY id").fetch_all(&mut *tx).await?;
+        for row in rows {
+            let (id, reason, evidence): (i64, String, String) = (row.try_get("id")?, row.try_get("reason")?, row.try_get("evidence")?);
+            let views: Vec<PersonView> = serde_json::from_str(&evidence).context("the decision log cannot be read")?;
+            let kept: Vec<&PersonView> = views.iter().filter(|view| view.name != person).collect();
+            let anonymous = without_name(&reason, person);
+            if kept.len() == views.len() && anonymous == reason {
+                continue;
+            }
+            sqlx::query("UPDATE decision SET reason = $2, evidence = $3 WHERE id = $1")
+                .bind(id)
+                .bind(anonymous)
+                .bind(serde_json::to_string(&kept)?)
+                .execute(&mut *tx)
+                .await?;
+            changed += 1;
+        }
+        note(&mut tx, now, AuditKind::Forgotten, None, "a person").await?;
+        tx.commit().await.context("cannot forget that person")?;
+        // The log of writes still holds the old pages until it is written back and cut.
+        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&self.pool).await.context("cannot clear the write-ahead log")?;
+        Ok(changed)
+    }
+
+    /// Drops what is older than it is kept. Nodes, revocations and live tokens are never dropped.
+    pub async fn prune(&self, keep: Keep, now: Timestamp) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        for (sql, before) in [
+            ("DELETE FROM decision WHERE at < $1", now - keep.decisions),
+            ("DELETE FROM sighting WHERE at < $1", now - keep.sightings),
+            ("DELETE FROM audit WHERE at < $1", now - keep.audit),
+            ("DELETE FROM token WHERE expires_at < $1", now - keep.audit),
+        ] {
+            sqlx::query(sql).bind(stamp(before)).execute(&mut *tx).await?;
+        }
+        tx.commit().await.context("cannot drop what is too old")
+    }
+
+    /// What happened to the authority of this house since then, oldest first.
+    pub async fn audit(&self, since: Timestamp) -> anyhow::Result<Vec<AuditEntry>> {
+        let rows = sqlx::query("SELECT at, kind, node, detail FROM audit WHERE at >= $1 ORDER BY id")
+            .bind(stamp(since))
+            .fetch_all(&self.pool)
+            .await
+            .context("cannot read the audit log")?;
+        rows.into_iter()
+            .map(|row| {
+                let node: Option<Vec<u8>> = row.try_get("node")?;
+                Ok(AuditEntry {
+                    at: unstamp(row.try_get("at")?),
+                    kind: parsed_kind(row.try_get("kind")?)?,
+                    node: node.map(fixed).transpose()?.map(NodeId),
+                    detail: row.try_get("detail")?,
+                })
+            })
+            .collect()
+    }
+}
+
+/// One audit row, in the transaction of what it tells.
+pub(super) async fn note(
+    connection: &mut SqliteConnection,
+    at: Timestamp,
+    kind: AuditKind,
+    node: Option<NodeId>,
+    detail: &str,
+) -> anyhow::Result<()> {
+    sqlx::query("INSERT INTO audit (at, kind, node, detail) VALUES ($1, $2, $3, $4)")
+        .bind(stamp(at))
+        .bind(kind.word())
+        .bind(node.map(|node| node.0.to_vec()))
+        .bind(detail)
+        .execute(connection)
+        .await
+        .context("cannot write the audit log")?;
+    Ok(())
+}
+
+fn parsed_kind(text: &str) -> anyhow::Result<AuditKind> {
+    parsed(text)
+}
+
+fn device_text(device: &Device) -> String {
+    match device {
+        Device::Mac(mac) => format!("mac {mac}"),
+        Device::Host(host) => format!("host {host}"),
+    }
+}
+
+fn parse_device(text: &str) -> anyhow::Result<Device> {
+    match text.split_once(' ') {
+        Some(("mac", mac)) => Ok(Device::Mac(MacAddr::parse(mac).map_err(anyhow::Error::msg)?)),
+        Some(("host", host)) => Ok(Device::Host(host.to_owned())),
+        _ => anyhow::bail!("the store holds the unknown device {text:?}"),
+    }
+}
+
+/// The name as a word of its own becomes "somebody"; inside other words it stays.
+fn without_name(text: &str, name: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(name).filter(|_| !name.is_empty()) {
+        let (before, found) = rest.split_at(at);
+        let after = found.get(name.len()..).unwrap_or_default();
+        let apart = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric());
+        kept.push_str(before);
+        let whole = apart(kept.chars().next_back()) && apart(after.chars().next());
+        kept.push_str(if whole { "somebody" } else { name });
+        rest = after;
+    }
+    kept.push_str(rest);
+    kept
+}
