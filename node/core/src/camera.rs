@@ -135,7 +135,9 @@ impl Camera {
         }
         camera.charge_for_restart(now);
         alerts.extend(camera.settle(now));
-        let effects = camera.effects(None, alerts, now.mono);
+        // The charge too, or the next crash would be free.
+        let mut effects = camera.save(camera.memory != camera.saved, now.mono);
+        effects.extend(camera.effects(None, alerts, now.mono));
         (camera, effects)
     }
 
@@ -290,12 +292,7 @@ impl Camera {
 
     /// Save, then act, then answer.
     fn effects(&mut self, answer: Option<Answer>, alerts: Vec<Effect>, mono: Mono) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        if self.must_save(mono) {
-            self.saved = self.memory.clone();
-            self.saved_at = mono;
-            effects.push(Effect::Save(Box::new(self.memory.clone())));
-        }
+        let mut effects = self.save(self.must_save(mono), mono);
         let told = self.orders();
         if answer.is_some() || told != self.told {
             effects.extend(told.iter().map(|order| Effect::Watch { source: order.source.clone(), on: order.watch }));
@@ -306,6 +303,15 @@ impl Camera {
         }
         effects.extend(alerts);
         effects
+    }
+
+    fn save(&mut self, needed: bool, mono: Mono) -> Vec<Effect> {
+        if !needed {
+            return Vec::new();
+        }
+        self.saved = self.memory.clone();
+        self.saved_at = mono;
+        vec![Effect::Save(Box::new(self.memory.clone()))]
     }
 
     fn orders(&self) -> Vec<SourceAckV1> {
@@ -352,3 +358,6 @@ impl MemoryV1 {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

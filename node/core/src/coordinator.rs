@@ -14,7 +14,7 @@ use self::troubles::Troubles;
 use crate::arming::{ArmState, Override};
 use crate::dashboard::{Dashboard, PersonView};
 use crate::id::{MeshId, NodeId};
-use crate::presence::{Device, Person, Sensor};
+use crate::presence::{Device, Person, Presence, Sensor};
 use crate::protocol::message::{AckV1, DetectorsV1, HealthV1, HelloV1, StateV1};
 use crate::roster::RosterRow;
 use crate::time::{Now, Timestamp};
@@ -232,6 +232,11 @@ impl Coordinator {
         &self.house.memory.state
     }
 
+    /// Who is home, as it was at the last input.
+    pub fn presence(&self) -> Presence {
+        self.house.presence
+    }
+
     /// All that is shown.
     pub fn dashboard(&self, now: Now) -> Dashboard {
         let memory = &self.house.memory;
@@ -253,3 +258,6 @@ impl Coordinator {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,8 @@ pub mod coordinator;
 pub mod dashboard;
 pub mod enrollment;
 pub mod health;
+#[cfg(test)]
+mod histories;
 pub mod id;
 pub mod presence;
 pub mod protocol;

@@ -338,7 +338,7 @@ impl House {
         let lease = now.at + LEASE;
         let by_clock = over.and_then(|over| over.until).map(|until| until + HAND_OVER);
         let by_stopwatch = over.and_then(|over| over.left).map(|left| now.at + Duration::from_millis(left) + HAND_OVER);
-        [by_clock, by_stopwatch].into_iter().flatten().fold(Some(lease), |least, until| least.min(Some(until)))
+        Some([by_clock, by_stopwatch].into_iter().flatten().fold(lease, Ord::min))
     }
 
     fn lease_is_due(&self, now: Now) -> bool {

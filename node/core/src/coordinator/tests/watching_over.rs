@@ -1,0 +1,157 @@
+//! What is known of the nodes, and which troubles people are told of.
+
+use super::*;
+
+fn porch(house: &House) -> crate::dashboard::NodeView {
+    house.dashboard().nodes.into_iter().find(|node| node.node == PORCH).unwrap()
+}
+
+#[test]
+fn the_coordinator_comes_first_and_a_camera_is_current_when_it_says_so() {
+    let mut house = House::new().with_porch();
+    assert_eq!(house.dashboard().nodes[0].node, ME);
+    assert_eq!(porch(&house).liveness, "late");
+    house.link(None);
+    assert_eq!((porch(&house).liveness.as_str(), porch(&house).current), ("online", false));
+    house.acks();
+    assert!(porch(&house).current);
+    house.comes(1);
+    assert!(!porch(&house).current, "a newer state is on its way");
+    house.now.mono.0 += 42;
+    house.acks();
+    assert_eq!((porch(&house).current, porch(&house).ack_ms), (true, Some(42)));
+    house.handle(Input::LinkDown { node: PORCH });
+    assert!(!porch(&house).current, "nobody knows what it does now");
+    house.link(None);
+    house.acks();
+    assert_eq!(porch(&house).ack_ms, None, "it was away when that was decided");
+}
+
+#[test]
+fn a_lost_camera_is_an_alert_while_armed() {
+    let mut house = House::with_anna_home().with_porch();
+    house.link(None);
+    house.acks();
+    house.handle(Input::LinkDown { node: PORCH });
+    house.seconds(29);
+    assert_eq!(porch(&house).liveness, "late");
+    house.seconds(1);
+    assert_eq!((porch(&house).liveness.as_str(), house.alerts.len()), ("lost", 0));
+    assert_eq!(house.dashboard().problems, ["porch is lost: no contact for 30 s."]);
+    house.arm(Away, None);
+    assert_eq!(house.alerts, [format!("lost:{}", PORCH.short())], "it is lost when the house becomes armed");
+    house.link(None);
+    house.acks();
+    assert_eq!(house.alerts.last().unwrap(), &format!("over lost:{}", PORCH.short()));
+}
+
+#[test]
+fn a_restarted_coordinator_gives_its_cameras_half_a_minute() {
+    let mut house = House::new().with_porch();
+    house.seconds(20);
+    house.restart(0);
+    let mut house = house.with_porch();
+    house.seconds(29);
+    assert!(house.alerts.is_empty());
+    house.seconds(1);
+    assert_eq!(house.alerts, [format!("lost:{}", PORCH.short())], "also one that it never saw");
+}
+
+#[test]
+fn a_camera_that_was_paired_and_never_came_is_told_of_and_a_revoked_one_is_not() {
+    let mut house = House::new();
+    house.roster(&[]);
+    house.seconds(100);
+    let mut house = house.with_porch();
+    assert_eq!(porch(&house).liveness, "never seen");
+    house.seconds(29);
+    assert!(house.alerts.is_empty());
+    house.seconds(1);
+    assert_eq!((house.alerts.len(), house.dashboard().problems[0].contains("never been seen")), (1, true));
+    house.roster(&[(PORCH, NodeRole::Camera, NodeStatus::Revoked)]);
+    assert_eq!(house.alerts.len(), 2);
+    house.seconds(100);
+    assert!(house.dashboard().problems.is_empty());
+    assert_eq!(house.alerts.len(), 2);
+}
+
+#[test]
+fn a_detector_that_should_watch_and_does_not_is_an_alert_until_it_does() {
+    let mut house = House::new().with_porch();
+    house.link(None);
+    house.acks();
+    house.reports(DetectorPhase::Starting);
+    house.seconds(30);
+    house.reports(DetectorPhase::Watching);
+    house.seconds(300);
+    assert!(house.alerts.is_empty());
+    let key = format!("detector:{}:porch", PORCH.short());
+    house.reports(DetectorPhase::Failed);
+    assert_eq!(house.alerts, std::slice::from_ref(&key));
+    for phase in [DetectorPhase::Starting, DetectorPhase::Failed] {
+        house.reports(phase);
+        assert_eq!(house.alerts.len(), 1, "trying again is no success");
+    }
+    house.reports(DetectorPhase::Watching);
+    assert_eq!(house.alerts, [key.clone(), format!("over {key}")]);
+    let view = porch(&house).detectors.remove(0);
+    assert_eq!((view.should_watch, view.phase.as_str()), (true, "watching"));
+}
+
+#[test]
+fn a_detector_that_hangs_while_it_starts_is_an_alert_and_a_disarmed_one_is_none() {
+    let mut house = House::new().with_porch();
+    house.link(None);
+    house.acks();
+    house.reports(DetectorPhase::Starting);
+    house.seconds(61);
+    assert_eq!(house.alerts.len(), 1);
+    house.comes(1);
+    house.acks();
+    house.reports(DetectorPhase::Failed);
+    house.seconds(100);
+    assert_eq!(house.alerts.len(), 2, "only the end of the first");
+    house.reports(DetectorPhase::Paused);
+    assert_eq!(house.dashboard().problems, ["porch is stopped by hand (pause)."]);
+}
+
+#[test]
+fn a_camera_that_armed_itself_is_told_of_if_it_stays_so() {
+    let mut house = House::with_anna_home().with_porch();
+    house.link(None);
+    house.acks_as(Away);
+    house.seconds(4);
+    assert!(house.alerts.is_empty());
+    house.seconds(1);
+    assert_eq!(house.alerts, [format!("raised:{}", PORCH.short())]);
+    house.acks();
+    assert_eq!(house.alerts.len(), 2);
+}
+
+#[test]
+fn a_connected_camera_that_does_not_confirm_is_shown_and_then_told_of() {
+    let mut house = House::with_anna_home().with_porch();
+    house.link(None);
+    house.acks();
+    house.arm(Away, None);
+    house.seconds(5);
+    assert_eq!((house.dashboard().problems.len(), house.alerts.len()), (1, 0));
+    house.seconds(20);
+    house.arm(Away, None);
+    house.seconds(5);
+    assert_eq!(house.alerts, [format!("unconfirmed:{}", PORCH.short())], "a newer state is no excuse");
+    house.acks();
+    assert_eq!((house.dashboard().problems.len(), house.alerts.len()), (0, 2));
+}
+
+#[test]
+fn the_worst_comes_first() {
+    let mut house = House::new().with_porch();
+    house.link(None);
+    house.acks();
+    house.handle(Input::Blind(Some("the cable is out".to_owned())));
+    house.now.trusted = false;
+    house.reports(DetectorPhase::Failed);
+    let problems = house.dashboard().problems;
+    assert!(problems[0].starts_with("porch should watch") && problems[1].contains("cable") && problems[2].contains("clock"));
+}

@@ -1,0 +1,463 @@
+//! Thousands of made-up histories of a house: whatever is lost, replayed, restarted, restored or set wrong, no disarm is ever invented, and
+//! when the noise ends every camera agrees with the coordinator.
+//!
+//! `DMS3_HISTORIES` says how many (10 000), `DMS3_SEED` which first: a failure prints its seed, and `DMS3_HISTORIES=1 DMS3_SEED=…` tells it.
+
+mod links;
+mod noise;
+mod witness;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::arming::{ArmState, LEASE};
+use crate::id::{BootId, MeshId, NodeId};
+use crate::presence::{Device, MacAddr, Person, Presence, Sensor};
+use crate::protocol::frame::to_bytes;
+use crate::protocol::message::{AckV1, HelloV1, SignedStateV1, StateV1};
+use crate::roster::{NodeRole, NodeStatus, RosterRow};
+use crate::time::{Mono, Now, Timestamp};
+use crate::{camera, coordinator};
+
+const MESH: MeshId = MeshId([7; 10]);
+const ME: NodeId = NodeId([0xcc; 32]);
+/// 2026, in milliseconds: the true time at which each history begins.
+const EPOCH: u64 = 1_790_000_000_000;
+const AWAY_AFTER: Duration = Duration::from_secs(14);
+/// Longest time a message of a live link takes.
+const DELAY: u64 = 5_000;
+
+type Version = (u32, u64);
+
+#[test]
+fn in_no_history_is_a_disarm_invented_and_after_the_noise_all_agree() {
+    let of_env = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let first = of_env("DMS3_SEED").unwrap_or(1);
+    let count = of_env("DMS3_HISTORIES").unwrap_or(10_000);
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64).min(count.max(1));
+    let mut seen = Seen::default();
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..threads)
+            .map(|part| {
+                scope.spawn(move || {
+                    let mut seen = Seen::default();
+                    for seed in (first + part..first + count).step_by(usize::try_from(threads).unwrap()) {
+                        let told = Told(seed, Vec::new());
+                        history(seed, told, count == 1, &mut seen);
+                    }
+                    seen
+                })
+            })
+            .collect();
+        for part in parts {
+            seen.add(&part.join().expect("a history failed: its seed is above"));
+        }
+    });
+    eprintln!("histories from seed {first}: {count}; {seen:?}");
+    if count >= 1000 {
+        // A test that never gets there proves nothing.
+        let Seen { disarms, agreed_disarmed, restored, raised, leases_over, timed_ends, arrivals_end, exhausted } = seen;
+        for (what, n) in [
+            ("disarms", disarms),
+            ("agreed disarmed", agreed_disarmed),
+            ("restored", restored),
+            ("raised", raised),
+            ("leases over", leases_over),
+            ("timed ends", timed_ends),
+            ("arrivals that end an arming", arrivals_end),
+            ("exhausted", exhausted),
+        ] {
+            assert!(n * 500 >= count, "only {n} of {what} in {count} histories");
+        }
+    }
+}
+
+/// What came up at all.
+#[derive(Debug, Default)]
+struct Seen {
+    disarms: u64,
+    agreed_disarmed: u64,
+    restored: u64,
+    raised: u64,
+    leases_over: u64,
+    timed_ends: u64,
+    arrivals_end: u64,
+    exhausted: u64,
+}
+
+impl Seen {
+    fn add(&mut self, other: &Seen) {
+        self.disarms += other.disarms;
+        self.agreed_disarmed += other.agreed_disarmed;
+        self.restored += other.restored;
+        self.raised += other.raised;
+        self.leases_over += other.leases_over;
+        self.timed_ends += other.timed_ends;
+        self.arrivals_end += other.arrivals_end;
+        self.exhausted += other.exhausted;
+    }
+}
+
+/// Says which history failed, and how it went.
+struct Told(u64, Vec<String>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("history {} failed: DMS3_HISTORIES=1 DMS3_SEED={} tells it\n{}", self.0, self.0, self.1.join("\n"));
+        }
+    }
+}
+
+/// A machine's clocks, as wrong as clocks get.
+#[derive(Debug)]
+struct Clock {
+    /// Of the wall clock, in milliseconds.
+    off: i64,
+    trusted: bool,
+    booted: u64,
+}
+
+impl Clock {
+    fn now(&self, time: u64) -> Now {
+        Now { at: Timestamp(time.saturating_add_signed(self.off)), mono: Mono(time - self.booted), trusted: self.trusted }
+    }
+}
+
+/// A person's arming, as an honest witness with a true clock remembers it.
+#[derive(Debug)]
+struct Armed {
+    /// True time before which time does not end it; `None`: time never does.
+    not_before: Option<u64>,
+    was_away: bool,
+    night: bool,
+}
+
+struct Cam {
+    id: NodeId,
+    settings: camera::Settings,
+    machine: Option<camera::Camera>,
+    disk: Option<(camera::MemoryV1, Option<StateV1>)>,
+    clock: Clock,
+    /// Number of the live link, if there is one.
+    link: Option<u64>,
+    /// On their way to it: (when, link, state, the coordinator's time).
+    incoming: Vec<(u64, u64, StateV1, Timestamp)>,
+    /// On their way to the coordinator.
+    outgoing: Vec<(u64, u64, AckV1)>,
+    watching: bool,
+    /// The witness: milliseconds that it ran, until when of these its disarm may last, and until when without a coordinator.
+    awake: u64,
+    disarm_ends: u64,
+    lost_ends: Option<u64>,
+    greatest: Option<(Version, StateV1)>,
+}
+
+struct World {
+    rng: StdRng,
+    told: Told,
+    verbose: bool,
+    time: u64,
+    settings: coordinator::Settings,
+    coordinator: Option<coordinator::Coordinator>,
+    disk: coordinator::MemoryV1,
+    backups: Vec<coordinator::MemoryV1>,
+    clock: Clock,
+    cams: Vec<Cam>,
+    links: u64,
+    /// All that was ever published under a number: more than one only after a restore.
+    published: BTreeMap<Version, Vec<StateV1>>,
+    /// The phones that answer probes.
+    near: Vec<Device>,
+    /// Since the coordinator started: which phone it had proof of.
+    sighted: bool,
+    armed: Option<Armed>,
+    noisy: bool,
+}
+
+fn phone(n: u8) -> Device {
+    Device::Mac(MacAddr([2, 0, 0, 0, 0, n]))
+}
+
+fn history(seed: u64, told: Told, verbose: bool, seen: &mut Seen) {
+    let mut world = World::new(seed, told, verbose, seen);
+    let events = world.rng.random_range(10..60);
+    for _ in 0..events {
+        world.something_happens(seen);
+    }
+    world.noise_ends(seen);
+    for _ in 0..12 {
+        world.second(1000, seen);
+    }
+    let state = world.coordinator().state().clone();
+    let memory = &world.disk;
+    assert_eq!(memory.state, state, "what is published is saved");
+    for cam in &world.cams {
+        let machine = cam.machine.as_ref().unwrap();
+        assert_eq!(machine.effective(), state.arm_state(), "camera {:?} agrees: {:?}", cam.id, machine);
+        let watches = cam.settings.sources[0].watch_in.contains(&state.arm_state()) && machine.paused().is_none();
+        assert_eq!(cam.watching, watches, "camera {:?} does what it agrees to", cam.id);
+    }
+    let dashboard = world.coordinator().dashboard(world.clock.now(world.time));
+    assert!(dashboard.nodes.iter().filter(|node| node.role == NodeRole::Camera).all(|node| node.current), "{dashboard:?}");
+    seen.agreed_disarmed += u64::from(state.arm_state() == ArmState::Disarmed);
+    seen.exhausted += u64::from(state.version() == (u32::MAX, u64::MAX));
+}
+
+impl World {
+    fn new(seed: u64, told: Told, verbose: bool, seen: &mut Seen) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let people = ["Anna", "Ben"].into_iter().zip(1..).map(|(name, n)| Person {
+            name: name.to_owned(),
+            devices: vec![phone(n)],
+            away_after: AWAY_AFTER,
+        });
+        let settings = coordinator::Settings {
+            mesh: MESH,
+            me: ME,
+            zone: "Europe/Berlin".to_owned(),
+            presence_enabled: rng.random_bool(0.9),
+            people: people.collect(),
+            may_disarm_away: rng.random_bool(0.9),
+            may_disarm_night: rng.random_bool(0.1),
+            exit_delay: Duration::from_secs(if rng.random_bool(0.5) { 60 } else { 3 }),
+            blind_alert_after: Duration::from_secs(120),
+            arm_when_blind_after: rng.random_bool(0.3).then_some(Duration::from_secs(20)),
+        };
+        let clock = Clock { off: 0, trusted: true, booted: EPOCH };
+        let (coordinator, effects) = coordinator::Coordinator::start(settings.clone(), None, clock.now(EPOCH));
+        let [coordinator::Effect::Publish { memory, decision: Some(_) }] = &effects[..] else { panic!("a new house: {effects:?}") };
+        let disk = (**memory).clone();
+        let cams = (0..rng.random_range(1..=4_u8))
+            .map(|n| {
+                let watch_in = if rng.random_bool(0.5) { vec![ArmState::Away] } else { vec![ArmState::Night, ArmState::Away] };
+                let on_coordinator_lost = match rng.random_range(0..3) {
+                    0 => camera::OnLost::Hold,
+                    1 => camera::OnLost::ArmAfter { after: Duration::from_secs(20), state: ArmState::Night },
+                    _ => camera::OnLost::ArmAfter { after: Duration::from_secs(15 * 60), state: ArmState::Away },
+                };
+                let settings =
+                    camera::Settings { sources: vec![camera::SourceSettings { name: "porch".to_owned(), watch_in }], on_coordinator_lost };
+                Cam {
+                    id: NodeId([n; 32]),
+                    settings,
+                    machine: None,
+                    disk: None,
+                    clock: Clock { off: 0, trusted: true, booted: EPOCH },
+                    link: None,
+                    incoming: Vec::new(),
+                    outgoing: Vec::new(),
+                    watching: false,
+                    awake: 0,
+                    disarm_ends: 0,
+                    lost_ends: None,
+                    greatest: None,
+                }
+            })
+            .collect();
+        let mut world = Self {
+            told,
+            verbose,
+            time: EPOCH,
+            settings,
+            coordinator: Some(coordinator),
+            backups: vec![disk.clone()],
+            published: BTreeMap::from([(disk.state.version(), vec![disk.state.clone()])]),
+            disk,
+            clock,
+            cams,
+            links: 0,
+            near: Vec::new(),
+            sighted: false,
+            armed: None,
+            noisy: true,
+            rng,
+        };
+        if world.rng.random_bool(0.02) {
+            // A house at the end of all numbers.
+            world.coordinator = None;
+            world.disk.state.epoch = u32::MAX;
+            world.disk.state.rev = u64::MAX - world.rng.random_range(0..6);
+            world.published.insert(world.disk.state.version(), vec![world.disk.state.clone()]);
+            world.start_coordinator(seen);
+        }
+        world.roster(seen);
+        for n in 0..world.cams.len() {
+            world.start_camera(n, false, seen);
+            world.link(n, seen);
+        }
+        world
+    }
+
+    fn say(&mut self, what: impl FnOnce() -> String) {
+        if self.verbose {
+            self.told.1.push(format!("{:>9.1} s  {}", (self.time - EPOCH) as f64 / 1000.0, what()));
+        }
+    }
+
+    fn coordinator(&self) -> &coordinator::Coordinator {
+        self.coordinator.as_ref().unwrap()
+    }
+
+    /// `step` milliseconds pass, then everybody ticks and what is due arrives.
+    fn second(&mut self, step: u64, seen: &mut Seen) {
+        self.time += step;
+        for cam in self.cams.iter_mut().filter(|cam| cam.machine.is_some()) {
+            cam.awake += step;
+        }
+        self.tell(coordinator::Input::Tick, seen);
+        for n in 0..self.cams.len() {
+            self.deliver(n, seen);
+            self.camera(n, camera::Input::Tick, seen);
+        }
+    }
+
+    fn roster(&mut self, seen: &mut Seen) {
+        let row = |node, role| RosterRow {
+            node,
+            role,
+            name: "x".to_owned(),
+            status: NodeStatus::Active,
+            enrolled_at: Timestamp(0),
+            revoked_at: None,
+            token: None,
+        };
+        let rows = self.cams.iter().map(|cam| row(cam.id, NodeRole::Camera)).chain([row(ME, NodeRole::Coordinator)]).collect();
+        self.tell(coordinator::Input::Roster(rows), seen);
+    }
+
+    fn start_coordinator(&mut self, seen: &mut Seen) {
+        self.clock.booted = self.time - self.rng.random_range(0..1000);
+        self.sighted = false;
+        // The witness believes the disk for what came before, and his own watch from here.
+        self.armed = self.disk.over.as_ref().filter(|over| over.state.is_armed()).map(|over| Armed {
+            not_before: over.left.map(|left| self.time + left),
+            was_away: over.was_away,
+            night: !over.ends_on_arrival,
+        });
+        let before = self.disk.state.clone();
+        let (machine, effects) = coordinator::Coordinator::start(self.settings.clone(), Some(self.disk.clone()), self.clock.now(self.time));
+        self.say(|| format!("the coordinator starts from {:?} {:?}", before.version(), before.arm_state()));
+        assert!(matches!(effects.first(), Some(coordinator::Effect::Publish { .. })), "a start publishes: {effects:?}");
+        self.coordinator = Some(machine);
+        self.carry_out(effects, false, seen);
+    }
+
+    fn stop_coordinator(&mut self) {
+        self.say(|| "the coordinator crashes".to_owned());
+        self.coordinator = None;
+        for n in 0..self.cams.len() {
+            if self.cams[n].link.take().is_some() {
+                self.camera(n, camera::Input::LinkDown, &mut Seen::default());
+            }
+        }
+    }
+
+    fn tell(&mut self, input: coordinator::Input, seen: &mut Seen) {
+        let now = self.clock.now(self.time);
+        let Some(machine) = &mut self.coordinator else { return };
+        let by_person = matches!(input, coordinator::Input::Command { .. });
+        self.sighted |= matches!(input, coordinator::Input::Sighting { .. });
+        let effects = machine.handle(input, now);
+        self.carry_out(effects, by_person, seen);
+    }
+
+    fn carry_out(&mut self, effects: Vec<coordinator::Effect>, by_person: bool, seen: &mut Seen) {
+        let mut probed = Vec::new();
+        for effect in effects {
+            match effect {
+                coordinator::Effect::Probe { device } => probed.push(device),
+                coordinator::Effect::Save { memory } => {
+                    self.witness_override(&memory, by_person, seen);
+                    assert_eq!(memory.state, self.disk.state, "a state is published, not only saved");
+                    self.disk = *memory;
+                }
+                coordinator::Effect::Publish { memory, decision } => {
+                    self.witness_override(&memory, by_person, seen);
+                    self.witness_state(&memory, by_person, decision.is_some(), seen);
+                    self.disk = *memory;
+                    self.backups.push(self.disk.clone());
+                    (0..self.cams.len()).for_each(|n| self.push(n));
+                }
+                coordinator::Effect::Alert { key, .. } => {
+                    self.say(|| format!("alert: {key}"));
+                    seen.restored += u64::from(key == "states-conflict");
+                }
+                coordinator::Effect::AlertOver { .. } => {}
+            }
+        }
+        self.witness_presence();
+        for device in probed {
+            self.tell(coordinator::Input::Probed { device: device.clone(), sent: true }, seen);
+            if self.near.contains(&device) {
+                self.tell(coordinator::Input::Sighting { device, sensor: Sensor::ArpProbe }, seen);
+            }
+        }
+    }
+
+    fn start_camera(&mut self, n: usize, corrupt: bool, seen: &mut Seen) {
+        let cam = &mut self.cams[n];
+        cam.clock.booted = self.time - self.rng.random_range(0..1000);
+        let memory = cam.disk.clone().filter(|_| !corrupt);
+        if corrupt {
+            cam.greatest = None;
+        }
+        let (machine, effects) = camera::Camera::start(cam.settings.clone(), memory, corrupt, cam.clock.now(self.time));
+        assert!(!corrupt || machine.effective() == ArmState::Away, "a camera that cannot read its memory is armed");
+        cam.machine = Some(machine);
+        self.say(|| format!("camera {n} starts, corrupt: {corrupt}"));
+        self.camera_does(n, effects, seen);
+    }
+
+    fn camera(&mut self, n: usize, input: camera::Input, seen: &mut Seen) {
+        let now = self.cams[n].clock.now(self.time);
+        let Some(machine) = &mut self.cams[n].machine else { return };
+        let state = matches!(input, camera::Input::State { .. });
+        let effects = machine.handle(input, now);
+        self.camera_does(n, effects, seen);
+        if !state {
+            self.witness_camera(n, seen);
+        }
+    }
+
+    fn camera_does(&mut self, n: usize, effects: Vec<camera::Effect>, seen: &mut Seen) {
+        let mut acted = false;
+        for effect in effects {
+            match effect {
+                camera::Effect::Save(memory) => {
+                    assert!(!acted, "saved after it was done");
+                    let state = memory.held.as_ref().map(state_of);
+                    self.cams[n].disk = Some((*memory, state));
+                }
+                camera::Effect::Watch { on, .. } => {
+                    acted = true;
+                    self.cams[n].watching = on;
+                }
+                camera::Effect::Ack(ack) => {
+                    if let Some(link) = self.cams[n].link {
+                        for when in self.ways() {
+                            self.cams[n].outgoing.push((when, link, ack.clone()));
+                        }
+                    }
+                }
+                camera::Effect::Alert { key, text } => {
+                    self.say(|| format!("camera {n}: {text}"));
+                    seen.raised += u64::from(key == "raised");
+                    seen.leases_over += u64::from(text.contains("ran out"));
+                }
+            }
+        }
+    }
+}
+
+/// In these histories nobody can forge: what is signed was published.
+fn sign(state: &StateV1) -> SignedStateV1 {
+    SignedStateV1 { payload: to_bytes(state).unwrap(), signer: [1; 32], signature: Vec::new() }
+}
+
+fn state_of(signed: &SignedStateV1) -> StateV1 {
+    crate::protocol::frame::from_bytes(&signed.payload).unwrap()
+}

@@ -1,0 +1,126 @@
+//! What happens in a house: people, phones, crashes, backups, broken links, wrong clocks.
+
+use super::*;
+
+impl World {
+    pub(super) fn something_happens(&mut self, seen: &mut Seen) {
+        let n = self.rng.random_range(0..self.cams.len());
+        match self.rng.random_range(0..100) {
+            0..20 => {
+                let seconds = self.rng.random_range(1..5);
+                (0..seconds).for_each(|_| self.second(1000, seen));
+            }
+            20..27 => (0..20).for_each(|_| self.second(1000, seen)),
+            27..32 => {
+                // The machines sleep, or only time passes: minutes, hours.
+                let step = *[61_000, 10 * 60_000, 3 * 3_600_000, 7 * 3_600_000].get(self.rng.random_range(0..4_usize)).unwrap();
+                self.second(step, seen);
+            }
+            32..42 => {
+                self.near = if self.rng.random_bool(0.5) { Vec::new() } else { vec![phone(self.rng.random_range(1..=2))] };
+                if let Some(device) = self.near.first().cloned() {
+                    self.tell(coordinator::Input::Sighting { device, sensor: Sensor::Neighbour }, seen);
+                }
+            }
+            42..54 => self.somebody_decides(seen),
+            54..58 => {
+                let why = self.rng.random_bool(0.5).then(|| "the cable is out".to_owned());
+                self.tell(coordinator::Input::Blind(why), seen);
+            }
+            58..64 => {
+                self.stop_coordinator();
+                if self.rng.random_bool(0.3) {
+                    // A backup is restored.
+                    let old = self.rng.random_range(0..self.backups.len());
+                    self.disk = self.backups[old].clone();
+                    self.say(|| "an older backup is restored".to_owned());
+                }
+                if self.rng.random_bool(0.8) {
+                    self.start_coordinator(seen);
+                    self.roster(seen);
+                }
+            }
+            64..70 => {
+                if self.coordinator.is_none() {
+                    self.start_coordinator(seen);
+                    self.roster(seen);
+                }
+            }
+            70..75 => {
+                self.cams[n].machine = None;
+                self.unlink(n, seen);
+                self.say(|| format!("camera {n} crashes"));
+                if self.rng.random_bool(0.7) {
+                    let corrupt = self.rng.random_bool(0.05);
+                    self.start_camera(n, corrupt, seen);
+                }
+            }
+            75..78 => {
+                if self.cams[n].machine.is_none() {
+                    self.start_camera(n, false, seen);
+                }
+            }
+            78..84 => self.link(n, seen),
+            84..88 => self.unlink(n, seen),
+            88..91 => {
+                // A peer hands on what a coordinator once signed, maybe long ago.
+                let all: Vec<StateV1> = self.published.values().flatten().cloned().collect();
+                let state = all[self.rng.random_range(0..all.len())].clone();
+                self.say(|| format!("camera {n} is handed {:?} {:?}", state.version(), state.arm_state()));
+                self.hand(n, state, false, Timestamp(0), seen);
+            }
+            91..93 => {
+                if self.cams[n].link.is_some() {
+                    self.say(|| format!("camera {n} gets garbage"));
+                    self.camera(n, camera::Input::Unreadable { why: "garbage".to_owned() }, seen);
+                    assert!(self.cams[n].machine.as_ref().unwrap().effective() == ArmState::Away, "garbage arms");
+                }
+            }
+            93..98 => {
+                let hour = 3_600_000;
+                let off = *[-365 * 24 * hour, -hour, -600_000, 0, 600_000, 3 * hour, 24 * hour, 400 * 24 * hour]
+                    .get(self.rng.random_range(0..8_usize))
+                    .unwrap();
+                let trusted = self.rng.random_bool(0.7);
+                let whose = if self.rng.random_bool(0.6) { &mut self.clock } else { &mut self.cams[n].clock };
+                (whose.off, whose.trusted) = (off, trusted);
+                self.say(|| format!("a clock jumps to {off} ms, trusted: {trusted}"));
+            }
+            _ => {
+                let time = self.rng.random_bool(0.5).then_some(Duration::from_secs(30));
+                self.camera(n, camera::Input::Pause(time), seen);
+            }
+        }
+    }
+
+    pub(super) fn somebody_decides(&mut self, seen: &mut Seen) {
+        let length = self.rng.random_bool(0.5).then(|| self.rng.random_range(1..8 * 3600) * 1000);
+        let short = self.rng.random_bool(0.5);
+        let length = length.map(|length| if short { length % 40_000 + 1 } else { length });
+        let until = length.map(|length: u64| self.clock.now(self.time).at + Duration::from_millis(length));
+        let command = match self.rng.random_range(0..10) {
+            0..3 => coordinator::Command::Arm { state: ArmState::Away, until, now: self.rng.random_bool(0.5) },
+            3..5 => coordinator::Command::Arm { state: ArmState::Night, until, now: true },
+            5..8 => coordinator::Command::Disarm { until },
+            _ => coordinator::Command::Auto,
+        };
+        self.say(|| format!("somebody says {command:?} for {length:?} ms"));
+        self.tell(coordinator::Input::Command { command, by: "Anna".to_owned() }, seen);
+    }
+
+    pub(super) fn noise_ends(&mut self, seen: &mut Seen) {
+        self.say(|| "the noise ends".to_owned());
+        self.noisy = false;
+        if self.coordinator.is_none() {
+            self.start_coordinator(seen);
+        }
+        self.roster(seen);
+        for n in 0..self.cams.len() {
+            if self.cams[n].machine.is_none() {
+                self.start_camera(n, false, seen);
+            }
+            self.unlink(n, seen);
+            self.link(n, seen);
+        }
+    }
+}

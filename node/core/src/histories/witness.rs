@@ -1,0 +1,83 @@
+//! The honest witness: he has a true clock, forgets nothing, and knows what may be and what may not.
+
+use super::*;
+
+impl World {
+    pub(super) fn witness_presence(&mut self) {
+        if let (Some(machine), Some(armed)) = (&self.coordinator, &mut self.armed) {
+            armed.was_away |= machine.presence() == Presence::Away;
+        }
+    }
+
+    /// A person's arming ends by a person, by its true time, or by an arrival after the house was empty.
+    pub(super) fn witness_override(&mut self, memory: &coordinator::MemoryV1, by_person: bool, seen: &mut Seen) {
+        // What a person asked for takes the place of what was, now that the exit delay is over.
+        let by_person = by_person || (self.disk.pending.is_some() && memory.pending.is_none());
+        let before = self.disk.over.as_ref().filter(|over| over.state.is_armed());
+        let after = memory.over.as_ref().filter(|over| over.state.is_armed());
+        if before.map(|over| (&over.by, over.until, over.state)) == after.map(|over| (&over.by, over.until, over.state)) && !by_person {
+            return;
+        }
+        let presence = self.coordinator.as_ref().map(coordinator::Coordinator::presence);
+        if let (Some(armed), None, false) = (&self.armed, &memory.over, by_person) {
+            let arrived = armed.was_away && !armed.night && self.sighted && presence != Some(Presence::Away);
+            let over = armed.not_before.is_some_and(|end| self.time >= end);
+            assert!(arrived || over, "an arming ended by nobody: {armed:?} at {}", self.time);
+            seen.arrivals_end += u64::from(arrived);
+            seen.timed_ends += u64::from(over);
+        }
+        self.armed = after.map(|over| Armed {
+            not_before: over.left.map(|left| self.time + left),
+            was_away: presence == Some(Presence::Away),
+            night: !over.ends_on_arrival,
+        });
+    }
+
+    /// The numbers grow, and a disarm has a reason that the world knows of.
+    pub(super) fn witness_state(&mut self, memory: &coordinator::MemoryV1, by_person: bool, decided: bool, seen: &mut Seen) {
+        let (before, after) = (&self.disk.state, &memory.state);
+        let again = before == after;
+        let at_the_end = after.version() == (u32::MAX, u64::MAX) && after.arm_state() == ArmState::Away;
+        assert!(again || at_the_end || after.version() > before.version(), "{:?} after {:?}", after.version(), before.version());
+        let now = self.clock.now(self.time);
+        if after.arm_state() == ArmState::Disarmed && !again {
+            let until = after.until.expect("each disarm is a lease");
+            assert!(until <= now.at + LEASE + Duration::from_secs(10), "a lease of more than 12 h");
+        }
+        if before.arm_state().is_armed() && after.arm_state() == ArmState::Disarmed {
+            seen.disarms += 1;
+            assert!(decided, "a disarm without a row in the log");
+            // Whether the arming may have ended was judged above; where nobody looks, or can, who is home, what was before it comes back.
+            let came_back = self.disk.over.is_some() && self.disk.by_presence == ArmState::Disarmed.to_wire();
+            assert!(by_person || self.sighted || came_back, "nobody decided that: {before:?} → {after:?}");
+        }
+        let (version, state) = (after.version(), after.arm_state());
+        self.published.entry(version).or_default().push(after.clone());
+        let why = memory.reason.clone();
+        self.say(|| format!("published {version:?} {state:?}: {why}"));
+    }
+
+    pub(super) fn witness_camera(&mut self, n: usize, _seen: &mut Seen) {
+        let cam = &mut self.cams[n];
+        let machine = cam.machine.as_ref().unwrap();
+        let held = machine.state().map(|state| (state.version(), state.clone()));
+        let (version, before) = (held.as_ref().map(|held| held.0), cam.greatest.as_ref().map(|held| held.0));
+        assert!(held == cam.greatest || version > before, "camera {n} went from {:?} to {held:?}", cam.greatest);
+        cam.greatest = held;
+        if cam.link.is_none() && cam.lost_ends.is_none() {
+            let camera::OnLost::ArmAfter { after, .. } = cam.settings.on_coordinator_lost else { return };
+            cam.lost_ends = Some(cam.awake + after.as_millis() as u64);
+        }
+        if machine.effective() == ArmState::Disarmed {
+            let state = machine.state().expect("a disarm that nobody told");
+            let known = self.published.get(&state.version()).is_some_and(|all| all.contains(state));
+            assert!(known && state.arm_state() == ArmState::Disarmed, "a disarm that nobody published: {state:?}");
+            assert!(cam.awake < cam.disarm_ends, "camera {n} is disarmed beyond its lease: {machine:?}");
+            let lost = cam.lost_ends.is_some_and(|end| cam.awake >= end);
+            assert!(!lost, "camera {n} is disarmed and lost its coordinator long ago: {machine:?}");
+        }
+        let (disk, saved) = cam.disk.as_ref().map_or((None, 0), |(memory, state)| (state.as_ref(), memory.raised));
+        assert_eq!(disk, machine.state(), "what camera {n} obeys is on its disk");
+        assert_eq!(saved != 0, machine.raised().is_some(), "what camera {n} raised is on its disk");
+    }
+}
