@@ -202,12 +202,17 @@ impl Camera {
         }
         let lease = state.until.map_or(Duration::ZERO, |until| until.since(time).min(LEASE));
         self.memory.lease_left = if state.arm_state() == ArmState::Disarmed { millis(lease) } else { 0 };
+        let unknown = state.arm_state().to_wire() != state.state;
+        let alert = (unknown && self.state.as_ref() != Some(&state)).then(|| Effect::Alert {
+            key: "unknown-state".to_owned(),
+            text: "the coordinator named a state that this version does not know: this camera takes it for armed (away)".to_owned(),
+        });
         self.memory.held = Some(signed);
         self.memory.raised = 0;
         self.memory.lost_for = 0;
         self.state = Some(state);
         self.confirmed = self.linked;
-        (Answer::Applied, None)
+        (Answer::Applied, alert)
     }
 
     /// A state that did not come from a coordinator itself may arm, and neither lowers nor ends anything.

@@ -298,6 +298,18 @@ fn a_silent_coordinator_at_the_other_end_of_a_link_is_lost_too() {
 }
 
 #[test]
+fn a_camera_that_shall_arm_without_delay_obeys_a_coordinator_that_is_there() {
+    let mut node = Node::disarmed(OnLost::ArmAfter { after: Duration::ZERO, state: Away });
+    node.seconds(100);
+    assert_eq!(node.camera.effective(), Disarmed);
+    node.handle(Input::LinkDown);
+    assert_eq!(node.camera.effective(), Away);
+    let state = disarm(6, node.now.at, HOUR);
+    node.told(state);
+    assert_eq!(node.camera.effective(), Away, "what was said over a link that is gone");
+}
+
+#[test]
 fn short_losses_do_not_add_up_and_reboots_do() {
     let mut node = Node::disarmed(ARM);
     for _ in 0..5 {
@@ -382,6 +394,7 @@ fn a_state_that_cannot_be_read_or_is_not_known_arms() {
     assert_eq!(node.alerts.len(), 1, "told once");
     node.told(StateV1 { state: 77, ..disarm(6, node.now.at, HOUR) });
     assert_eq!(node.camera.effective(), Away, "a state of a later version");
+    assert_eq!(node.alerts[1..], ["unknown-state"]);
     node.told(StateV1 { state: 0, ..disarm(7, node.now.at, HOUR) });
     assert_eq!(node.camera.effective(), Away, "a block of zeros");
 }

@@ -306,8 +306,7 @@ impl House {
             (None, Some(epoch)) => Some((epoch, 0)),
             (None, None) => None,
         };
-        // Without a greater number nothing can be told any more but that the house is armed (equal number, other content).
-        let state = if grown.is_some() { state } else { ArmState::Away };
+        // Without a greater number only Away is left to be said: equal number and other content arm every camera.
         (next.epoch, next.rev) = grown.unwrap_or(next.version());
         if next.arm_state() != state {
             next.since = now.at;

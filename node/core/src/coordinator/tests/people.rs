@@ -151,8 +151,20 @@ fn a_clock_that_jumps_back_keeps_an_arming_and_ends_a_disarm_by_the_stopwatch() 
     house.disarm(Some(2 * HOUR));
     house.now.at.0 -= 99 * HOUR;
     house.pass(SECOND);
+    assert!(house.machine.state().until.unwrap() <= house.now.at + Duration::from_secs(2 * 3600 + 10), "nor at the cameras any longer");
     house.pass(2 * HOUR);
     assert_eq!(house.state(), Away);
+}
+
+#[test]
+fn a_clock_that_jumps_ahead_makes_no_disarm_longer_than_the_person_said() {
+    let mut house = House::new();
+    house.seconds(80);
+    house.disarm(Some(2 * HOUR));
+    let until = house.machine.state().until;
+    house.now.at.0 += HOUR;
+    house.pass(SECOND);
+    assert_eq!((house.state(), house.machine.state().until), (Disarmed, until));
 }
 
 #[test]
