@@ -1,0 +1,112 @@
+//! The root key off the box: encrypted with a passphrase into a text file that can also be printed, and back.
+
+use std::fs;
+use std::num::NonZeroU32;
+use std::path::Path;
+
+use data_encoding::BASE64;
+use ring::{aead, pbkdf2};
+use zeroize::Zeroizing;
+
+use crate::{Authority, NodeKey, PkiError, chain, files, random};
+
+/// Shortest passphrase, in characters: the file may lie in a drawer for years.
+pub const PASSPHRASE_MIN: usize = 10;
+/// OWASP's figure for PBKDF2-HMAC-SHA256 (2023).
+const ROUNDS: u32 = 600_000;
+/// A file that asks for more is damaged or means harm.
+const MAX_ROUNDS: u32 = 10_000_000;
+const TITLE: &str = "DMS3 root key, version 1, house ";
+/// Rounds, salt, nonce.
+const HEADER: usize = 4 + 16 + 12;
+
+impl Authority {
+    /// Encrypts the root key into the new file `to`, reads it back, and only if that yields the same key removes it from this machine.
+    pub fn export_root(&self, to: &Path, passphrase: &str) -> Result<(), PkiError> {
+        if passphrase.chars().count() < PASSPHRASE_MIN {
+            return Err(PkiError::PassphraseShort(PASSPHRASE_MIN));
+        }
+        let key = self.root_key()?;
+        files::write_new(to, seal(&self.title(), key.pkcs8(), passphrase)?.as_bytes(), files::PRIVATE)?;
+        if self.read_export(to, passphrase)?.public() != key.public() {
+            return Err(PkiError::NotAnExport { path: to.to_owned(), why: "it was not written as it should be" });
+        }
+        let path = self.root_key_path();
+        fs::remove_file(&path).map_err(PkiError::file("remove", &path))?;
+        files::sync_parent(&path)
+    }
+
+    /// Brings the root key back from such a file.
+    pub fn import_root(&self, from: &Path, passphrase: &str) -> Result<(), PkiError> {
+        self.read_export(from, passphrase)?.save_new(&self.root_key_path())
+    }
+
+    fn read_export(&self, path: &Path, passphrase: &str) -> Result<NodeKey, PkiError> {
+        let not = |why| PkiError::NotAnExport { path: path.to_owned(), why };
+        let bytes = fs::read(path).map_err(PkiError::file("read", path))?;
+        let text = String::from_utf8(bytes).map_err(|_| not("it is no text"))?;
+        let (title, body) = text.split_once('\n').ok_or_else(|| not("it has no title line"))?;
+        if !title.starts_with(TITLE) {
+            return Err(not("its first line is not that of an export"));
+        }
+        if title.trim_end() != self.title() {
+            return Err(PkiError::ForeignRoot);
+        }
+        let body: String = body.split_whitespace().collect();
+        let body = BASE64.decode(body.as_bytes()).map_err(|_| not("it has a typing error"))?;
+        let pkcs8 = unseal(title.trim_end(), &body, passphrase).map_err(|error| match error {
+            Unsealed::Short => not("it is cut short or damaged"),
+            Unsealed::Wrong => PkiError::WrongPassphrase,
+        })?;
+        let key = NodeKey::from_pkcs8(&pkcs8).ok_or_else(|| not("it holds no key"))?;
+        if key.public() != chain::ed25519_key(self.root_der())? {
+            return Err(PkiError::ForeignRoot);
+        }
+        Ok(key)
+    }
+
+    fn title(&self) -> String {
+        format!("{TITLE}{}", self.mesh())
+    }
+}
+
+enum Unsealed {
+    Short,
+    Wrong,
+}
+
+fn seal(title: &str, secret: &[u8], passphrase: &str) -> Result<String, PkiError> {
+    let (salt, nonce) = (random::<16>()?, random::<12>()?);
+    let mut sealed = Zeroizing::new(secret.to_vec());
+    aead_key(passphrase, &salt, ROUNDS)
+        .and_then(|key| key.seal_in_place_append_tag(aead::Nonce::assume_unique_for_key(nonce), aead::Aad::from(title), &mut *sealed).ok())
+        .ok_or(PkiError::NoRandom)?;
+    let body = BASE64.encode(&[ROUNDS.to_be_bytes().as_slice(), &salt, &nonce, &sealed].concat());
+    let lines = body.as_bytes().chunks(64).map(String::from_utf8_lossy).collect::<Vec<_>>();
+    Ok(format!("{title}\n{}\n", lines.join("\n")))
+}
+
+fn unseal(title: &str, body: &[u8], passphrase: &str) -> Result<Zeroizing<Vec<u8>>, Unsealed> {
+    let (header, sealed) = body.split_first_chunk::<HEADER>().ok_or(Unsealed::Short)?;
+    let (rounds, rest) = header.split_first_chunk::<4>().ok_or(Unsealed::Short)?;
+    let (salt, nonce) = rest.split_first_chunk::<16>().ok_or(Unsealed::Short)?;
+    let nonce: [u8; 12] = nonce.try_into().map_err(|_| Unsealed::Short)?;
+    let rounds = u32::from_be_bytes(*rounds);
+    if rounds > MAX_ROUNDS {
+        return Err(Unsealed::Short);
+    }
+    let key = aead_key(passphrase, salt, rounds).ok_or(Unsealed::Short)?;
+    let mut secret = Zeroizing::new(sealed.to_vec());
+    let length = key
+        .open_in_place(aead::Nonce::assume_unique_for_key(nonce), aead::Aad::from(title), &mut secret)
+        .map_err(|_| Unsealed::Wrong)?
+        .len();
+    secret.truncate(length);
+    Ok(secret)
+}
+
+fn aead_key(passphrase: &str, salt: &[u8; 16], rounds: u32) -> Option<aead::LessSafeKey> {
+    let mut key = Zeroizing::new([0; 32]);
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, NonZeroU32::new(rounds)?, salt, passphrase.as_bytes(), key.as_mut());
+    Some(aead::LessSafeKey::new(aead::UnboundKey::new(&aead::CHACHA20_POLY1305, key.as_ref()).ok()?))
+}

@@ -1,0 +1,35 @@
+//! What a failed handshake means, in words for the person who reads the log.
+
+/// Which side ended the handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusedBy {
+    /// We refused what the other side presented.
+    Us,
+    /// The other side refused what we presented.
+    Peer,
+}
+
+/// What a TLS alert (RFC 8446, section 6.2) means here, and what to do. In QUIC it is the low byte of a crypto error code.
+pub fn alert_words(alert: u8, by: RefusedBy) -> &'static str {
+    match (by, alert) {
+        (_, 120) => "the other side speaks another protocol or version: update the older of the two",
+        (_, 116) => "a certificate is demanded on this port and none was presented",
+        (_, 70) => "the other side does not speak TLS 1.3",
+        (RefusedBy::Peer, 42) => "our certificate does not carry the names of our key in that house: pair this node again",
+        (RefusedBy::Peer, 43) => "our certificate is not for this use: a camera's certificate cannot act as a coordinator",
+        (RefusedBy::Peer, 44) => "this node was revoked by a person: pair it anew if that was a mistake",
+        (RefusedBy::Peer, 45) => "our certificate is expired for too long to be renewed: pair this node again",
+        (RefusedBy::Peer, 48 | 51) => "the other side is of another house, or ours was founded anew: pair this node again",
+        (RefusedBy::Peer, 49) => "this node is not enrolled there: pair it again, or look at `dms3-node nodes` on the coordinator",
+        (RefusedBy::Us, 42) => "the certificate presented does not carry the names of a coordinator of our house",
+        (RefusedBy::Us, 43) => "the certificate presented is not for this use: it is no coordinator",
+        (RefusedBy::Us, 44) => "the node was revoked",
+        (RefusedBy::Us, 45) => "the certificate presented is expired: is the clock of both machines right?",
+        (RefusedBy::Us, 48 | 51) => "the one that answered is of another house (a rogue, or a neighbour's)",
+        (RefusedBy::Us, 49) => "the one that answered is not named by our root as a coordinator, or is not enrolled",
+        (RefusedBy::Us, 46) => "the certificate presented breaks the rules of our house",
+        (RefusedBy::Peer, 46) => "our certificate breaks the rules of that house: pair this node again",
+        (RefusedBy::Us, _) => "the handshake failed on our side",
+        (RefusedBy::Peer, _) => "the other side ended the handshake",
+    }
+}
