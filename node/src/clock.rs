@@ -1,1 +1,131 @@
-//! To come.
+//! The one reader of time. Trusted time is never before its floor; the floor is kept on disk, so that a reboot does not forget it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use dms3_core::time::{Mono, Now, Timestamp};
+use dms3_pki::TrustedTime;
+use dms3_pki::files::write_atomic;
+use nix::time::{ClockId, clock_gettime};
+use rustls::pki_types::UnixTime;
+use tokio_util::sync::CancellationToken;
+
+/// How often the floor is written: what a node without a battery clock may lose at a power cut.
+const SAVE_EVERY: Duration = Duration::from_secs(3600);
+const FILE: &str = "clock";
+
+/// When this binary was built: the first floor.
+pub fn build_time() -> Timestamp {
+    Timestamp::from_secs(env!("DMS3_BUILD_UNIX").parse().unwrap_or(0))
+}
+
+/// Cheap to clone; all clones are one clock.
+#[derive(Debug, Clone)]
+pub struct Clock {
+    time: Arc<Mutex<TrustedTime>>,
+    file: Option<PathBuf>,
+}
+
+impl Clock {
+    /// With the floor that `state_dir` remembers. A file that cannot be read as a time is told and counts as absent: the build time
+    /// still is a floor.
+    pub fn open(state_dir: &Path) -> Self {
+        let file = state_dir.join(FILE);
+        let kept = match std::fs::read_to_string(&file) {
+            Ok(text) => text.trim().parse().map(Timestamp::from_secs).map_err(|error| error.to_string()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Timestamp(0)),
+            Err(error) => Err(error.to_string()),
+        };
+        let kept = kept.unwrap_or_else(|error| {
+            tracing::warn!("{} does not hold a time ({error}); starting from the time this program was built", file.display());
+            Timestamp(0)
+        });
+        Self { time: Arc::new(Mutex::new(TrustedTime::new(kept.max(build_time()), mono()))), file: Some(file) }
+    }
+
+    /// Without a state directory: for commands that need no node.
+    pub fn unkept() -> Self {
+        Self { time: Arc::new(Mutex::new(TrustedTime::new(build_time(), mono()))), file: None }
+    }
+
+    pub fn now(&self) -> Now {
+        let mono = mono();
+        let (at, trusted, _ahead) = self.lock().now(wall(), mono);
+        Now { at, mono, trusted }
+    }
+
+    /// Whether the machine's clock is so far ahead that it is not believed.
+    pub fn is_ahead(&self) -> bool {
+        self.lock().now(wall(), mono()).2
+    }
+
+    /// What an authenticated coordinator or a token said: trusted time is not before this.
+    pub fn raise(&self, to: Timestamp) {
+        self.lock().raise(to, mono());
+    }
+
+    /// Writes the floor now.
+    pub fn save(&self) -> Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let floor = self.lock().floor(mono());
+        write_atomic(file, floor.as_secs().to_string().as_bytes(), 0o600).with_context(|| format!("cannot keep the time in {}", file.display()))
+    }
+
+    /// Writes the floor every hour and at the end. Not vital: the node goes on without.
+    pub async fn keep(self, stop: CancellationToken) -> Result<()> {
+        loop {
+            self.save()?;
+            tokio::select! {
+                () = stop.cancelled() => return self.save(),
+                () = tokio::time::sleep(SAVE_EVERY) => {}
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, TrustedTime> {
+        self.time.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl rustls::time_provider::TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_millis(self.now().at.0)))
+    }
+}
+
+/// The machine's clock, believed only within reason.
+pub fn wall() -> Timestamp {
+    #[expect(clippy::disallowed_methods, reason = "this is the one reader of time")]
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Time since boot, sleep included. The kernel never refuses it; were it to, time would stand still and nothing would expire.
+fn mono() -> Mono {
+    let since = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    Mono(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_does_not_forget_the_time_that_the_coordinator_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = Timestamp(wall().0 + 10 * 24 * 3600 * 1000);
+        let clock = Clock::open(dir.path());
+        clock.raise(told);
+        clock.save().unwrap();
+        assert!(Clock::open(dir.path()).now().at.as_secs() >= told.as_secs());
+    }
+
+    #[test]
+    fn a_torn_clock_file_is_not_a_reason_to_go_before_the_build() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("clock"), b"\xff\x00").unwrap();
+        assert!(Clock::open(dir.path()).now().at >= build_time());
+    }
+}
