@@ -70,7 +70,8 @@ impl Clock {
     pub fn save(&self) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let floor = self.lock().floor(mono());
-        write_atomic(file, floor.as_secs().to_string().as_bytes(), 0o600).with_context(|| format!("cannot keep the time in {}", file.display()))
+        write_atomic(file, floor.as_secs().to_string().as_bytes(), 0o600)
+            .with_context(|| format!("cannot keep the time in {}", file.display()))
     }
 
     /// Writes the floor every hour and at the end. Not vital: the node goes on without.

@@ -169,6 +169,11 @@ impl Authority {
     }
 }
 
+/// The node that asks, once its request is proven to be signed by its own key.
+pub fn node_of_request(csr: &[u8]) -> Result<NodeId, PkiError> {
+    read_request(csr).map(|public| node_id_of_public(&public))
+}
+
 /// The raw key of a certificate request that is whole, short, and signed by that key (proof that the asker holds it).
 fn read_request(csr: &[u8]) -> Result<[u8; 32], PkiError> {
     if csr.len() > REQUEST_LIMIT {

@@ -18,7 +18,7 @@ mod token;
 mod trusted_time;
 
 pub use admission::{Admission, Admit};
-pub use authority::{AUTHORITY_DIR, Authority};
+pub use authority::{AUTHORITY_DIR, Authority, node_of_request};
 pub use bundle::{TrustBundle, TrustedRoot};
 pub use chain::{DRAWER, Refusal};
 pub use error::PkiError;
