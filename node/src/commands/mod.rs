@@ -1,1 +1,5 @@
 //! To come.
+
+pub mod duration;
+pub mod enroll;
+pub mod token;

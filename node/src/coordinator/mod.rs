@@ -1,3 +1,4 @@
 //! To come.
 
+pub mod enrollment;
 pub mod roster;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use anyhow::{bail, ensure};
 use dms3_core::id::NodeId;
-use dms3_core::roster::{NodeRole, NodeStatus, RosterRow};
+use dms3_core::roster::{NodeStatus, RosterRow};
+use dms3_pki::{Admission, Admit};
 use tokio::sync::watch;
 
 use crate::store::Store;
@@ -48,15 +49,6 @@ impl Roster {
         self.rows.subscribe()
     }
 
-    /// The role of an active node; `Err(true)`: revoked, `Err(false)`: not here.
-    pub fn standing(&self, node: &NodeId) -> Result<NodeRole, bool> {
-        match self.rows.borrow().iter().find(|row| row.node == *node) {
-            Some(row) if row.status == NodeStatus::Active => Ok(row.role),
-            Some(_) => Err(true),
-            None => Err(false),
-        }
-    }
-
     /// The node that a person means: by name (active nodes first), by id, or by the first characters of an id (at least 4) if only one fits.
     pub fn find(&self, text: &str) -> anyhow::Result<RosterRow> {
         let wanted = text.trim().to_lowercase();
@@ -75,9 +67,20 @@ impl Roster {
     }
 }
 
+impl Admit for Roster {
+    fn admit(&self, node: &NodeId) -> Admission {
+        match self.rows.borrow().iter().find(|row| row.node == *node) {
+            Some(row) if row.status == NodeStatus::Active => Admission::Active(row.role),
+            Some(_) => Admission::Revoked,
+            None => Admission::Unknown,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dms3_core::roster::NodeRole;
     use dms3_core::time::Timestamp;
 
     fn row(byte: u8, name: &str, status: NodeStatus) -> RosterRow {
@@ -95,9 +98,9 @@ mod tests {
     #[test]
     fn only_an_active_row_stands_for_a_node() {
         let roster = Roster::new(vec![row(1, "porch", NodeStatus::Active), row(2, "shed", NodeStatus::Revoked)]);
-        assert_eq!(roster.standing(&NodeId([1; 32])), Ok(NodeRole::Camera));
-        assert_eq!(roster.standing(&NodeId([2; 32])), Err(true));
-        assert_eq!(roster.standing(&NodeId([3; 32])), Err(false));
+        assert_eq!(roster.admit(&NodeId([1; 32])), Admission::Active(NodeRole::Camera));
+        assert_eq!(roster.admit(&NodeId([2; 32])), Admission::Revoked);
+        assert_eq!(roster.admit(&NodeId([3; 32])), Admission::Unknown);
     }
 
     #[test]

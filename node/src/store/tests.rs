@@ -264,6 +264,11 @@ async fn a_missing_emptied_foreign_or_damaged_store_is_refused_and_left_alone() 
     for byte in torn.iter_mut().skip(4096).take(8192) {
         *byte = 0xa5;
     }
+    // A page of rows alone, which nobody reads at the start.
+    let mut last = good.clone();
+    for byte in last.iter_mut().rev().take(4096) {
+        *byte = 0xa5;
+    }
     let mut foreign = good.clone();
     foreign[68..72].fill(0);
     let short = good[..good.len() / 2].to_vec();
@@ -272,6 +277,7 @@ async fn a_missing_emptied_foreign_or_damaged_store_is_refused_and_left_alone() 
         ("zeros", vec![0; 8192]),
         ("text", b"hello".repeat(2000)),
         ("torn", torn),
+        ("last page", last),
         ("foreign", foreign),
         ("short", short),
     ] {

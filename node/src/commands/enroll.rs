@@ -1,0 +1,299 @@
+//! `enroll`: makes this machine a camera of the house that a token names.
+
+use std::fs;
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use dms3_pki::{Identity, TokenWord, root_pin_of};
+use nix::unistd::{Gid, Uid, fchown, geteuid, setegid, seteuid};
+use tokio::sync::mpsc;
+
+use crate::camera::enrollment::{Enrolled, Enrollment, enrol};
+use crate::clock::Clock;
+use crate::commands::duration::parse_duration;
+use crate::store::STORE_FILE;
+
+#[cfg(test)]
+mod tests;
+
+/// UDP port of enrollment where nothing else is said.
+const ENROLL_PORT: u16 = 47101;
+/// Where a token may lie that was put onto an SD card.
+const BOOT_TOKENS: [&str; 2] = ["/boot/firmware/dms3-token.txt", "/boot/dms3-token.txt"];
+/// No token word is longer.
+const WORD_LIMIT: u64 = 4096;
+/// All that a camera needs in its config.
+const CAMERA_CONFIG: &str =
+    "# Written by `dms3-node enroll`. Every key and its default: the example camera.toml that comes with dms3-node.\nrole = \"camera\"\n";
+
+#[derive(Debug, clap::Args)]
+pub struct EnrollArgs {
+    /// The token, or "-" to read it from standard input. Without it: dms3-token.txt on the boot partition, else you are asked for it.
+    /// Arguments are visible to every program of this machine: give only single-use tokens like this
+    pub token: Option<String>,
+    /// Read the token from this file
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
+    /// Where the coordinator is, for networks without mDNS
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub coordinator: Option<String>,
+    /// How long to look for the coordinator and wait for its answer
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// Pair again although this machine is enrolled: in the same house, or in another one
+    #[arg(long)]
+    pub again: bool,
+}
+
+/// What the command needs to know of this machine.
+#[derive(Debug)]
+pub struct Machine {
+    /// Written if it is missing.
+    pub config: PathBuf,
+    pub state_dir: PathBuf,
+    /// The config's role.
+    pub is_coordinator: bool,
+    /// What `discovery` hears; `None`: mDNS is switched off.
+    pub heard: Option<mpsc::Receiver<SocketAddr>>,
+}
+
+pub async fn run(args: EnrollArgs, machine: Machine) -> anyhow::Result<()> {
+    ensure!(
+        !machine.is_coordinator && !machine.state_dir.join(STORE_FILE).exists(),
+        "this is the coordinator of a house ({}): cameras enrol, it does not. For a camera on the same machine give it its own config: \
+         `dms3-node enroll --config FILE`",
+        machine.state_dir.display()
+    );
+    let given = read_token(&args, &BOOT_TOKENS.map(PathBuf::from))?;
+    let token = TokenWord::parse(&given.word)?;
+    make_state_dir(&machine.state_dir)?;
+
+    let outcome = {
+        let _owner = AsOwner::of(&machine.state_dir)?;
+        match already(&machine.state_dir, &token, args.again)? {
+            Some(words) => words,
+            None => {
+                let enrolled = find_and_enrol(&args, &machine.state_dir, token, machine.heard).await?;
+                tell(&enrolled)
+            }
+        }
+    };
+    if write_config(&machine.config, &machine.state_dir)? {
+        println!("Wrote {}.", machine.config.display());
+    }
+    if let Some(file) = &given.wipe {
+        wipe(file)?;
+        println!("Wiped {}.", file.display());
+    }
+    println!("{outcome}");
+    Ok(())
+}
+
+/// What to say of a machine that has an identity and is to keep it.
+fn already(state_dir: &Path, token: &TokenWord, again: bool) -> anyhow::Result<Option<String>> {
+    let Some(identity) = Identity::load(state_dir)? else { return Ok(None) };
+    let same_house = root_pin_of(identity.bundle().root_der())? == token.root_pin;
+    match (same_house, again) {
+        (_, true) => Ok(None),
+        (true, false) => Ok(Some(format!(
+            "This machine is a camera of this house already (node {}). Nothing was changed; `--again` pairs it anew.",
+            identity.node().short()
+        ))),
+        (false, false) => bail!(
+            "this machine is a camera of another house ({}). Nothing was changed; `--again` moves it to the house of this token",
+            identity.mesh()
+        ),
+    }
+}
+
+async fn find_and_enrol(
+    args: &EnrollArgs,
+    state_dir: &Path,
+    token: TokenWord,
+    heard: Option<mpsc::Receiver<SocketAddr>>,
+) -> anyhow::Result<Enrolled> {
+    let mut named = token.hints.clone();
+    if let Some(coordinator) = &args.coordinator {
+        named.splice(0..0, resolve(coordinator).await?);
+    }
+    let (send, candidates) = mpsc::channel(16);
+    let hear = async move {
+        for address in named {
+            let _ = send.send(address).await;
+        }
+        if let Some(mut heard) = heard {
+            while let Some(address) = heard.recv().await {
+                let _ = send.send(address).await;
+            }
+        }
+        drop(send);
+        std::future::pending::<()>().await;
+    };
+    println!("Looking for the coordinator of this token…");
+    let request = Enrollment {
+        token,
+        state_dir: state_dir.to_owned(),
+        hostname: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default(),
+        source: None,
+        clock: Clock::open(state_dir),
+        timeout: args.timeout,
+    };
+    tokio::select! {
+        enrolled = enrol(request, candidates) => enrolled,
+        () = hear => bail!("nothing is heard any more"),
+    }
+}
+
+fn tell(enrolled: &Enrolled) -> String {
+    format!(
+        "This machine is now the camera {:?} (node {}) of house {}.\nIt is ready once its service runs: sudo systemctl enable --now dms3-camera",
+        enrolled.name,
+        enrolled.identity.node().short(),
+        enrolled.mesh
+    )
+}
+
+/// A token's text and the file to wipe once it was used.
+struct Given {
+    word: String,
+    wipe: Option<PathBuf>,
+}
+
+fn read_token(args: &EnrollArgs, boot: &[PathBuf]) -> anyhow::Result<Given> {
+    let plain = |word| Ok(Given { word, wipe: None });
+    match (args.token.as_deref(), &args.token_file) {
+        (Some("-"), _) => return plain(read_stdin()?),
+        (Some(word), _) => {
+            // The word does not say how many uses it has, so this cannot be refused here.
+            eprintln!("Note: every program on this machine can read arguments. Never give a token with more than one use like this.");
+            return plain(word.to_owned());
+        }
+        (None, Some(file)) => return plain(read_file(file)?),
+        (None, None) => {}
+    }
+    if let Some(file) = boot.iter().find(|file| file.exists()) {
+        println!("Using the token in {}.", file.display());
+        return Ok(Given { word: read_file(file)?, wipe: Some(file.clone()) });
+    }
+    if !std::io::stdin().is_terminal() {
+        return plain(read_stdin()?);
+    }
+    // Without an echo where the terminal can do that: the word opens the house's door for an hour.
+    let word = rpassword::prompt_password("Token (it is not shown): ").or_else(|_| {
+        print!("Token: ");
+        std::io::stdout().flush()?;
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map(|_| line)
+    });
+    plain(word.context("cannot read the token from the terminal")?)
+}
+
+fn read_stdin() -> anyhow::Result<String> {
+    let mut word = String::new();
+    std::io::stdin().take(WORD_LIMIT).read_to_string(&mut word).context("cannot read the token from standard input")?;
+    Ok(word)
+}
+
+/// Editors of other systems put a byte order mark before the word.
+fn read_file(file: &Path) -> anyhow::Result<String> {
+    let mut word = String::new();
+    fs::File::open(file)
+        .and_then(|open| open.take(WORD_LIMIT).read_to_string(&mut word))
+        .with_context(|| format!("cannot read the token from {}", file.display()))?;
+    Ok(word.trim_start_matches('\u{feff}').to_owned())
+}
+
+/// Overwritten, then removed: an SD card goes from hand to hand.
+fn wipe(file: &Path) -> anyhow::Result<()> {
+    let wiped = || -> std::io::Result<()> {
+        let length = usize::try_from(fs::metadata(file)?.len().min(WORD_LIMIT)).unwrap_or(0);
+        let mut open = fs::OpenOptions::new().write(true).open(file)?;
+        open.write_all(&vec![b'0'; length])?;
+        open.sync_all()?;
+        fs::remove_file(file)
+    };
+    wiped().with_context(|| format!("cannot wipe {}: remove it yourself, it holds the token", file.display()))
+}
+
+/// `HOST`, `HOST:PORT`, `1.2.3.4`, `fd00::1`, `[fd00::1]:47101`.
+async fn resolve(coordinator: &str) -> anyhow::Result<Vec<SocketAddr>> {
+    if let Ok(address) = coordinator.parse::<SocketAddr>() {
+        return Ok(vec![address]);
+    }
+    if let Ok(ip) = coordinator.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, ENROLL_PORT)]);
+    }
+    let (host, port) = match coordinator.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().with_context(|| format!("\"{port}\" in --coordinator {coordinator} is no port"))?),
+        None => (coordinator, ENROLL_PORT),
+    };
+    let found: Vec<SocketAddr> = tokio::net::lookup_host((host, port))
+        .await
+        .with_context(|| format!("cannot find the address of {host}: give the coordinator's IP address instead"))?
+        .collect();
+    ensure!(!found.is_empty(), "{host} has no address: give the coordinator's IP address instead");
+    Ok(found)
+}
+
+fn make_state_dir(dir: &Path) -> anyhow::Result<()> {
+    if !dir.exists() {
+        dms3_pki::files::create_dir_private(dir).context("if this is not your own directory, run it with sudo")?;
+    }
+    Ok(())
+}
+
+/// While it lives, root writes as the owner of the state directory, so that the service can read what it needs.
+struct AsOwner {
+    back: Option<(Uid, Gid)>,
+}
+
+impl AsOwner {
+    fn of(dir: &Path) -> anyhow::Result<Self> {
+        let owner = fs::metadata(dir).with_context(|| format!("cannot look at {}", dir.display()))?;
+        let me = geteuid();
+        if owner.uid() == me.as_raw() {
+            return Ok(Self { back: None });
+        }
+        ensure!(me.is_root(), "{} belongs to another user: run this with sudo", dir.display());
+        let back = Some((me, nix::unistd::getegid()));
+        setegid(Gid::from_raw(owner.gid())).context("cannot take the group of the state directory")?;
+        seteuid(Uid::from_raw(owner.uid())).context("cannot write as the owner of the state directory")?;
+        Ok(Self { back })
+    }
+}
+
+impl Drop for AsOwner {
+    fn drop(&mut self) {
+        if let Some((uid, gid)) = self.back.take() {
+            let _ = seteuid(uid);
+            let _ = setegid(gid);
+        }
+    }
+}
+
+/// A camera's config if there is none; readable by the group of the state directory, which is the service's. True if it was written.
+fn write_config(config: &Path, state_dir: &Path) -> anyhow::Result<bool> {
+    let failed = || format!("cannot write {}", config.display());
+    if let Some(parent) = config.parent() {
+        fs::create_dir_all(parent).with_context(failed)?;
+    }
+    let mut file = match fs::OpenOptions::new().write(true).create_new(true).mode(0o640).open(config) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(false),
+        Err(error) => return Err(error).with_context(failed),
+    };
+    let mut text = CAMERA_CONFIG.to_owned();
+    if state_dir != Path::new("/var/lib/dms3") {
+        text.push_str(&format!("state_dir = {:?}\n", state_dir.display().to_string()));
+    }
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).with_context(failed)?;
+    if geteuid().is_root() {
+        let group = fs::metadata(state_dir).with_context(failed)?.gid();
+        fchown(&file, None, Some(Gid::from_raw(group))).with_context(failed)?;
+    }
+    Ok(true)
+}

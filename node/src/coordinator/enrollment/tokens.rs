@@ -1,0 +1,157 @@
+//! Tokens as a person at the coordinator handles them: made, listed, cancelled.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{bail, ensure};
+use dms3_core::enrollment::{DEFAULT_TTL, TTL, TokenRow, USES};
+use dms3_core::id::TokenId;
+use dms3_core::roster::check_name;
+use dms3_core::time::{Now, Timestamp};
+use dms3_pki::{Authority, Secret, TokenWord, token_key};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::coordinator::roster::Roster;
+use crate::store::Store;
+
+/// What a person asks for with `token new`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    #[serde(default)]
+    pub name: Option<String>,
+    #[serde(default)]
+    pub ttl_secs: Option<u64>,
+    #[serde(default)]
+    pub uses: Option<u32>,
+    /// Where the enrollment port is, for networks without mDNS.
+    #[serde(default)]
+    pub hints: Vec<SocketAddr>,
+}
+
+/// A token as it is shown. The word is never part of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenView {
+    pub id: String,
+    pub name: Option<String>,
+    pub issued_at: Timestamp,
+    pub expires_at: Timestamp,
+    pub uses: u32,
+    /// Names of the nodes that used it.
+    pub used_by: Vec<String>,
+    /// "live", "used", "expired", "cancelled", "locked"
+    pub standing: String,
+}
+
+/// The answer to `token new`. Shown once: nobody, not even the store, has the word afterwards.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct NewToken {
+    pub word: String,
+    pub token: TokenView,
+}
+
+impl std::fmt::Debug for NewToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewToken").field("token", &self.token).finish_non_exhaustive()
+    }
+}
+
+/// The coordinator's tokens. Clones share them; the enrollment service wakes at each change.
+#[derive(Debug, Clone)]
+pub struct Tokens {
+    store: Store,
+    authority: Arc<Authority>,
+    roster: Roster,
+    changed: Arc<Notify>,
+}
+
+impl Tokens {
+    pub fn new(store: Store, authority: Arc<Authority>, roster: Roster) -> Self {
+        Self { store, authority, roster, changed: Arc::new(Notify::new()) }
+    }
+
+    pub async fn make(&self, request: TokenRequest, now: Now) -> anyhow::Result<NewToken> {
+        let (word, row) = new_token(&self.authority, request, now)?;
+        self.store.insert_token(&row).await?;
+        self.wake();
+        tracing::info!("token {} made: {} use(s), until {}", row.id, row.uses, row.expires_at);
+        Ok(NewToken { word: word.encode(), token: self.view(&row, now.at) })
+    }
+
+    /// The newest first.
+    pub async fn list(&self, now: Now) -> anyhow::Result<Vec<TokenView>> {
+        Ok(self.store.tokens().await?.iter().map(|row| self.view(row, now.at)).collect())
+    }
+
+    /// By its id, or by the first characters of it if only one token fits.
+    pub async fn cancel(&self, id: &str, now: Now) -> anyhow::Result<TokenView> {
+        let wanted = id.trim().to_lowercase();
+        let rows = self.store.tokens().await?;
+        let fitting: Vec<TokenId> =
+            rows.iter().map(|row| row.id).filter(|id| !wanted.is_empty() && id.to_string().starts_with(&wanted)).collect();
+        let id = match fitting.as_slice() {
+            [one] => *one,
+            [] => bail!("there is no token {wanted:?}; see `dms3-node token list`"),
+            _ => bail!("more than one token begins with {wanted:?}: write more of it"),
+        };
+        let row = self.store.cancel_token(id, now.at).await?;
+        self.wake();
+        tracing::info!("token {id} cancelled");
+        Ok(self.view(&row, now.at))
+    }
+
+    /// Something else changed a token: a revocation cancels those that the node used.
+    pub fn wake(&self) {
+        self.changed.notify_one();
+    }
+
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn view(&self, row: &TokenRow, now: Timestamp) -> TokenView {
+        TokenView {
+            id: row.id.to_string(),
+            name: row.name.clone(),
+            issued_at: row.issued_at,
+            expires_at: row.expires_at,
+            uses: row.uses,
+            used_by: row.used_by.iter().map(|node| self.roster.row(node).map_or_else(|| node.short(), |row| row.name)).collect(),
+            standing: row.standing(now).to_owned(),
+        }
+    }
+}
+
+/// A token's word and what the coordinator keeps of it: the public half of a key that the secret yields.
+fn new_token(authority: &Authority, request: TokenRequest, now: Now) -> anyhow::Result<(TokenWord, TokenRow)> {
+    ensure!(now.trusted, "the clock of this machine is not right, and a token carries the time: set it first (see `dms3-node status`)");
+    let name = request.name.as_deref().map(check_name).transpose().map_err(anyhow::Error::msg)?;
+    let ttl = request.ttl_secs.map_or(DEFAULT_TTL, Duration::from_secs);
+    ensure!(TTL.contains(&ttl), "a token lives between 1 minute and 7 days");
+    let uses = request.uses.unwrap_or(1);
+    ensure!(USES.contains(&uses), "a token has between {} and {} uses", USES.start(), USES.end());
+    ensure!(request.hints.len() <= dms3_pki::MAX_HINTS, "a token carries at most {} hints", dms3_pki::MAX_HINTS);
+    let secret = Secret::generate()?;
+    let word = TokenWord {
+        issued_at: u32::try_from(now.at.as_secs())?,
+        id: TokenId(rand::random()),
+        root_pin: authority.root_pin()?,
+        secret: secret.clone(),
+        hints: request.hints,
+    };
+    let row = TokenRow {
+        id: word.id,
+        key: token_key(&secret)?.public(),
+        name,
+        issued_at: now.at,
+        expires_at: now.at + ttl,
+        uses,
+        used_by: Vec::new(),
+        stored_by: Vec::new(),
+        bad_signatures: 0,
+        cancelled: false,
+    };
+    Ok((word, row))
+}
