@@ -61,9 +61,20 @@ impl Clock {
         self.lock().now(wall(), mono()).2
     }
 
+    /// Whether certificates may be dated by it: near what is proven, or synchronised by NTP and within reason (design, section 3).
+    pub fn may_sign(&self) -> bool {
+        self.lock().may_sign(wall(), mono(), is_synchronised())
+    }
+
     /// What an authenticated coordinator or a token said: trusted time is not before this.
     pub fn raise(&self, to: Timestamp) {
         self.lock().raise(to, mono());
+    }
+
+    /// As if nothing later than `floor` had been proven.
+    #[cfg(test)]
+    pub(crate) fn forget(&self, floor: Timestamp) {
+        *self.lock() = TrustedTime::new(floor, mono());
     }
 
     /// Writes the floor now.
@@ -109,6 +120,15 @@ fn mono() -> Mono {
     Mono(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// Whether the kernel's clock is steered by NTP, as `adjtimex(2)` tells.
+#[allow(unsafe_code, reason = "nix has no adjtimex")]
+fn is_synchronised() -> bool {
+    let mut state = std::mem::MaybeUninit::<libc::timex>::zeroed();
+    // SAFETY: timex is plain integers, so all zeros is a value of it; with `modes` zero the kernel only fills it in.
+    let (clock, state) = unsafe { (libc::adjtimex(state.as_mut_ptr()), state.assume_init()) };
+    clock >= 0 && state.status & libc::STA_UNSYNC == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,5 +148,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("clock"), b"\xff\x00").unwrap();
         assert!(Clock::open(dir.path()).now().at >= build_time());
+    }
+
+    #[test]
+    fn a_clock_far_from_what_is_proven_dates_no_certificate() {
+        let clock = Clock::unkept();
+        assert!(clock.may_sign());
+        clock.forget(Timestamp(wall().0 - 500 * 86_400_000));
+        assert!(!clock.may_sign());
     }
 }

@@ -229,7 +229,7 @@ async fn decide(
     source: IpAddr,
 ) -> anyhow::Result<Result<GrantV1, DenyCode>> {
     let now = context.clock.now();
-    if !now.trusted {
+    if !context.clock.may_sign() {
         return Ok(Err(DenyCode::Clock));
     }
     let Some(token) = context.store.token(begin.token).await? else { return Ok(Err(DenyCode::Token)) };

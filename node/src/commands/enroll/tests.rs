@@ -10,6 +10,7 @@ use dms3_core::id::{NodeId, TokenId};
 use dms3_core::protocol::frame::Message;
 use dms3_core::protocol::message::{BeginV1, BundleV1, DenyCode, DenyV1, StoredV1};
 use dms3_core::roster::{NodeRole, NodeStatus, RosterRow};
+use dms3_core::time::Timestamp;
 use dms3_pki::{Authority, Identity, KEY_FILE, NodeKey, TokenWord, token_key};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
@@ -61,7 +62,7 @@ impl House {
         };
         store.add_node(&row).await.unwrap();
         let roster = Roster::new(store.roster().await.unwrap());
-        let tokens = Tokens::new(store.clone(), authority.clone(), roster.clone());
+        let tokens = Tokens::new(store.clone(), authority.clone(), roster.clone(), clock.clone());
         let (advertise, port) = watch::channel(None);
         let identity = watch::Sender::new(identity);
         let (alert, alerts) = mpsc::channel(8);
@@ -85,7 +86,7 @@ impl House {
 
     async fn token(&self, uses: u32) -> TokenWord {
         let request = TokenRequest { uses: Some(uses), ..TokenRequest::default() };
-        let new = self.tokens.make(request, self.clock.now()).await.unwrap();
+        let new = self.tokens.make(request).await.unwrap();
         TokenWord::parse(&new.word).unwrap()
     }
 
@@ -248,7 +249,7 @@ async fn a_node_killed_at_any_moment_can_be_paired_again() {
         let node = Identity::load(dir.path()).unwrap().unwrap().node();
         let used = house.store.token(token.id).await.unwrap().unwrap().used_by;
         assert_eq!(used, [node], "cut after {milliseconds} ms");
-        house.tokens.cancel(&token.id.to_string(), house.clock.now()).await.unwrap();
+        house.tokens.cancel(&token.id.to_string()).await.unwrap();
         house.port_closes().await;
     }
     let names: HashSet<String> = house.cameras().await.into_iter().map(|row| row.name).collect();
@@ -441,7 +442,7 @@ async fn a_cancelled_or_unknown_token_is_refused_while_another_keeps_the_port_op
     let house = House::found().await;
     let cancelled = house.token(1).await;
     let live = house.token(1).await;
-    house.tokens.cancel(&cancelled.id.to_string()[..6], house.clock.now()).await.unwrap();
+    house.tokens.cancel(&cancelled.id.to_string()[..6]).await.unwrap();
     let mut unknown = live.clone();
     unknown.id = TokenId([0; 5]);
     let address = house.address().await;
@@ -451,7 +452,7 @@ async fn a_cancelled_or_unknown_token_is_refused_while_another_keeps_the_port_op
         assert_eq!(error, DenyCode::Token.words());
         assert!(Identity::load(dir.path()).unwrap().is_none());
     }
-    house.tokens.cancel(&live.id.to_string(), house.clock.now()).await.unwrap();
+    house.tokens.cancel(&live.id.to_string()).await.unwrap();
     house.port_closes().await;
 }
 
@@ -459,7 +460,7 @@ async fn a_cancelled_or_unknown_token_is_refused_while_another_keeps_the_port_op
 async fn a_token_ends_with_its_time() {
     let house = House::found().await;
     let request = TokenRequest { ttl_secs: Some(60), ..TokenRequest::default() };
-    let new = house.tokens.make(request, house.clock.now()).await.unwrap();
+    let new = house.tokens.make(request).await.unwrap();
     let token = TokenWord::parse(&new.word).unwrap();
     let address = house.address().await;
     let mut attempt = Attempt::from(loopback(2), address, &token).await;
@@ -521,11 +522,19 @@ async fn a_coordinator_that_does_not_trust_its_clock_makes_no_token_and_signs_no
     let address = house.address().await;
     let mut attempt = Attempt::from(loopback(2), address, &token).await;
     let begin = attempt.begin(&token);
-    // It is proven to be half an hour later than the machine's clock says.
-    house.clock.raise(house.clock.now().at + Duration::from_secs(1800));
+    // The machine's clock is 500 days past all that is proven.
+    house.clock.forget(Timestamp(house.clock.now().at.0 - 500 * 86_400_000));
     assert_eq!(attempt.say(begin).await, Err(DenyCode::Clock));
-    assert!(house.tokens.make(TokenRequest::default(), house.clock.now()).await.is_err());
+    assert!(house.tokens.make(TokenRequest::default()).await.is_err());
     assert_eq!(house.cameras().await, []);
+}
+
+#[tokio::test]
+async fn a_clock_before_what_is_proven_makes_no_token() {
+    let house = House::found().await;
+    house.clock.raise(house.clock.now().at + Duration::from_secs(86_400));
+    let error = house.tokens.make(TokenRequest::default()).await.unwrap_err().to_string();
+    assert!(error.contains("clock"), "{error}");
 }
 
 #[tokio::test]
@@ -646,7 +655,7 @@ async fn a_hint_in_the_token_needs_no_discovery() {
     let house = House::found().await;
     house.token(1).await;
     let hints = vec![house.address().await];
-    let new = house.tokens.make(TokenRequest { hints, ..TokenRequest::default() }, house.clock.now()).await.unwrap();
+    let new = house.tokens.make(TokenRequest { hints, ..TokenRequest::default() }).await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     run(args(&new.word), Machine { heard: None, ..machine(dir.path(), &[]) }).await.unwrap();
     assert_eq!(house.cameras().await.len(), 1);

@@ -8,11 +8,12 @@ use anyhow::{bail, ensure};
 use dms3_core::enrollment::{DEFAULT_TTL, TTL, TokenRow, USES};
 use dms3_core::id::TokenId;
 use dms3_core::roster::check_name;
-use dms3_core::time::{Now, Timestamp};
+use dms3_core::time::Timestamp;
 use dms3_pki::{Authority, Secret, TokenWord, token_key};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use crate::clock::Clock;
 use crate::coordinator::roster::Roster;
 use crate::store::Store;
 
@@ -64,29 +65,36 @@ pub struct Tokens {
     store: Store,
     authority: Arc<Authority>,
     roster: Roster,
+    clock: Clock,
     changed: Arc<Notify>,
 }
 
 impl Tokens {
-    pub fn new(store: Store, authority: Arc<Authority>, roster: Roster) -> Self {
-        Self { store, authority, roster, changed: Arc::new(Notify::new()) }
+    pub fn new(store: Store, authority: Arc<Authority>, roster: Roster, clock: Clock) -> Self {
+        Self { store, authority, roster, clock, changed: Arc::new(Notify::new()) }
     }
 
-    pub async fn make(&self, request: TokenRequest, now: Now) -> anyhow::Result<NewToken> {
+    pub async fn make(&self, request: TokenRequest) -> anyhow::Result<NewToken> {
+        ensure!(
+            self.clock.may_sign() && self.clock.now().trusted,
+            "the clock of this machine cannot be trusted, and a token carries the time: set the clock, or wait until NTP has set it"
+        );
+        let now = self.clock.now().at;
         let (word, row) = new_token(&self.authority, request, now)?;
         self.store.insert_token(&row).await?;
         self.wake();
         tracing::info!("token {} made: {} use(s), until {}", row.id, row.uses, row.expires_at);
-        Ok(NewToken { word: word.encode(), token: self.view(&row, now.at) })
+        Ok(NewToken { word: word.encode(), token: self.view(&row, now) })
     }
 
     /// The newest first.
-    pub async fn list(&self, now: Now) -> anyhow::Result<Vec<TokenView>> {
-        Ok(self.store.tokens().await?.iter().map(|row| self.view(row, now.at)).collect())
+    pub async fn list(&self) -> anyhow::Result<Vec<TokenView>> {
+        let now = self.clock.now().at;
+        Ok(self.store.tokens().await?.iter().map(|row| self.view(row, now)).collect())
     }
 
     /// By its id, or by the first characters of it if only one token fits.
-    pub async fn cancel(&self, id: &str, now: Now) -> anyhow::Result<TokenView> {
+    pub async fn cancel(&self, id: &str) -> anyhow::Result<TokenView> {
         let wanted = id.trim().to_lowercase();
         let rows = self.store.tokens().await?;
         let fitting: Vec<TokenId> =
@@ -96,10 +104,11 @@ impl Tokens {
             [] => bail!("there is no token {wanted:?}; see `dms3-node token list`"),
             _ => bail!("more than one token begins with {wanted:?}: write more of it"),
         };
-        let row = self.store.cancel_token(id, now.at).await?;
+        let now = self.clock.now().at;
+        let row = self.store.cancel_token(id, now).await?;
         self.wake();
         tracing::info!("token {id} cancelled");
-        Ok(self.view(&row, now.at))
+        Ok(self.view(&row, now))
     }
 
     /// Something else changed a token: a revocation cancels those that the node used.
@@ -125,8 +134,7 @@ impl Tokens {
 }
 
 /// A token's word and what the coordinator keeps of it: the public half of a key that the secret yields.
-fn new_token(authority: &Authority, request: TokenRequest, now: Now) -> anyhow::Result<(TokenWord, TokenRow)> {
-    ensure!(now.trusted, "the clock of this machine is not right, and a token carries the time: set it first (see `dms3-node status`)");
+fn new_token(authority: &Authority, request: TokenRequest, now: Timestamp) -> anyhow::Result<(TokenWord, TokenRow)> {
     let name = request.name.as_deref().map(check_name).transpose().map_err(anyhow::Error::msg)?;
     let ttl = request.ttl_secs.map_or(DEFAULT_TTL, Duration::from_secs);
     ensure!(TTL.contains(&ttl), "a token lives between 1 minute and 7 days");
@@ -135,7 +143,7 @@ fn new_token(authority: &Authority, request: TokenRequest, now: Now) -> anyhow::
     ensure!(request.hints.len() <= dms3_pki::MAX_HINTS, "a token carries at most {} hints", dms3_pki::MAX_HINTS);
     let secret = Secret::generate()?;
     let word = TokenWord {
-        issued_at: u32::try_from(now.at.as_secs())?,
+        issued_at: u32::try_from(now.as_secs())?,
         id: TokenId(rand::random()),
         root_pin: authority.root_pin()?,
         secret: secret.clone(),
@@ -145,8 +153,8 @@ fn new_token(authority: &Authority, request: TokenRequest, now: Now) -> anyhow::
         id: word.id,
         key: token_key(&secret)?.public(),
         name,
-        issued_at: now.at,
-        expires_at: now.at + ttl,
+        issued_at: now,
+        expires_at: now + ttl,
         uses,
         used_by: Vec::new(),
         stored_by: Vec::new(),
