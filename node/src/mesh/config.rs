@@ -1,0 +1,143 @@
+//! `[mesh]` of dms3.toml.
+
+use std::net::{Ipv6Addr, SocketAddr};
+
+use serde::Deserialize;
+
+/// UDP port of the mesh where nothing else is said.
+pub const MESH_PORT: u16 = 47100;
+/// UDP port of multicast DNS (RFC 6762).
+pub const MDNS_PORT: u16 = 5353;
+
+/// How this node reaches others and is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MeshConfig {
+    /// Address and UDP port on which a coordinator listens. `[::]` means every address of the machine, IPv4 and IPv6. A camera only dials:
+    /// it uses the address and a port of the system's choice.
+    pub listen: SocketAddr,
+    /// Where coordinators may be, for networks without mDNS: "house.example", "192.168.1.2", "[fd00::2]:47100". Tried before what mDNS
+    /// hears. Who they are only their certificates say.
+    pub peers: Vec<String>,
+    /// "on"; "off": neither advertised nor browsed; "loopback": within this machine only.
+    pub mdns: MdnsMode,
+    /// UDP port of mDNS. Another one than 5353 is a discovery of its own, apart from everything else on the network.
+    pub mdns_port: u16,
+    pub limits: Limits,
+}
+
+impl Default for MeshConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, MESH_PORT)),
+            peers: Vec::new(),
+            mdns: MdnsMode::On,
+            mdns_port: MDNS_PORT,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl MeshConfig {
+    /// What serde cannot see: (key, what is wrong and what is allowed).
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        for peer in &self.peers {
+            super::dial::check_peer(peer).map_err(|why| ("mesh.peers", why))?;
+        }
+        if self.mdns_port == 0 {
+            return Err(("mesh.mdns_port", "a port is 1 to 65535".to_owned()));
+        }
+        let limits = &self.limits;
+        for (key, value) in [
+            ("mesh.limits.handshakes", limits.handshakes),
+            ("mesh.limits.handshakes_per_address", limits.handshakes_per_address),
+            ("mesh.limits.failures_per_address", limits.failures_per_address),
+        ] {
+            if !(1..=100_000).contains(&value) {
+                return Err((key, format!("it is {value}; 1 to 100000 is allowed")));
+            }
+        }
+        if limits.reserve >= limits.handshakes {
+            return Err((
+                "mesh.limits.reserve",
+                format!("it is {}; it must be less than mesh.limits.handshakes ({})", limits.reserve, limits.handshakes),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Discovery by multicast DNS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MdnsMode {
+    #[default]
+    On,
+    Off,
+    Loopback,
+}
+
+/// What strangers may take of us before they have proved who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// New handshakes at once, of all addresses together.
+    pub handshakes: u32,
+    /// How many of those are kept for addresses from which an active node came lately.
+    pub reserve: u32,
+    /// New handshakes at once from one address (of IPv6 networks other than ours: from one /64).
+    pub handshakes_per_address: u32,
+    /// Handshakes from one address that may fail within ten seconds.
+    pub failures_per_address: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { handshakes: 64, reserve: 32, handshakes_per_address: 4, failures_per_address: 10 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_section_is_the_default_and_every_key_can_be_set() {
+        assert_eq!(toml::from_str::<MeshConfig>("").unwrap(), MeshConfig::default());
+        let config: MeshConfig = toml::from_str(
+            r#"
+            listen = "192.168.1.2:47200"
+            peers = ["house.example", "[fd00::2]:47100"]
+            mdns = "loopback"
+            mdns_port = 5454
+            [limits]
+            handshakes = 10
+            reserve = 5
+            handshakes_per_address = 2
+            failures_per_address = 3
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.limits, Limits { handshakes: 10, reserve: 5, handshakes_per_address: 2, failures_per_address: 3 });
+        assert_eq!(config.mdns, MdnsMode::Loopback);
+        assert_eq!(config.check(), Ok(()));
+    }
+
+    #[test]
+    fn impossible_values_are_refused_with_their_key() {
+        for wrong in ["lisen = \"[::]:1\"", "mdns = \"maybe\"", "mdns_port = 70000", "listen = \"here\"", "[limits]\nmagic = 1"] {
+            assert!(toml::from_str::<MeshConfig>(wrong).is_err(), "{wrong}");
+        }
+        for (wrong, key) in [
+            ("peers = [\"\"]", "mesh.peers"),
+            ("peers = [\"a b\"]", "mesh.peers"),
+            ("peers = [\"house:99999\"]", "mesh.peers"),
+            ("mdns_port = 0", "mesh.mdns_port"),
+            ("[limits]\nhandshakes = 0", "mesh.limits.handshakes"),
+            ("[limits]\nreserve = 64", "mesh.limits.reserve"),
+        ] {
+            let config: MeshConfig = toml::from_str(wrong).unwrap();
+            assert_eq!(config.check().unwrap_err().0, key, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! Multicast DNS: coordinators say where they are, cameras listen. A record is a hint: who somebody is only a certificate says.
+
+mod table;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use dms3_core::id::{BootId, MeshId, NodeId};
+use mdns_sd::{IfKind, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::config::{MdnsMode, MeshConfig};
+use table::Table;
+
+const SERVICE: &str = "_dms3._udp.local.";
+/// How long a good-bye may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Characters of [`NodeId::short`].
+const SHORT: usize = 8;
+
+/// What one record says of one address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Of the mesh port.
+    pub address: SocketAddr,
+    pub mesh: MeshId,
+    /// [`NodeId::short`] of the coordinator that it claims to be.
+    pub node: String,
+    /// Changes with every start of that coordinator.
+    pub boot: BootId,
+    /// The enrollment port, while it is open.
+    pub enroll: Option<u16>,
+}
+
+/// What a coordinator says of itself. No host name, no version, no numbers.
+#[derive(Debug, Clone)]
+pub struct Advert {
+    pub mesh: MeshId,
+    pub node: NodeId,
+    pub boot: BootId,
+    /// Where the mesh endpoint listens. `[::]` or 0.0.0.0 means every address of the machine, followed as they change.
+    pub listen: SocketAddr,
+    /// The enrollment port while it is open.
+    pub enroll: watch::Receiver<Option<u16>>,
+}
+
+/// What is heard now. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Heard {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    table: std::sync::Mutex<Table>,
+    list: watch::Sender<Arc<[Candidate]>>,
+    refresh: Notify,
+}
+
+impl Heard {
+    /// All candidates, at every change.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<[Candidate]>> {
+        self.inner.list.subscribe()
+    }
+
+    /// Asks the network again.
+    pub fn refresh(&self) {
+        self.inner.refresh.notify_one();
+    }
+
+    /// A coordinator was authenticated there: however many others advertise, this one is not pushed out.
+    pub fn keep(&self, address: SocketAddr) {
+        self.change(|table| table.keep(address));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Table)) {
+        let mut table = self.inner.table.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        change(&mut table);
+        let list = table.list();
+        self.inner.list.send_if_modified(|before| {
+            let changed = before[..] != list[..];
+            if changed {
+                *before = list.into();
+            }
+            changed
+        });
+    }
+}
+
+/// Advertises until told to stop, then says good-bye. Not vital: to be started again when it fails.
+pub async fn advertise(config: &MeshConfig, mut advert: Advert, stop: CancellationToken) -> Result<()> {
+    let Some(daemon) = Daemon::start(config)? else {
+        stop.cancelled().await;
+        return Ok(());
+    };
+    loop {
+        let enroll = *advert.enroll.borrow_and_update();
+        let record = advert.record(enroll)?;
+        let name = record.get_fullname().to_owned();
+        daemon.0.register(record).context("cannot advertise this coordinator by mDNS")?;
+        let changed = tokio::select! {
+            () = stop.cancelled() => false,
+            changed = advert.enroll.changed() => changed.is_ok(),
+        };
+        if !changed {
+            stop.cancelled().await;
+            if let Ok(gone) = daemon.0.unregister(&name) {
+                let _ = timeout(FAREWELL, gone.recv_async()).await;
+            }
+            return Ok(());
+        }
+    }
+}
+
+/// Listens until told to stop. Not vital: to be started again when it fails. A value that comes back to what it was before may be told
+/// late by mDNS caches; a boot never does, and who looks for an enrollment port listens anew.
+pub async fn browse(config: &MeshConfig, heard: &Heard, stop: CancellationToken) -> Result<()> {
+    let Some(daemon) = Daemon::start(config)? else {
+        stop.cancelled().await;
+        return Ok(());
+    };
+    let mut events = daemon.0.browse(SERVICE).context("cannot listen to mDNS")?;
+    let mut names: HashMap<String, Vec<Candidate>> = HashMap::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = heard.inner.refresh.notified() => events = daemon.0.browse(SERVICE).context("cannot listen to mDNS")?,
+            event = events.recv_async() => match event {
+                Ok(ServiceEvent::ServiceResolved(service)) => {
+                    let candidates = candidates(&service, config.mdns);
+                    if candidates.is_empty() {
+                        tracing::debug!("{} advertises nothing that we can read", service.get_fullname());
+                        continue;
+                    }
+                    let before = names.insert(service.fullname.clone(), candidates.clone());
+                    heard.change(|table| table.update(before.unwrap_or_default(), candidates));
+                    if names.len() > table::CAPACITY {
+                        // Somebody invents names; what is kept of them is bounded by the table, this map only serves removals.
+                        names.clear();
+                    }
+                }
+                Ok(ServiceEvent::ServiceRemoved(_, name)) => {
+                    if let Some(gone) = names.remove(&name) {
+                        heard.change(|table| table.update(gone, Vec::new()));
+                    }
+                }
+                Ok(_) => {}
+                Err(_) => bail!("mDNS stopped listening: too much came at once"),
+            },
+        }
+    }
+}
+
+/// Sends the enrollment ports of coordinators that are heard, until told to stop or nobody takes them any more.
+pub async fn hear_enrolling(config: &MeshConfig, to: mpsc::Sender<SocketAddr>, stop: CancellationToken) -> Result<()> {
+    let heard = Heard::default();
+    let mut list = heard.subscribe();
+    let tell = async {
+        let mut told = std::collections::HashSet::new();
+        loop {
+            let now = list.borrow_and_update().clone();
+            for candidate in now.iter() {
+                let Some(port) = candidate.enroll else { continue };
+                let mut address = candidate.address;
+                address.set_port(port);
+                // A candidate that was heard anew may be a coordinator that was restarted: worth another look.
+                if told.insert((address, candidate.boot)) && to.send(address).await.is_err() {
+                    return;
+                }
+            }
+            if told.len() > 4 * table::CAPACITY {
+                told.clear();
+            }
+            if list.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        result = browse(config, &heard, stop) => result,
+        () = tell => Ok(()),
+    }
+}
+
+impl Advert {
+    fn record(&self, enroll: Option<u16>) -> Result<ServiceInfo> {
+        let mut said = vec![("v", "1".to_owned()), ("m", self.mesh.to_string()), ("i", self.node.short()), ("b", self.boot.to_string())];
+        if let Some(port) = enroll {
+            said.push(("e", port.to_string()));
+        }
+        let name = self.node.short();
+        let host = format!("dms3-{name}.local.");
+        let ip = self.listen.ip().to_canonical();
+        let addresses = if ip.is_unspecified() { String::new() } else { ip.to_string() };
+        let record = ServiceInfo::new(SERVICE, &name, &host, addresses.as_str(), self.listen.port(), said.as_slice())?;
+        let mut record = if ip.is_unspecified() { record.enable_addr_auto() } else { record };
+        // The name holds the node id, so nobody honest has it too, and a second is not lost to asking.
+        record.set_requires_probe(false);
+        Ok(record)
+    }
+}
+
+/// mdns-sd's own thread, which would outlive us.
+struct Daemon(ServiceDaemon);
+
+impl Daemon {
+    /// `None`: switched off.
+    fn start(config: &MeshConfig) -> Result<Option<Self>> {
+        if config.mdns == MdnsMode::Off {
+            return Ok(None);
+        }
+        let daemon = Self(ServiceDaemon::new_with_port(config.mdns_port).context("cannot start mDNS")?);
+        // A cable that is plugged in late is noticed in one second.
+        daemon.0.set_ip_check_interval(1)?;
+        if config.mdns == MdnsMode::Loopback {
+            daemon.0.disable_interface(IfKind::All)?;
+            daemon.0.enable_interface(IfKind::LoopbackV4)?;
+        } else {
+            daemon.0.disable_interface(vec![IfKind::LoopbackV4, IfKind::LoopbackV6])?;
+        }
+        Ok(Some(daemon))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown();
+    }
+}
+
+/// What a record says, if it says it in our way.
+fn candidates(service: &ResolvedService, mode: MdnsMode) -> Vec<Candidate> {
+    let said = |key: &str| service.get_property_val_str(key);
+    let read =
+        || {
+            let node = said("i")?.to_ascii_lowercase();
+            let enroll = match said("e") {
+                Some(port) => Some(port.parse().ok().filter(|port| *port > 0)?),
+                None => None,
+            };
+            (said("v")? == "1" && node.len() == SHORT && node.bytes().all(|byte| byte.is_ascii_alphanumeric()) && service.port > 0)
+                .then_some((MeshId::parse(said("m")?).ok()?, node, BootId::parse(said("b")?).ok()?, enroll))
+        };
+    let Some((mesh, node, boot, enroll)) = read() else { return Vec::new() };
+    let mut addresses: Vec<_> = service.addresses.iter().filter_map(|ip| socket_address(ip, service.port, mode)).collect();
+    // IPv4 first: on a home network it is the one that always works.
+    addresses.sort_by_key(|address| (address.is_ipv6(), *address));
+    addresses.truncate(table::PER_RECORD);
+    addresses.into_iter().map(|address| Candidate { address, mesh, node: node.clone(), boot, enroll }).collect()
+}
+
+fn socket_address(ip: &ScopedIp, port: u16, mode: MdnsMode) -> Option<SocketAddr> {
+    let address = match ip {
+        ScopedIp::V6(v6) => SocketAddr::V6(SocketAddrV6::new(*v6.addr(), port, 0, v6.scope_id().index)),
+        other => SocketAddr::new(other.to_ip_addr(), port),
+    };
+    let ip = address.ip();
+    let usable = match ip {
+        IpAddr::V4(v4) => !v4.is_broadcast(),
+        IpAddr::V6(_) => true,
+    };
+    (usable && !ip.is_unspecified() && !ip.is_multicast() && (!ip.is_loopback() || mode == MdnsMode::Loopback)).then_some(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> MeshConfig {
+        // A free port of our own, so that tests do not hear each other. It is free again, mDNS shares it by SO_REUSEPORT.
+        let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        MeshConfig { mdns: MdnsMode::Loopback, mdns_port: free, ..MeshConfig::default() }
+    }
+
+    fn advert(enroll: watch::Receiver<Option<u16>>) -> Advert {
+        Advert {
+            mesh: MeshId([7; 10]),
+            node: NodeId([9; 32]),
+            boot: BootId([1, 2, 3, 4]),
+            listen: "127.0.0.1:47123".parse().unwrap(),
+            enroll,
+        }
+    }
+
+    async fn hears(list: &mut watch::Receiver<Arc<[Candidate]>>, what: &str, fact: impl Fn(&[Candidate]) -> bool) {
+        let heard = timeout(Duration::from_secs(20), list.wait_for(|list| fact(list))).await;
+        assert!(heard.is_ok(), "not heard: {what}");
+    }
+
+    #[tokio::test]
+    async fn a_camera_hears_where_a_coordinator_is_when_pairing_opens_and_when_it_goes() {
+        let config = config();
+        let (open, enroll) = watch::channel(None);
+        let (stop_advert, stop) = (CancellationToken::new(), CancellationToken::new());
+        let heard = Heard::default();
+        let mut list = heard.subscribe();
+        let (to, mut enrolling) = mpsc::channel(4);
+        let test = async {
+            hears(&mut list, "the coordinator", |list| !list.is_empty()).await;
+            assert_eq!(
+                list.borrow().to_vec(),
+                [Candidate {
+                    address: "127.0.0.1:47123".parse().unwrap(),
+                    mesh: MeshId([7; 10]),
+                    node: NodeId([9; 32]).short(),
+                    boot: BootId([1, 2, 3, 4]),
+                    enroll: None
+                }]
+            );
+            open.send_replace(Some(47101));
+            hears(&mut list, "that pairing is open", |list| list.iter().any(|one| one.enroll == Some(47101))).await;
+            assert_eq!(enrolling.recv().await, Some("127.0.0.1:47101".parse().unwrap()));
+            open.send_replace(None);
+            let later = Heard::default();
+            let mut list_later = later.subscribe();
+            tokio::select! {
+                ended = browse(&config, &later, stop.clone()) => ended.unwrap(),
+                () = hears(&mut list_later, "the closed coordinator", |list| list.iter().any(|one| one.enroll.is_none())) => {}
+            }
+            stop_advert.cancel();
+            hears(&mut list, "the good-bye", <[Candidate]>::is_empty).await;
+            stop.cancel();
+        };
+        let (advertised, browsed, heard_enrolling, ()) = tokio::join!(
+            advertise(&config, advert(enroll), stop_advert.clone()),
+            browse(&config, &heard, stop.clone()),
+            hear_enrolling(&config, to, stop.clone()),
+            test
+        );
+        advertised.unwrap();
+        browsed.unwrap();
+        heard_enrolling.unwrap();
+    }
+
+    #[test]
+    fn a_record_that_is_not_written_in_our_way_is_no_candidate() {
+        let (_open, enroll) = watch::channel(None);
+        let good = advert(enroll).record(Some(47101)).unwrap().as_resolved_service();
+        assert_eq!(candidates(&good, MdnsMode::Loopback).len(), 1);
+        assert!(candidates(&good, MdnsMode::On).is_empty(), "another machine's loopback is nowhere");
+        let with = |key: &str, value: &str| {
+            let said: Vec<(String, String)> = ["v", "m", "i", "b", "e"]
+                .into_iter()
+                .filter_map(|name| Some((name.to_owned(), good.get_property_val_str(name)?.to_owned())))
+                .map(|(name, old)| if name == key { (name, value.to_owned()) } else { (name, old) })
+                .collect();
+            let info = ServiceInfo::new(SERVICE, "x", "x.local.", "127.0.0.1", 47100, said.as_slice()).unwrap();
+            candidates(&info.as_resolved_service(), MdnsMode::Loopback).len()
+        };
+        assert_eq!(with("e", "47101"), 1);
+        for (key, value) in [("v", "2"), ("m", "short"), ("i", "../../.."), ("i", ""), ("b", "zz"), ("e", "0"), ("e", "70000"), ("e", "-1")]
+        {
+            assert_eq!(with(key, value), 0, "{key}={value}");
+        }
+    }
+}

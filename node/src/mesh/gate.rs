@@ -1,0 +1,259 @@
+//! How many handshakes a stranger may cost us. An address is believed only once it is proven; an honest one is never shut out by
+//! somebody who merely writes it on his packets.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::config::Limits;
+
+/// For how long a failed handshake counts.
+const WINDOW: Duration = Duration::from_secs(10);
+/// Addresses whose account is kept; beyond it every unproven address has to prove itself first.
+const ACCOUNTS: usize = 4096;
+/// Addresses from which an active node came, the latest ones.
+const KNOWN: usize = 1024;
+/// How long the networks of our own interfaces are believed to be the same.
+const NETWORKS_FOR: Duration = Duration::from_secs(10);
+
+/// Counts handshakes. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    inner: Arc<Mutex<Inner>>,
+    limits: Limits,
+}
+
+/// What to do with somebody who knocks.
+#[derive(Debug)]
+pub enum Verdict {
+    Enter(Pass),
+    /// Let it prove its address first: costs us nothing to remember.
+    Retry,
+    Refuse,
+}
+
+/// One handshake under way. Dropped without [`Pass::authenticated`], it counts as failed.
+#[derive(Debug)]
+pub struct Pass {
+    gate: Gate,
+    account: Account,
+    good: bool,
+}
+
+/// Proven and unproven packets of one address are counted apart: anybody can send the latter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Account {
+    address: IpAddr,
+    proven: bool,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    under_way: u32,
+    accounts: HashMap<Account, Count>,
+    /// Latest last.
+    known: VecDeque<IpAddr>,
+    networks: Vec<(Ipv6Addr, u32)>,
+    networks_read: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    under_way: u32,
+    failed: VecDeque<Instant>,
+}
+
+impl Gate {
+    pub fn new(limits: Limits) -> Self {
+        Self { inner: Arc::default(), limits }
+    }
+
+    /// `proven`: the sender showed that it receives what is sent to `from`.
+    pub fn knock(&self, from: IpAddr, proven: bool, now: Instant) -> Verdict {
+        let mut inner = self.lock();
+        let account = Account { address: inner.subject(from, now), proven };
+        let limits = &self.limits;
+        let open = if inner.known.contains(&account.address) { limits.handshakes } else { limits.handshakes - limits.reserve };
+        // The half without proof, so that what is left over serves those who prove themselves.
+        let (open, at_once, failures) = if proven {
+            (open, limits.handshakes_per_address, limits.failures_per_address)
+        } else {
+            (open / 2, limits.handshakes_per_address.div_ceil(2), limits.failures_per_address.div_ceil(2))
+        };
+        let full = inner.under_way >= open || (!inner.accounts.contains_key(&account) && !inner.has_room(now));
+        let count = inner.accounts.get(&account);
+        let over = count.is_some_and(|count| count.under_way >= at_once || count.failures(now) >= failures as usize);
+        if full || over {
+            return if proven { Verdict::Refuse } else { Verdict::Retry };
+        }
+        inner.under_way += 1;
+        inner.accounts.entry(account).or_default().under_way += 1;
+        Verdict::Enter(Pass { gate: self.clone(), account, good: false })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pass {
+    /// An active node of the house came from here.
+    pub fn authenticated(mut self) {
+        self.good = true;
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let mut inner = self.gate.lock();
+        inner.under_way = inner.under_way.saturating_sub(1);
+        let good = self.good;
+        if let Some(count) = inner.accounts.get_mut(&self.account) {
+            count.under_way = count.under_way.saturating_sub(1);
+            if !good {
+                count.failed.push_back(Instant::now());
+                if count.failed.len() > self.gate.limits.failures_per_address as usize {
+                    count.failed.pop_front();
+                }
+            }
+        }
+        if good {
+            let address = self.account.address;
+            inner.known.retain(|known| *known != address);
+            inner.known.push_back(address);
+            if inner.known.len() > KNOWN {
+                inner.known.pop_front();
+            }
+        }
+    }
+}
+
+impl Count {
+    fn failures(&self, now: Instant) -> usize {
+        self.failed.iter().filter(|at| now.duration_since(**at) < WINDOW).count()
+    }
+}
+
+impl Inner {
+    /// Who is meant by an address: itself on our own networks, else of IPv6 the /64, since one customer has that many addresses.
+    fn subject(&mut self, from: IpAddr, now: Instant) -> IpAddr {
+        let IpAddr::V6(from) = from.to_canonical() else { return from.to_canonical() };
+        if self.networks_read.is_none_or(|at| now.duration_since(at) >= NETWORKS_FOR) {
+            self.networks = own_networks();
+            self.networks_read = Some(now);
+        }
+        let ours = from.is_unicast_link_local() || from.is_loopback() || self.networks.iter().any(|(net, bits)| within(from, *net, *bits));
+        IpAddr::V6(if ours { from } else { masked(from, 64) })
+    }
+
+    fn has_room(&mut self, now: Instant) -> bool {
+        if self.accounts.len() >= ACCOUNTS {
+            self.accounts.retain(|_, count| count.under_way > 0 || count.failures(now) > 0);
+        }
+        self.accounts.len() < ACCOUNTS
+    }
+}
+
+fn within(address: Ipv6Addr, network: Ipv6Addr, bits: u32) -> bool {
+    masked(address, bits) == masked(network, bits)
+}
+
+fn masked(address: Ipv6Addr, bits: u32) -> Ipv6Addr {
+    let mask = u128::MAX.checked_shl(128 - bits.min(128)).unwrap_or(0);
+    Ipv6Addr::from_bits(address.to_bits() & mask)
+}
+
+/// IPv6 networks of our interfaces with their prefix lengths.
+fn own_networks() -> Vec<(Ipv6Addr, u32)> {
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    interfaces
+        .filter_map(|interface| {
+            let address = interface.address?.as_sockaddr_in6()?.ip();
+            let mask = interface.netmask?.as_sockaddr_in6()?.ip();
+            Some((address, mask.to_bits().leading_ones()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { handshakes: 12, reserve: 4, handshakes_per_address: 4, failures_per_address: 10 };
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn enter(gate: &Gate, from: &str, proven: bool) -> Option<Pass> {
+        match gate.knock(ip(from), proven, Instant::now()) {
+            Verdict::Enter(pass) => Some(pass),
+            Verdict::Retry => {
+                assert!(!proven, "who has proved itself is not asked again");
+                None
+            }
+            Verdict::Refuse => {
+                assert!(proven, "who has not proved itself gets the chance to");
+                None
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_has_four_handshakes_at_once_and_ten_failures_in_ten_seconds() {
+        let gate = Gate::new(LIMITS);
+        let at_once: Vec<_> = (0..5).map_while(|_| enter(&gate, "192.168.1.9", true)).collect();
+        assert_eq!(at_once.len(), 4);
+        drop(at_once);
+        for _ in 4..10 {
+            drop(enter(&gate, "192.168.1.9", true).unwrap());
+        }
+        assert!(enter(&gate, "192.168.1.9", true).is_none());
+        assert!(enter(&gate, "192.168.1.10", true).is_some(), "a neighbour is not punished");
+        tokio::time::advance(WINDOW).await;
+        assert!(enter(&gate, "192.168.1.9", true).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn links_that_succeed_are_not_counted_against_their_address() {
+        let gate = Gate::new(LIMITS);
+        for _ in 0..100 {
+            enter(&gate, "10.0.0.1", true).unwrap().authenticated();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_writes_a_cameras_address_on_his_packets_does_not_shut_it_out() {
+        let gate = Gate::new(LIMITS);
+        while let Some(pass) = enter(&gate, "192.168.1.9", false) {
+            drop(pass);
+        }
+        assert!(enter(&gate, "192.168.1.9", true).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_of_strangers_leaves_room_for_addresses_that_nodes_came_from() {
+        let gate = Gate::new(LIMITS);
+        enter(&gate, "192.168.1.9", true).unwrap().authenticated();
+        let crowd: Vec<_> = (0..100).filter_map(|host| enter(&gate, &format!("10.1.1.{host}"), true)).collect();
+        assert_eq!(crowd.len(), 8);
+        assert!(enter(&gate, "10.9.9.9", true).is_none());
+        assert!(enter(&gate, "10.9.9.9", false).is_none());
+        let honest: Vec<_> = (0..5).map_while(|_| enter(&gate, "192.168.1.9", true)).collect();
+        assert_eq!(honest.len(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_foreign_ipv6_network_counts_as_one_address() {
+        let gate = Gate::new(LIMITS);
+        let passes: Vec<_> = (1..=6).filter_map(|host| enter(&gate, &format!("2001:db8:1:2::{host}"), true)).collect();
+        assert_eq!(passes.len(), 4);
+        assert!(enter(&gate, "2001:db8:1:3::1", true).is_some());
+        drop(passes);
+        let neighbours: Vec<_> = (1..=6).filter_map(|host| enter(&gate, &format!("fe80::{host}"), true)).collect();
+        assert_eq!(neighbours.len(), 6, "on the own network each one counts for itself");
+    }
+}
