@@ -18,7 +18,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::clock::Clock;
-use crate::mesh::enrollment::{ALL_IN, Channel, DialError, dial};
+use crate::mesh::dial::{DialError, remember};
+use crate::mesh::endpoint::canonical;
+use crate::mesh::enrollment::{ALL_IN, Channel, dial};
 
 /// Candidates that are dialled at once, and how far apart the dials begin. Together with [`FIRST_PATIENCE`] fifty rogues that never
 /// answer cost 13 s.
@@ -207,7 +209,7 @@ impl Search {
         if self.known.get(&address).is_some_and(|candidate| candidate.failures == 0) {
             match error {
                 DialError::Rogue(why) => tracing::warn!("passed over a rogue coordinator at {address}: {why}"),
-                DialError::Unreachable(why) => tracing::info!("no coordinator at {address}: {why}"),
+                DialError::Refused(why) | DialError::Unreachable(why) => tracing::info!("no coordinator at {address}: {why}"),
             }
         }
         self.rest(address, REST, Some(error.to_string()));
@@ -317,6 +319,11 @@ fn keep(request: &Enrollment, key: &Arc<NodeKey>, channel: &Channel, grant: Gran
     if let Err(error) = request.clock.save() {
         tracing::warn!("{error:#}");
     }
-    let address = SocketAddr::new(channel.remote().ip().to_canonical(), hint.port);
+    // With its scope, should it be link-local.
+    let mut address = canonical(channel.remote());
+    address.set_port(hint.port);
+    if let Err(error) = remember(&request.state_dir, address) {
+        tracing::warn!("cannot keep the address of the coordinator: {error:#}");
+    }
     Ok(Enrolled { identity, name, mesh, coordinator: peer.node, address })
 }

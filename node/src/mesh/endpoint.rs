@@ -151,7 +151,7 @@ fn transport(keep_alive: Option<Duration>) -> TransportConfig {
 }
 
 /// `[::]` takes IPv4 too; on a machine without IPv6 it means every IPv4 address.
-fn open(listen: SocketAddr) -> io::Result<std::net::UdpSocket> {
+pub(crate) fn open(listen: SocketAddr) -> io::Result<std::net::UdpSocket> {
     match open_one(listen) {
         Err(error) if listen.ip() == Ipv6Addr::UNSPECIFIED && no_ipv6(&error) => {
             tracing::info!("this machine has no IPv6: listening on IPv4 only");

@@ -9,11 +9,12 @@ use anyhow::{Context as _, anyhow, bail};
 use dms3_core::protocol::frame::{self, ENROLL_LIMIT, HEADER, Header, Message};
 use dms3_pki::{EXPORTER_LABEL, Identity, tls};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{ConnectionError, Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use rustls::pki_types::CertificateDer;
 use rustls::time_provider::TimeProvider;
-use socket2::{Domain, Protocol, Socket, Type};
 
+use super::dial::{DialError, refusal};
+use super::endpoint;
 use crate::clock::Clock;
 
 /// A whole enrollment takes a few round trips; nothing on this port lives longer.
@@ -43,19 +44,9 @@ pub struct Channel {
     _endpoint: Option<Endpoint>,
 }
 
-/// Why a candidate is not the coordinator that we look for.
-#[derive(Debug, thiserror::Error)]
-pub enum DialError {
-    /// It answered, and is not who the token says.
-    #[error("{0}")]
-    Rogue(String),
-    #[error("{0}")]
-    Unreachable(String),
-}
-
 impl Listener {
     pub fn open(listen: SocketAddr, identity: &Identity, clock: &Clock) -> anyhow::Result<Self> {
-        let socket = bind(listen).with_context(|| format!("cannot open the enrollment port, UDP {listen}"))?;
+        let socket = endpoint::open(listen).with_context(|| format!("cannot open the enrollment port, UDP {listen}"))?;
         let config = server_config(identity, clock)?;
         let runtime = Arc::new(quinn::TokioRuntime);
         let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)
@@ -121,18 +112,8 @@ pub async fn dial(source: Option<IpAddr>, candidate: SocketAddr, root_pin: [u8; 
     config.transport_config(Arc::new(transport()));
     let name = tls::enroll_server_name();
     let connecting = endpoint.connect_with(config, candidate, &name.to_str()).map_err(|error| local(&error))?;
-    let connection = connecting.await.map_err(|error| match &error {
-        ConnectionError::TransportError(ours) => match tls_alert(ours.code) {
-            Some(alert) => DialError::Rogue(tls::alert_words(alert, tls::RefusedBy::Us).to_owned()),
-            None => DialError::Unreachable(ours.to_string()),
-        },
-        ConnectionError::ConnectionClosed(theirs) => match tls_alert(theirs.error_code) {
-            Some(alert) => DialError::Rogue(tls::alert_words(alert, tls::RefusedBy::Peer).to_owned()),
-            None => DialError::Unreachable("it is too busy to answer".to_owned()),
-        },
-        _ => DialError::Unreachable(error.to_string()),
-    })?;
-    let (send, recv) = connection.open_bi().await.map_err(|error| DialError::Unreachable(error.to_string()))?;
+    let connection = connecting.await.map_err(|error| refusal(&error))?;
+    let (send, recv) = connection.open_bi().await.map_err(|error| refusal(&error))?;
     Ok(Channel { connection, send, recv, _endpoint: Some(endpoint) })
 }
 
@@ -200,11 +181,6 @@ impl Channel {
     }
 }
 
-/// RFC 9001, section 4.8: a TLS alert is a crypto error of QUIC.
-fn tls_alert(code: quinn::TransportErrorCode) -> Option<u8> {
-    u64::from(code).checked_sub(0x100).and_then(|alert| u8::try_from(alert).ok())
-}
-
 fn server_config(identity: &Identity, clock: &Clock) -> anyhow::Result<quinn::ServerConfig> {
     let tls = tls::enroll_server(identity, Arc::new(clock.clone()) as Arc<dyn TimeProvider>)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
@@ -230,17 +206,7 @@ fn transport() -> TransportConfig {
         .stream_receive_window(VarInt::from_u32(16 * 1024))
         .receive_window(VarInt::from_u32(16 * 1024))
         .send_window(16 * 1024)
-        .datagram_receive_buffer_size(None);
+        .datagram_receive_buffer_size(None)
+        .initial_rtt(Duration::from_millis(100));
     transport
-}
-
-/// Both families on one socket where the address is `[::]`.
-fn bind(listen: SocketAddr) -> io::Result<std::net::UdpSocket> {
-    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
-    if listen.is_ipv6() {
-        socket.set_only_v6(false)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&listen.into())?;
-    Ok(socket.into())
 }

@@ -21,7 +21,8 @@ use crate::camera::enrollment::{Enrolled, Enrollment, enrol};
 use crate::clock::Clock;
 use crate::coordinator::enrollment::{self, EnrollmentContext, TokenRequest, Tokens};
 use crate::coordinator::roster::Roster;
-use crate::mesh::enrollment::{Channel, DialError, dial};
+use crate::mesh::dial::{DialError, remembered};
+use crate::mesh::enrollment::{Channel, dial};
 use crate::store::Store;
 
 use super::{EnrollArgs, Machine, read_token, resolve, run, wipe};
@@ -193,6 +194,7 @@ async fn one_word_makes_a_node_of_the_house_and_the_port_closes_behind_it() {
     assert_eq!(enrolled.name, "raspberrypi");
     assert_eq!(enrolled.mesh, house.authority.mesh());
     assert_eq!(enrolled.address, SocketAddr::from(([127, 0, 0, 1], MESH_PORT)));
+    assert_eq!(remembered(dir.path()), Some(enrolled.address), "it dials there first, with or without mDNS");
 
     let identity = Identity::load(dir.path()).unwrap().expect("the identity is on disk");
     assert_eq!(identity.node(), enrolled.identity.node());
