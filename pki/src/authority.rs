@@ -205,3 +205,218 @@ fn read_certificate(path: &Path) -> Result<Vec<u8>, PkiError> {
     chain::parse(&der).map_err(|why| PkiError::damaged(path, why))?;
     Ok(der.to_vec())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
+
+    use x509_parser::extensions::{GeneralName, ParsedExtension};
+
+    use super::*;
+    use crate::LEAF_LIFE;
+    use crate::forge::{House, NOW, SECOND, key_of};
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    #[test]
+    fn an_authority_is_founded_once_and_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca");
+        // What a founding that lost power left behind is no house yet.
+        fs::create_dir(dir.path().join("ca.unfinished")).unwrap();
+        fs::write(dir.path().join("ca.unfinished/root.key"), "half").unwrap();
+        let authority = Authority::create(&path, NOW).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let again = Authority::open(&path).unwrap();
+        assert_eq!(
+            (again.mesh(), again.root_der(), again.issuing_der()),
+            (authority.mesh(), authority.root_der(), authority.issuing_der())
+        );
+        assert!(matches!(Authority::create(&path, NOW), Err(PkiError::Exists(_))));
+        assert_eq!(Authority::open(&path).unwrap().mesh(), authority.mesh());
+        fs::create_dir(dir.path().join("empty")).unwrap();
+        assert!(matches!(Authority::create(&dir.path().join("empty"), NOW), Err(PkiError::Exists(_))));
+    }
+
+    #[test]
+    fn keys_of_the_authority_are_its_owners_alone() {
+        let house = House::found();
+        let mode = |name: &str| fs::metadata(house.dir.path().join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("ca"), mode("ca/root.key"), mode("ca/issuing.key")), (0o700, 0o600, 0o600));
+        fs::set_permissions(house.dir.path().join("ca/issuing.key"), fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(Authority::open(&house.dir.path().join("ca")), Err(PkiError::KeyReadable { .. })));
+    }
+
+    #[test]
+    fn files_of_two_authorities_are_not_mixed() {
+        let (house, other) = (House::found(), House::found());
+        let ca = house.dir.path().join("ca");
+        fs::copy(other.dir.path().join("ca/root.key"), ca.join("root.key")).unwrap();
+        assert!(matches!(house.authority.sign_bundle(&bundle_of(&house)), Err(PkiError::Damaged { .. })));
+        fs::copy(other.dir.path().join("ca/issuing.key"), ca.join("issuing.key")).unwrap();
+        assert!(matches!(Authority::open(&ca), Err(PkiError::Damaged { .. })));
+        fs::write(ca.join("root.crt"), "nothing").unwrap();
+        assert!(matches!(Authority::open(&ca), Err(PkiError::Damaged { .. })));
+        assert!(matches!(Authority::open(&house.dir.path().join("absent")), Err(PkiError::File { .. })));
+    }
+
+    fn bundle_of(house: &House) -> BundleV1 {
+        BundleV1 { mesh: house.authority.mesh(), epoch: 1, roots: vec![house.authority.root_der().to_vec()], coordinators: vec![] }
+    }
+
+    /// The table of the design, section 3.
+    #[test]
+    fn certificates_say_what_the_design_says() {
+        let house = House::found();
+        let mesh = house.authority.mesh();
+        let start = 1_577_836_800; // 2020-01-01
+        let root = chain::parse(house.authority.root_der()).unwrap();
+        let issuing = chain::parse(house.authority.issuing_der()).unwrap();
+        assert_eq!(root.validity().not_after.timestamp(), 253_402_214_400, "9999-12-31");
+        let five_years = issuing.validity().not_after.timestamp() - i64::try_from(NOW.as_secs()).unwrap();
+        assert_eq!(five_years, 1826 * 86_400);
+        for (certificate, path_length) in [(&root, 1), (&issuing, 0)] {
+            assert_eq!(certificate.validity().not_before.timestamp(), start);
+            let constraints = certificate.basic_constraints().unwrap().unwrap();
+            assert!(constraints.critical && constraints.value.ca);
+            assert_eq!(constraints.value.path_len_constraint, Some(path_length));
+            let usage = certificate.key_usage().unwrap().unwrap().value;
+            assert_eq!(usage.flags, 1 << 5, "certSign alone");
+            assert!(certificate.extended_key_usage().unwrap().is_none());
+            assert!(certificate.subject_alternative_name().unwrap().is_none());
+            let names = certificate.name_constraints().unwrap().unwrap();
+            assert!(names.critical);
+            let permitted = names.value.permitted_subtrees.as_ref().unwrap();
+            assert!(matches!(permitted.as_slice(), [only] if only.base == GeneralName::DNSName(&format!("{mesh}.dms3.internal"))));
+            let excluded = names.value.excluded_subtrees.as_ref().unwrap().iter().map(|tree| &tree.base).collect::<Vec<_>>();
+            assert_eq!(excluded, [&GeneralName::IPAddress(&[0; 8]), &GeneralName::IPAddress(&[0; 32])]);
+        }
+
+        for (identity, role) in [(&house.coordinator, NodeRole::Coordinator), (&house.camera, NodeRole::Camera)] {
+            let leaf = chain::parse(identity.leaf()).unwrap();
+            assert_eq!(leaf.validity().not_before.timestamp(), start);
+            assert_eq!(identity.not_after(), NOW + LEAF_LIFE);
+            assert_eq!(LEAF_LIFE, DAY * 90);
+            assert!(!leaf.basic_constraints().unwrap().unwrap().value.ca);
+            assert_eq!(leaf.key_usage().unwrap().unwrap().value.flags, 1, "digitalSignature alone");
+            let usage = leaf.extended_key_usage().unwrap().unwrap().value;
+            assert_eq!((usage.client_auth, usage.server_auth), (true, role == NodeRole::Coordinator));
+            assert!(!usage.any && usage.other.is_empty());
+            let names = &leaf.subject_alternative_name().unwrap().unwrap().value.general_names;
+            let own = format!("{}.node.{mesh}.dms3.internal", identity.node());
+            let shared = format!("coordinator.{mesh}.dms3.internal");
+            let expected = match role {
+                NodeRole::Coordinator => vec![GeneralName::DNSName(&own), GeneralName::DNSName(&shared)],
+                NodeRole::Camera => vec![GeneralName::DNSName(&own)],
+            };
+            assert_eq!(*names, expected);
+            assert!(leaf.name_constraints().unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn no_leaf_outlives_the_certificate_that_signed_it_and_the_root_key_renews_that() {
+        let house = House::found();
+        let key = house.camera.key();
+        let issue = |authority: &Authority, now| authority.issue(&key.csr().unwrap(), NodeRole::Camera, &key.id(), now);
+        let end = house.authority.issuing_not_after().unwrap();
+        let late = issue(&house.authority, end - DAY).unwrap();
+        assert_eq!(chain::not_after(&chain::parse(&late).unwrap()), end);
+        assert!(matches!(issue(&house.authority, end), Err(PkiError::IssuingExpired)));
+
+        let renewed = house.authority.renew_issuing(end).unwrap();
+        let leaf = issue(&renewed, end).unwrap();
+        let renewed_identity = house.camera.renewed(&[leaf, renewed.issuing_der().to_vec()], end + SECOND).unwrap();
+        assert_eq!(renewed_identity.not_after(), end + LEAF_LIFE);
+        // Same key: leafs of the old certificate stay good.
+        assert_eq!(chain::ed25519_key(renewed.issuing_der()).unwrap(), chain::ed25519_key(house.authority.issuing_der()).unwrap());
+    }
+
+    fn why(result: Result<Vec<u8>, PkiError>) -> &'static str {
+        match result {
+            Err(PkiError::Request(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_request_is_only_proof_of_a_key_and_proves_it() {
+        let house = House::found();
+        let key = NodeKey::generate().unwrap();
+        let csr = key.csr().unwrap();
+        let ask = |csr: &[u8]| house.authority.issue(csr, NodeRole::Camera, &key.id(), NOW);
+        assert!(ask(&csr).is_ok());
+        assert_eq!(why(ask(&NodeKey::generate().unwrap().csr().unwrap())), "it is for another key than the one it belongs to");
+
+        let mut broken = csr.clone();
+        *broken.last_mut().unwrap() ^= 1;
+        assert_eq!(why(ask(&broken)), "it is not signed by its own key");
+        // Somebody else's key in a request that the asker signed.
+        let other = NodeKey::generate().unwrap();
+        let at = csr.windows(32).position(|window| window == key.public()).unwrap();
+        let mut swapped = csr.clone();
+        swapped[at..at + 32].copy_from_slice(&other.public());
+        let asked = house.authority.issue(&swapped, NodeRole::Camera, &other.id(), NOW);
+        assert_eq!(why(asked), "it is not signed by its own key");
+
+        for garbage in [&[][..], b"garbage", &csr[..csr.len() - 1], &[csr.as_slice(), &[0]].concat()] {
+            assert_eq!(why(ask(garbage)), "it cannot be read");
+        }
+        assert_eq!(why(ask(&[0x30; REQUEST_LIMIT + 1])), "it is too long");
+        for kind in [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384] {
+            let csr = rcgen::CertificateParams::default().serialize_request(&key_of(kind)).unwrap();
+            assert_eq!(why(ask(csr.der())), "its key is not Ed25519");
+        }
+    }
+
+    #[test]
+    fn whatever_a_request_asks_for_it_gets_a_cameras_certificate() {
+        let house = House::found();
+        let key = NodeKey::generate().unwrap();
+        let mut greedy = house.params(&key, NodeRole::Coordinator);
+        greedy.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        greedy.use_authority_key_identifier_extension = false;
+        greedy.serial_number = None;
+        // rcgen writes no validity or serial into a request.
+        (greedy.not_before, greedy.not_after) = {
+            let defaults = rcgen::CertificateParams::default();
+            (defaults.not_before, defaults.not_after)
+        };
+        let csr = greedy.serialize_request(&key).unwrap();
+        let leaf = house.authority.issue(csr.der(), NodeRole::Camera, &key.id(), NOW).unwrap();
+        let said = chain::read_leaf(&leaf, &house.authority.mesh()).unwrap();
+        assert_eq!((said.node, said.role, said.not_after), (key.id(), NodeRole::Camera, NOW + LEAF_LIFE));
+        let leaf = chain::parse(&leaf).unwrap();
+        assert!(!leaf.basic_constraints().unwrap().unwrap().value.ca);
+        assert!(!leaf.extended_key_usage().unwrap().unwrap().value.server_auth);
+        assert!(
+            !leaf.extensions().iter().any(|extension| matches!(extension.parsed_extension(), ParsedExtension::UnsupportedExtension { .. }))
+        );
+    }
+
+    #[test]
+    fn every_certificate_has_its_own_serial_number() {
+        let house = House::found();
+        let serials = [house.authority.root_der(), house.authority.issuing_der(), house.coordinator.leaf(), house.camera.leaf()]
+            .map(|der| chain::parse(der).unwrap().raw_serial().to_vec());
+        for (at, serial) in serials.iter().enumerate() {
+            assert!((16..=20).contains(&serial.len()), "{serial:?}");
+            assert!(!serials[..at].contains(serial));
+        }
+    }
+
+    #[test]
+    fn the_house_goes_on_without_its_root_key_and_cannot_name_coordinators() {
+        let house = House::found();
+        fs::remove_file(house.dir.path().join("ca/root.key")).unwrap();
+        let authority = Authority::open(&house.dir.path().join("ca")).unwrap();
+        assert!(!authority.root_on_box());
+        let key = NodeKey::generate().unwrap();
+        assert!(authority.issue(&key.csr().unwrap(), NodeRole::Camera, &key.id(), NOW).is_ok());
+        assert!(authority.renew_own(&house.coordinator, NOW).is_ok());
+        assert!(matches!(authority.sign_bundle(&bundle_of(&house)), Err(PkiError::RootAway)));
+        assert!(matches!(authority.renew_issuing(NOW), Err(PkiError::RootAway)));
+        assert!(matches!(authority.own_identity(Arc::new(key), NOW), Err(PkiError::RootAway)));
+    }
+}

@@ -97,3 +97,82 @@ pub(crate) fn sign(root: &NodeKey, bundle: &BundleV1) -> Result<SignedBundleV1, 
 fn text(mesh: &MeshId, payload: &[u8]) -> Vec<u8> {
     [b"dms3 bundle v1".as_slice(), &mesh.0, payload].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forge::{House, Lookalike};
+
+    fn signed(house: &House, change: impl FnOnce(&mut BundleV1)) -> SignedBundleV1 {
+        let mut bundle = BundleV1 {
+            mesh: house.authority.mesh(),
+            epoch: 2,
+            roots: vec![house.authority.root_der().to_vec()],
+            coordinators: vec![house.coordinator.node()],
+        };
+        change(&mut bundle);
+        house.authority.sign_bundle(&bundle).unwrap()
+    }
+
+    #[test]
+    fn what_the_root_signed_is_believed_by_pin_and_by_certificate() {
+        let house = House::found();
+        let signed = signed(&house, |_| ());
+        for trusted in [TrustedRoot::Pin(house.authority.root_pin().unwrap()), TrustedRoot::Certificate(house.authority.root_der())] {
+            let bundle = TrustBundle::verify(&signed, trusted).unwrap();
+            assert_eq!((bundle.mesh(), bundle.epoch(), bundle.root_der()), (house.authority.mesh(), 2, house.authority.root_der()));
+            assert!(bundle.is_coordinator(&house.coordinator.node()));
+            assert!(!bundle.is_coordinator(&house.camera.node()));
+            assert_eq!(bundle.signed(), &signed);
+        }
+    }
+
+    fn why(signed: &SignedBundleV1, trusted: TrustedRoot<'_>) -> &'static str {
+        match TrustBundle::verify(signed, trusted) {
+            Err(PkiError::Bundle(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_bundle_that_is_not_the_roots_word_is_refused() {
+        let (house, other) = (House::found(), House::found());
+        let pin = house.authority.root_pin().unwrap();
+        let good = signed(&house, |_| ());
+        for trusted in [TrustedRoot::Pin(pin), TrustedRoot::Certificate(house.authority.root_der())] {
+            assert_eq!(why(&signed(&other, |_| ()), trusted), "its root is not ours");
+            assert_eq!(why(&signed(&house, |bundle| bundle.mesh = other.authority.mesh()), trusted), "it names another house");
+            assert_eq!(why(&signed(&house, |bundle| bundle.roots.clear()), trusted), "it names no root");
+
+            // The issuing key, or any other, cannot sign in the root's place.
+            let bundle: BundleV1 = frame::from_bytes(&good.payload).unwrap();
+            assert_eq!(why(&sign(&house.issuing_key(), &bundle).unwrap(), trusted), "the root did not sign it");
+            let mut cut = good.clone();
+            cut.signature.pop();
+            assert_eq!(why(&cut, trusted), "the root did not sign it");
+
+            let added = BundleV1 { coordinators: vec![house.camera.node()], ..bundle };
+            let mut changed = good.clone();
+            changed.payload = frame::to_bytes(&added).unwrap();
+            assert_eq!(why(&changed, trusted), "the root did not sign it");
+            let mut longer = good.clone();
+            longer.payload.push(0);
+            assert_eq!(why(&longer, trusted), "it cannot be read");
+        }
+        let fake = Lookalike::of(&house);
+        let lookalike = signed(&house, |bundle| bundle.roots = vec![fake.root.clone()]);
+        assert_eq!(why(&lookalike, TrustedRoot::Pin(pin)), "its root is not ours");
+    }
+
+    #[test]
+    fn only_a_newer_bundle_of_the_same_root_replaces_one() {
+        let (house, other) = (House::found(), House::found());
+        let held = house.bundle(5, vec![house.coordinator.node()]);
+        for epoch in [0, 4, 5] {
+            assert!(held.newer(&signed(&house, |bundle| bundle.epoch = epoch)).unwrap().is_none(), "{epoch}");
+        }
+        let newer = held.newer(&signed(&house, |bundle| (bundle.epoch, bundle.coordinators) = (6, vec![]))).unwrap().unwrap();
+        assert!(!newer.is_coordinator(&house.coordinator.node()));
+        assert!(held.newer(&signed(&other, |bundle| bundle.epoch = 9)).is_err());
+    }
+}

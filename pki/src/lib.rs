@@ -6,6 +6,8 @@ mod bundle;
 mod chain;
 mod error;
 pub mod files;
+#[cfg(test)]
+mod forge;
 mod identity;
 mod node_key;
 pub mod peer;

@@ -12,8 +12,8 @@ use crate::{Authority, NodeKey, PkiError, chain, files, random};
 
 /// Shortest passphrase, in characters: the file may lie in a drawer for years.
 pub const PASSPHRASE_MIN: usize = 10;
-/// OWASP's figure for PBKDF2-HMAC-SHA256 (2023).
-const ROUNDS: u32 = 600_000;
+/// OWASP's figure for PBKDF2-HMAC-SHA256 (2023); our own tests do not wait that long. The file says how many it took.
+const ROUNDS: u32 = if cfg!(test) { 1_000 } else { 600_000 };
 /// A file that asks for more is damaged or means harm.
 const MAX_ROUNDS: u32 = 10_000_000;
 const TITLE: &str = "DMS3 root key, version 1, house ";
@@ -109,4 +109,79 @@ fn aead_key(passphrase: &str, salt: &[u8; 16], rounds: u32) -> Option<aead::Less
     let mut key = Zeroizing::new([0; 32]);
     pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, NonZeroU32::new(rounds)?, salt, passphrase.as_bytes(), key.as_mut());
     Some(aead::LessSafeKey::new(aead::UnboundKey::new(&aead::CHACHA20_POLY1305, key.as_ref()).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::forge::House;
+
+    const PASSPHRASE: &str = "correct horse battery";
+
+    #[test]
+    fn the_root_key_leaves_the_box_and_comes_back() {
+        let house = House::found();
+        let file = house.dir.path().join("root.export");
+        let root = house.root_key().public();
+        assert!(house.authority.root_on_box());
+        house.authority.export_root(&file, PASSPHRASE).unwrap();
+        assert!(!house.authority.root_on_box());
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.lines().all(|line| line.len() <= 70), "it can be printed");
+        assert!(matches!(house.authority.export_root(&house.dir.path().join("again"), PASSPHRASE), Err(PkiError::RootAway)));
+
+        // Typed off a sheet of paper, line breaks elsewhere.
+        fs::write(&file, text.replacen('\n', "\r\n\r\n", 2)).unwrap();
+        house.authority.import_root(&file, PASSPHRASE).unwrap();
+        assert_eq!(house.root_key().public(), root);
+        assert!(matches!(house.authority.import_root(&file, PASSPHRASE), Err(PkiError::Exists(_))));
+    }
+
+    #[test]
+    fn nothing_is_removed_unless_the_export_is_safe() {
+        let house = House::found();
+        let file = house.dir.path().join("root.export");
+        assert!(matches!(house.authority.export_root(&file, "short"), Err(PkiError::PassphraseShort(_))));
+        assert!(!file.exists());
+        fs::write(&file, "my diary").unwrap();
+        assert!(matches!(house.authority.export_root(&file, PASSPHRASE), Err(PkiError::Exists(_))));
+        assert_eq!(fs::read_to_string(&file).unwrap(), "my diary");
+        assert!(house.authority.export_root(&house.dir.path().join("no/such/dir"), PASSPHRASE).is_err());
+        assert!(house.authority.root_on_box());
+    }
+
+    #[test]
+    fn a_wrong_passphrase_a_damaged_file_and_another_house_are_told_apart() {
+        let (house, other) = (House::found(), House::found());
+        let file = house.dir.path().join("root.export");
+        house.authority.export_root(&file, PASSPHRASE).unwrap();
+        let import = |text: &str| {
+            fs::write(&file, text).unwrap();
+            house.authority.import_root(&file, PASSPHRASE).expect_err("refused")
+        };
+        let good = fs::read_to_string(&file).unwrap();
+        assert!(matches!(house.authority.import_root(&file, "wrong passphrase"), Err(PkiError::WrongPassphrase)));
+        assert!(matches!(other.authority.import_root(&file, PASSPHRASE), Err(PkiError::ForeignRoot)));
+
+        let (title, body) = good.split_once('\n').unwrap();
+        assert!(matches!(import("my diary\nof today"), PkiError::NotAnExport { .. }));
+        assert!(matches!(import(title), PkiError::NotAnExport { .. }));
+        assert!(matches!(import(&format!("{title}\n{}", &body[..20])), PkiError::NotAnExport { .. }));
+        assert!(matches!(import(&format!("{title}\nÄ{body}")), PkiError::NotAnExport { .. }));
+        assert!(matches!(import(&format!("{title}\n/////{}", &body[5..])), PkiError::NotAnExport { .. }), "billions of rounds");
+        // A sealed key of another root under the title of this house.
+        let key = NodeKey::generate().unwrap();
+        assert!(matches!(import(&seal(title, key.pkcs8(), PASSPHRASE).unwrap()), PkiError::ForeignRoot));
+        assert!(!house.authority.root_on_box());
+        import_again(&house, &file, &good);
+    }
+
+    fn import_again(house: &House, file: &Path, good: &str) {
+        fs::write(file, good).unwrap();
+        house.authority.import_root(file, PASSPHRASE).unwrap();
+        assert!(house.authority.root_on_box());
+    }
 }

@@ -1,6 +1,10 @@
 //! TLS set-ups of both ports: TLS 1.3 only, two kinds of signature, no tickets, no resumption, no 0-RTT, trusted time.
 
+#[cfg(test)]
+mod handshake_tests;
 mod verifier;
+#[cfg(test)]
+mod verifier_tests;
 mod words;
 
 use std::sync::Arc;

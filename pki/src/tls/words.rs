@@ -33,3 +33,22 @@ pub fn alert_words(alert: u8, by: RefusedBy) -> &'static str {
         (RefusedBy::Peer, _) => "the other side ended the handshake",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_alert_of_a_refusal_is_told_apart_in_words() {
+        for by in [RefusedBy::Us, RefusedBy::Peer] {
+            let words = [42, 43, 44, 45, 46, 48, 49, 70, 116, 120].map(|alert| alert_words(alert, by));
+            for (at, text) in words.iter().enumerate() {
+                assert!(!words[..at].contains(text), "{text}");
+                assert_ne!(*text, alert_words(255, by));
+            }
+            assert_eq!(alert_words(48, by), alert_words(51, by), "a foreign CA is a foreign CA");
+        }
+        assert!(alert_words(44, RefusedBy::Peer).contains("revoked"));
+        assert!(alert_words(116, RefusedBy::Peer).contains("certificate"));
+    }
+}
