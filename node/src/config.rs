@@ -1,1 +1,290 @@
-//! To come.
+//! `dms3.toml` becomes a valid `Config`, or one error that names file, line, key and what is allowed.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use dms3_core::arming::ArmState;
+use dms3_core::camera::OnLost;
+use dms3_core::roster::check_name;
+use serde::Deserialize;
+
+use crate::camera::detector::{DetectorConfig, check_together};
+use crate::coordinator::presence::PresenceConfig;
+use crate::mesh::MeshConfig;
+
+/// Where the config lies unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/dms3/dms3.toml";
+
+/// A config that can be run.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file that it was read from.
+    pub path: PathBuf,
+    pub state_dir: PathBuf,
+    pub run_dir: PathBuf,
+    pub log: LogConfig,
+    pub mesh: MeshConfig,
+    pub role: Role,
+    /// What works but deserves a second look.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+pub enum Role {
+    Coordinator(CoordinatorConfig),
+    Camera(CameraConfig),
+}
+
+impl Role {
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Coordinator(_) => "coordinator",
+            Self::Camera(_) => "camera",
+        }
+    }
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// error, warn, info, debug or trace; `RUST_LOG` wins.
+    pub level: LogLevel,
+    /// "stderr", "stdout" or the path of a file.
+    pub target: LogTarget,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: LogLevel::Info, target: LogTarget::Stderr }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum LogTarget {
+    Stderr,
+    Stdout,
+    File(PathBuf),
+}
+
+impl TryFrom<String> for LogTarget {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "stderr" => Ok(Self::Stderr),
+            "stdout" => Ok(Self::Stdout),
+            path if path.starts_with('/') => Ok(Self::File(path.into())),
+            other => Err(format!("\"{other}\" is no log target: write \"stderr\", \"stdout\" or the absolute path of a file")),
+        }
+    }
+}
+
+/// `[coordinator]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CoordinatorConfig {
+    /// The name of this node in lists.
+    pub name: String,
+    /// Time to leave after a person's arm command.
+    #[serde(with = "humantime_serde")]
+    pub exit_delay: Duration,
+    /// UDP address of the enrollment port, open only while a token lives.
+    pub enroll_listen: SocketAddr,
+    /// How long decisions and last addresses of devices are kept.
+    #[serde(with = "humantime_serde")]
+    pub decisions_for: Duration,
+    #[serde(with = "humantime_serde")]
+    pub sightings_for: Duration,
+    pub presence: PresenceConfig,
+}
+
+impl Default for CoordinatorConfig {
+    fn default() -> Self {
+        Self {
+            name: "Coordinator".to_owned(),
+            exit_delay: Duration::from_secs(60),
+            enroll_listen: SocketAddr::from(([0u16; 8], 47101)),
+            decisions_for: Duration::from_secs(30 * 86400),
+            sightings_for: Duration::from_secs(7 * 86400),
+            presence: PresenceConfig::default(),
+        }
+    }
+}
+
+/// `[camera]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CameraConfig {
+    pub on_coordinator_lost: OnLostConfig,
+    #[serde(rename = "detector")]
+    pub detectors: Vec<DetectorConfig>,
+}
+
+/// What a disarmed camera does without a coordinator: `"hold"` or `{ arm_after = "15m", as = "away" }`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "OnLostFile")]
+pub struct OnLostConfig(pub OnLost);
+
+impl Default for OnLostConfig {
+    fn default() -> Self {
+        Self(OnLost::ArmAfter { after: Duration::from_secs(15 * 60), state: ArmState::Away })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "write \"hold\" or { arm_after = \"15m\", as = \"away\" }")]
+enum OnLostFile {
+    Word(String),
+    Arm(ArmAfterFile),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ArmAfterFile {
+    #[serde(with = "humantime_serde")]
+    arm_after: Duration,
+    #[serde(rename = "as")]
+    state: ArmState,
+}
+
+impl TryFrom<OnLostFile> for OnLostConfig {
+    type Error = String;
+
+    fn try_from(file: OnLostFile) -> Result<Self, String> {
+        match file {
+            OnLostFile::Word(word) if word == "hold" => Ok(Self(OnLost::Hold)),
+            OnLostFile::Word(word) => Err(format!("\"{word}\": write \"hold\" or {{ arm_after = \"15m\", as = \"away\" }}")),
+            OnLostFile::Arm(arm) if arm.state == ArmState::Disarmed => {
+                Err("a camera that lost its coordinator cannot arm itself as \"disarmed\": write as = \"away\" or as = \"night\""
+                    .to_owned())
+            }
+            OnLostFile::Arm(arm) => Ok(Self(OnLost::ArmAfter { after: arm.arm_after, state: arm.state })),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RoleName {
+    Coordinator,
+    Camera,
+}
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    role: RoleName,
+    #[serde(default = "default_state_dir")]
+    state_dir: PathBuf,
+    #[serde(default = "default_run_dir")]
+    run_dir: PathBuf,
+    #[serde(default)]
+    log: LogConfig,
+    #[serde(default)]
+    mesh: MeshConfig,
+    coordinator: Option<CoordinatorConfig>,
+    camera: Option<CameraConfig>,
+}
+
+fn default_state_dir() -> PathBuf {
+    "/var/lib/dms3".into()
+}
+
+fn default_run_dir() -> PathBuf {
+    "/run/dms3".into()
+}
+
+impl Config {
+    /// Reads and checks the file.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| {
+            format!(
+                "cannot read the config {} (another place: --config FILE; a first one: `dms3-node init` or `dms3-node enroll` write it)",
+                path.display()
+            )
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks `text` as if it stood in `path`.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let file: ConfigFile = toml::from_str(text)
+            .map_err(|error| anyhow::anyhow!("{}", error.to_string().trim_end()))
+            .with_context(|| format!("{} is not valid", path.display()))?;
+        Self::check(file, path).with_context(|| format!("{} is not valid", path.display()))
+    }
+
+    fn check(file: ConfigFile, path: &Path) -> Result<Self> {
+        for (key, dir) in [("state_dir", &file.state_dir), ("run_dir", &file.run_dir)] {
+            ensure!(dir.is_absolute(), "{key} = {dir:?}: write an absolute path");
+        }
+        file.mesh.check().map_err(|(key, why)| anyhow::anyhow!("{key}: {why}"))?;
+        let mut warnings = Vec::new();
+        let role = match (file.role, file.coordinator, file.camera) {
+            (RoleName::Coordinator, config, None) => {
+                let mut config = config.unwrap_or_default();
+                config.name = check_name(&config.name).map_err(anyhow::Error::msg).context("[coordinator] name")?;
+                warnings.extend(config.presence.validate().context("[coordinator.presence]")?);
+                ensure!(
+                    config.exit_delay <= Duration::from_secs(3600),
+                    "[coordinator] exit_delay is more than an hour: a house that arms so late is not armed"
+                );
+                Role::Coordinator(config)
+            }
+            (RoleName::Camera, None, config) => {
+                let mut config = config.unwrap_or_default();
+                if config.detectors.is_empty() {
+                    config.detectors.push(DetectorConfig::default());
+                }
+                check_together(&config.detectors).map_err(anyhow::Error::msg).context("[[camera.detector]]")?;
+                Role::Camera(config)
+            }
+            (RoleName::Coordinator, _, Some(_)) => {
+                bail!("role is \"coordinator\": remove the section [camera] (one machine that is both runs two nodes with two configs)")
+            }
+            (RoleName::Camera, Some(_), _) => {
+                bail!("role is \"camera\": remove the section [coordinator] (one machine that is both runs two nodes with two configs)")
+            }
+        };
+        Ok(Self { path: path.to_owned(), state_dir: file.state_dir, run_dir: file.run_dir, log: file.log, mesh: file.mesh, role, warnings })
+    }
+
+    /// The socket for `status`, `arm` and the like.
+    pub fn control_socket(&self) -> PathBuf {
+        self.run_dir.join("control.sock")
+    }
+
+    pub fn coordinator(&self) -> Result<&CoordinatorConfig> {
+        match &self.role {
+            Role::Coordinator(config) => Ok(config),
+            Role::Camera(_) => bail!("{} says role = \"camera\": run this on the coordinator", self.path.display()),
+        }
+    }
+}

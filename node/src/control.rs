@@ -1,1 +1,216 @@
-//! To come.
+//! The local control socket: `status`, `arm`, `token` and the like talk to the node of this machine. One JSON line asks, one answers.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use dms3_core::coordinator::{Command, Decision};
+use dms3_core::dashboard::Dashboard;
+use dms3_core::id::NodeId;
+use dms3_core::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::coordinator::enrollment::{NewToken, TokenRequest, TokenView};
+
+/// Longest request or answer, in bytes.
+const LIMIT: u64 = 1 << 20;
+/// Nobody holds the socket longer than this without saying anything.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Conversations at once.
+const AT_ONCE: usize = 32;
+/// Whoever is in this group may command the house.
+const GROUP: &str = "dms3";
+
+/// What a command asks of the running node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    Status,
+    Command(Command),
+    TokenNew(TokenRequest),
+    TokenList,
+    TokenCancel {
+        id: String,
+    },
+    Rename {
+        node: String,
+        name: String,
+    },
+    Revoke {
+        node: String,
+    },
+    Decisions {
+        since: Timestamp,
+    },
+    /// Camera only: stop the detectors by hand, or go on.
+    Pause {
+        secs: Option<u64>,
+    },
+}
+
+/// What the node answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    House(Box<Dashboard>),
+    Camera(Box<CameraStatus>),
+    Token(Box<NewToken>),
+    Tokens(Vec<TokenView>),
+    Decisions(Vec<Decision>),
+    Done(String),
+    Refused(String),
+}
+
+/// What a camera node says of itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CameraStatus {
+    pub node: NodeId,
+    pub name: Option<String>,
+    /// The coordinator it is linked to: "address", or `None`.
+    pub linked: Option<String>,
+    /// Why not, in words.
+    pub trouble: Option<String>,
+    pub effective: dms3_core::arming::ArmState,
+    pub raised: bool,
+    pub paused_secs: Option<u64>,
+    pub epoch: Option<u32>,
+    pub rev: Option<u64>,
+    pub detectors: Vec<dms3_core::dashboard::DetectorView>,
+    pub clock_trusted: bool,
+}
+
+/// A request with who asks ("root", a user name) and where the answer goes.
+#[derive(Debug)]
+pub struct Asked {
+    pub request: Request,
+    pub by: String,
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// A socket that is bound, so that `run` can be told ready only when it is.
+pub struct Control {
+    listener: UnixListener,
+}
+
+impl Control {
+    /// A socket that an earlier node left is replaced; one that a living node serves is an error.
+    pub async fn bind(path: &Path) -> Result<Self> {
+        let dir = path.parent().context("the control socket has no directory")?;
+        if !dir.exists() {
+            std::fs::create_dir_all(dir).with_context(|| format!("cannot create {} (run_dir)", dir.display()))?;
+        }
+        if path.exists() {
+            if UnixStream::connect(path).await.is_ok() {
+                bail!(
+                    "another node serves {}: two nodes on one machine need two configs with their own run_dir and state_dir",
+                    path.display()
+                );
+            }
+            std::fs::remove_file(path).with_context(|| format!("cannot remove the old socket {}", path.display()))?;
+        }
+        let listener = UnixListener::bind(path).with_context(|| format!("cannot create the control socket {}", path.display()))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
+            .with_context(|| format!("cannot protect {}", path.display()))?;
+        // Without the group (no installation, a test) only root and our own user can come in.
+        if let Ok(Some(group)) = nix::unistd::Group::from_name(GROUP)
+            && let Err(error) = nix::unistd::chown(path, None, Some(group.gid))
+        {
+            tracing::debug!("the control socket stays with this user's own group: {error}");
+        }
+        Ok(Self { listener })
+    }
+
+    /// Serves until the stop; a visitor's fault ends only his own conversation.
+    pub async fn run(self, requests: mpsc::Sender<Asked>, stop: CancellationToken) -> Result<()> {
+        let mut visitors = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                Some(_) = visitors.join_next() => {}
+                visitor = self.listener.accept(), if visitors.len() < AT_ONCE => {
+                    let (stream, _) = visitor.context("the control socket failed")?;
+                    let requests = requests.clone();
+                    visitors.spawn(async move {
+                        match tokio::time::timeout(PATIENCE * 2, converse(stream, requests)).await {
+                            Ok(Ok(())) => {}
+                            Ok(Err(error)) => tracing::debug!("a visitor of the control socket: {error:#}"),
+                            Err(_) => tracing::debug!("a visitor of the control socket was too slow"),
+                        }
+                    });
+                }
+            }
+        }
+    }
+}
+
+async fn converse(mut stream: UnixStream, requests: mpsc::Sender<Asked>) -> Result<()> {
+    let answer = match visitor(&stream) {
+        Ok(by) => {
+            let (read, _) = stream.split();
+            let mut line = String::new();
+            BufReader::new(read.take(LIMIT)).read_line(&mut line).await.context("reading the request")?;
+            match serde_json::from_str(&line) {
+                Ok(request) => {
+                    let (answer, answered) = oneshot::channel();
+                    requests.send(Asked { request, by, answer }).await.map_err(|_| anyhow!("the node is stopping"))?;
+                    answered.await.unwrap_or_else(|_| Answer::Refused("the node is stopping".to_owned()))
+                }
+                Err(error) => {
+                    Answer::Refused(format!("the running node does not understand this request: is it of another version? ({error})"))
+                }
+            }
+        }
+        Err(error) => Answer::Refused(format!("{error:#}")),
+    };
+    let mut line = serde_json::to_vec(&answer).context("writing the answer")?;
+    line.push(b'\n');
+    stream.write_all(&line).await.context("sending the answer")?;
+    stream.shutdown().await.context("ending the answer")
+}
+
+/// Who asks, as the kernel says. Root, our own user, and members of the group may.
+fn visitor(stream: &UnixStream) -> Result<String> {
+    let peer = stream.peer_cred().context("the kernel does not say who asks")?;
+    let user = nix::unistd::User::from_uid(peer.uid().into()).ok().flatten();
+    let name = user.as_ref().map_or_else(|| format!("user {}", peer.uid()), |user| user.name.clone());
+    if peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() {
+        return Ok(name);
+    }
+    let group = nix::unistd::Group::from_name(GROUP).ok().flatten();
+    let member = group.is_some_and(|group| {
+        peer.gid() == group.gid.as_raw() || user.as_ref().is_some_and(|user| user.gid == group.gid || group.mem.contains(&user.name))
+    });
+    if member { Ok(name) } else { bail!("{name} may not command this node: only root and members of the group {GROUP} may") }
+}
+
+/// Asks the running node.
+pub async fn ask(socket: &Path, request: &Request) -> Result<Answer> {
+    let talk = async {
+        let mut stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                anyhow!("you may not talk to the node: use sudo, or become a member of the group {GROUP} ({})", socket.display())
+            }
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
+                anyhow!("no node is running here ({}): start it with `systemctl start dms3-node` or `dms3-node run`", socket.display())
+            }
+            _ => anyhow!(error).context(format!("cannot reach the node over {}", socket.display())),
+        })?;
+        let mut line = serde_json::to_vec(request).context("writing the request")?;
+        line.push(b'\n');
+        stream.write_all(&line).await.context("sending the request")?;
+        let mut answer = String::new();
+        BufReader::new(stream.take(LIMIT)).read_line(&mut answer).await.context("reading the answer")?;
+        serde_json::from_str(&answer).context("the node's answer cannot be read: is it of another version?")
+    };
+    match tokio::time::timeout(PATIENCE, talk).await {
+        Ok(Ok(Answer::Refused(why))) => bail!("{why}"),
+        Ok(answer) => answer,
+        Err(_) => bail!("the node did not answer within {} s: see its log", PATIENCE.as_secs()),
+    }
+}

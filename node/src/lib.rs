@@ -7,5 +7,8 @@ pub mod config;
 pub mod control;
 pub mod coordinator;
 pub mod mesh;
+pub mod owner;
 pub mod services;
+pub mod state_lock;
 pub mod store;
+pub mod systemd;

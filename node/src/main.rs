@@ -1,1 +1,20 @@
-fn main() {}
+//! The command line of `dms3-node`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // One provider for all of rustls, before anything can ask for it.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        eprintln!("dms3-node: another crypto provider was installed first");
+        return ExitCode::FAILURE;
+    }
+    match dms3_node::commands::Cli::parse().run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("dms3-node: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

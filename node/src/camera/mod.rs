@@ -1,5 +1,124 @@
-//! The camera role: obeys the state of the house, runs its detectors, reports what they do.
+//! A camera node: who runs what.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, Result};
+use dms3_core::camera::{Settings, SourceSettings};
+use dms3_core::id::BootId;
+use dms3_pki::Identity;
+use tokio::sync::{mpsc, watch};
+
+use self::detector::{Spawner, WatchOrder};
+use self::driver::{Driver, Source};
+use self::uplink::UplinkContext;
+use crate::clock::Clock;
+use crate::config::{CameraConfig, Config};
+use crate::control::Control;
+use crate::mesh::endpoint::Endpoint;
+use crate::mesh::keys::MeshKeys;
+use crate::services::Services;
 
 pub mod detector;
+mod driver;
 pub mod enrollment;
 pub mod health;
+mod memory;
+pub mod uplink;
+
+/// Starts every service of a camera node. Returns once the sockets are bound.
+pub async fn start(
+    config: &Config,
+    own: &CameraConfig,
+    identity: Identity,
+    boot: BootId,
+    clock: Clock,
+    services: &mut Services,
+) -> Result<()> {
+    let control = Control::bind(&config.control_socket()).await?;
+    let keys = MeshKeys::load_or_create(&config.state_dir)?;
+    // A camera only dials: any port will do.
+    let mut from = config.mesh.listen;
+    from.set_port(0);
+    let endpoint = Endpoint::bind(from, &keys, config.mesh.limits)?;
+    let stop = services.stop_token();
+
+    let settings = Settings {
+        sources: own
+            .detectors
+            .iter()
+            .map(|detector| SourceSettings { name: detector.name.clone(), watch_in: detector.watch_in.clone() })
+            .collect(),
+        on_coordinator_lost: own.on_coordinator_lost.0,
+    };
+    let (memory, machine, effects) = memory::Memory::wake(&config.state_dir, settings, &identity, clock.now());
+
+    let spawner = Spawner::start().context("cannot start the thread that starts detectors")?;
+    let mut sources = Vec::new();
+    for detector in &own.detectors {
+        let (order, orders) = watch::channel(WatchOrder::default());
+        let (report, reports) = watch::channel(detector::first_report(&detector.name, clock.now().at));
+        let detector_clock = clock.clone();
+        let now = move || detector_clock.now();
+        services.vital(
+            "detector",
+            detector::run(detector.clone(), orders, report, now, config.state_dir.clone(), spawner.clone(), stop.clone()),
+        );
+        sources.push(Source { name: detector.name.clone(), order, reports });
+    }
+
+    let (inputs, inputs_in) = mpsc::channel(64);
+    let (requests, requests_in) = mpsc::channel(16);
+    let (ack, acks) = watch::channel(None);
+    let (detectors, detectors_in) = watch::channel(dms3_core::protocol::message::DetectorsV1 { sources: Vec::new() });
+    let (health, health_in) = watch::channel(None);
+    let (link, link_in) = watch::channel(uplink::LinkStatus::default());
+    let unknown = Arc::new(AtomicU64::new(0));
+    let (held, held_in) = watch::channel(memory.held());
+    let identity_node = identity.node();
+    tracing::info!("camera {} of house {} with {} detectors", identity_node.short(), identity.mesh(), sources.len());
+
+    let driver = Driver { machine, memory, clock: clock.clone(), node: identity_node, sources, ack, detectors, held, link: link_in };
+    services.vital("driver", driver.run(effects, inputs_in, requests_in, stop.clone()));
+    services.vital(
+        "uplink",
+        uplink::run(
+            UplinkContext {
+                endpoint,
+                identity,
+                state_dir: config.state_dir.clone(),
+                mesh: config.mesh.clone(),
+                boot,
+                inputs,
+                acks,
+                detectors: detectors_in,
+                health: health_in,
+                held: held_in,
+                sources: own.detectors.iter().map(|detector| detector.name.clone()).collect(),
+                status: link,
+                unknown: unknown.clone(),
+                clock: clock.clone(),
+            },
+            stop.clone(),
+        ),
+    );
+    services.vital("control", control.run(requests, stop));
+    let (state_dir, health_clock) = (config.state_dir.clone(), clock.clone());
+    services.restarting(
+        "health",
+        move |stop| {
+            let (clock, unknown) = (health_clock.clone(), unknown.clone());
+            let skipped = move || unknown.load(Ordering::Relaxed);
+            health::run(health.clone(), move || clock.now(), state_dir.clone(), skipped, stop)
+        },
+        |_| {},
+    );
+    services.restarting("clock", move |stop| clock.clone().keep(stop), |_| {});
+    Ok(())
+}
+
+/// Whether this machine was paired.
+pub fn is_enrolled(state_dir: &Path) -> Result<bool> {
+    Ok(Identity::load(state_dir)?.is_some())
+}

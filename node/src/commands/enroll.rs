@@ -9,12 +9,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use dms3_pki::{Identity, TokenWord, root_pin_of};
-use nix::unistd::{Gid, Uid, fchown, geteuid, setegid, seteuid};
+use nix::unistd::{Gid, fchown, geteuid};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::camera::enrollment::{Enrolled, Enrollment, enrol};
 use crate::clock::Clock;
+use crate::commands::ConfigArg;
 use crate::commands::duration::parse_duration;
+use crate::config::{Config, Role};
+use crate::mesh::discovery::{self, Heard};
+use crate::owner::AsOwner;
 use crate::store::STORE_FILE;
 
 #[cfg(test)]
@@ -59,6 +64,69 @@ pub struct Machine {
     pub is_coordinator: bool,
     /// What `discovery` hears; `None`: mDNS is switched off.
     pub heard: Option<mpsc::Receiver<SocketAddr>>,
+}
+
+/// The command line's `enroll`. A machine without a config becomes a camera with the defaults.
+pub async fn command(args: EnrollArgs, at: &ConfigArg) -> anyhow::Result<()> {
+    let config = match at.config.exists() {
+        true => at.load()?,
+        false => Config::parse("role = \"camera\"", &at.config)?,
+    };
+    pair(args, &config).await
+}
+
+/// Pairs while mDNS listens for coordinators.
+async fn pair(args: EnrollArgs, config: &Config) -> anyhow::Result<()> {
+    let heard = Heard::default();
+    let (send, enrolling) = mpsc::channel(16);
+    let listen = async {
+        if let Err(error) = discovery::browse(&config.mesh, &heard, CancellationToken::new()).await {
+            eprintln!("Note: cannot listen for coordinators: {error:#}");
+        }
+        std::future::pending::<()>().await;
+    };
+    let feed = async {
+        let mut list = heard.subscribe();
+        loop {
+            let now = list.borrow_and_update().clone();
+            for candidate in now.iter() {
+                if let Some(port) = candidate.enroll {
+                    let mut address = candidate.address;
+                    address.set_port(port);
+                    let _ = send.send(address).await;
+                }
+            }
+            if list.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let machine = Machine {
+        config: config.path.clone(),
+        state_dir: config.state_dir.clone(),
+        is_coordinator: matches!(config.role, Role::Coordinator(_)),
+        heard: Some(enrolling),
+    };
+    tokio::select! {
+        done = run(args, machine) => done,
+        () = listen => bail!("nothing is heard any more"),
+        () = feed => bail!("nothing is heard any more"),
+    }
+}
+
+/// A token that lies on the boot partition of a machine that is not paired is used, so that a flashed card needs nobody. True if it was.
+pub async fn from_boot_partition(config: &Config) -> bool {
+    if !BOOT_TOKENS.iter().any(|file| Path::new(file).exists()) {
+        return false;
+    }
+    let args = EnrollArgs { token: None, token_file: None, coordinator: None, timeout: Duration::from_secs(60), again: false };
+    match pair(args, config).await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!("cannot pair with the token of the boot partition: {error:#}");
+            false
+        }
+    }
 }
 
 pub async fn run(args: EnrollArgs, machine: Machine) -> anyhow::Result<()> {
@@ -247,35 +315,6 @@ fn make_state_dir(dir: &Path) -> anyhow::Result<()> {
         dms3_pki::files::create_dir_private(dir).context("if this is not your own directory, run it with sudo")?;
     }
     Ok(())
-}
-
-/// While it lives, root writes as the owner of the state directory, so that the service can read what it needs.
-struct AsOwner {
-    back: Option<(Uid, Gid)>,
-}
-
-impl AsOwner {
-    fn of(dir: &Path) -> anyhow::Result<Self> {
-        let owner = fs::metadata(dir).with_context(|| format!("cannot look at {}", dir.display()))?;
-        let me = geteuid();
-        if owner.uid() == me.as_raw() {
-            return Ok(Self { back: None });
-        }
-        ensure!(me.is_root(), "{} belongs to another user: run this with sudo", dir.display());
-        let back = Some((me, nix::unistd::getegid()));
-        setegid(Gid::from_raw(owner.gid())).context("cannot take the group of the state directory")?;
-        seteuid(Uid::from_raw(owner.uid())).context("cannot write as the owner of the state directory")?;
-        Ok(Self { back })
-    }
-}
-
-impl Drop for AsOwner {
-    fn drop(&mut self) {
-        if let Some((uid, gid)) = self.back.take() {
-            let _ = seteuid(uid);
-            let _ = setegid(gid);
-        }
-    }
 }
 
 /// A camera's config if there is none; readable by the group of the state directory, which is the service's. True if it was written.

@@ -1,5 +1,120 @@
-//! To come.
+//! One file per command.
 
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, DEFAULT_PATH};
+
+mod check_config;
+pub mod discover;
 pub mod duration;
 pub mod enroll;
+mod house;
+mod init;
+mod nodes;
+pub mod presence;
+mod run;
+mod status;
+mod text;
 pub mod token;
+
+/// Cameras that watch when nobody is home, and do not when somebody is.
+#[derive(Debug, Parser)]
+#[command(name = "dms3-node", version, about, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    config: ConfigArg,
+}
+
+/// Which config a command reads.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ConfigArg {
+    /// The node's config
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_PATH)]
+    pub config: PathBuf,
+}
+
+impl ConfigArg {
+    pub fn load(&self) -> Result<Config> {
+        Config::load(&self.config)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make this machine the coordinator of a new house
+    Init(init::Args),
+    /// Run the node (systemd does)
+    Run,
+    /// Tokens that pair new nodes
+    Token(token::TokenArgs),
+    /// Pair this machine with a token
+    Enroll(enroll::EnrollArgs),
+    /// List the coordinators that are heard on this network
+    Discover(discover::Args),
+    /// Show live which devices are near; needs no node and no config
+    Presence(presence::Args),
+    /// List the nodes of the house
+    Nodes(nodes::Args),
+    /// What holds now, and why
+    Status(status::Args),
+    /// Arm the house
+    Arm(house::ArmArgs),
+    /// Disarm the house
+    Disarm(house::DisarmArgs),
+    /// Let presence decide again
+    Auto,
+    /// Give a node another name
+    Rename(house::RenameArgs),
+    /// Put a node out of the house, at once and for good
+    Revoke(house::RevokeArgs),
+    /// On a camera: stop its detectors by hand for a while
+    Pause(house::PauseArgs),
+    /// On a camera: end a pause
+    Resume,
+    /// Read a config and say what is wrong with it
+    CheckConfig,
+}
+
+impl Cli {
+    pub fn run(self) -> Result<ExitCode> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .max_blocking_threads(8)
+            .thread_name("dms3")
+            .enable_all()
+            .build()
+            .context("cannot start")?;
+        let code = runtime
+            .block_on(Box::pin(async {
+                let config = &self.config;
+                match self.command {
+                    Command::Init(args) => init::run(args, config).await,
+                    Command::Run => run::run(config).await,
+                    Command::Token(args) => token::run(args, config).await,
+                    Command::Enroll(args) => enroll::command(args, config).await,
+                    Command::Discover(args) => discover::run(args, config).await,
+                    Command::Presence(args) => presence::run(args).await,
+                    Command::Nodes(args) => nodes::run(args, config).await,
+                    Command::Status(args) => status::run(args, config).await,
+                    Command::Arm(args) => house::arm(args, config).await,
+                    Command::Disarm(args) => house::disarm(args, config).await,
+                    Command::Auto => house::auto(config).await,
+                    Command::Rename(args) => house::rename(args, config).await,
+                    Command::Revoke(args) => house::revoke(args, config).await,
+                    Command::Pause(args) => house::pause(args, config).await,
+                    Command::Resume => house::resume(config).await,
+                    Command::CheckConfig => check_config::run(config),
+                }
+            }))
+            .map(|()| ExitCode::SUCCESS);
+        // A blocking read of standard input must not hold the exit.
+        runtime.shutdown_background();
+        code
+    }
+}

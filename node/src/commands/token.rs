@@ -5,11 +5,15 @@ use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use anyhow::{Result, bail};
 use dms3_core::time::Timestamp;
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
 
+use crate::clock::wall;
+use crate::commands::ConfigArg;
 use crate::commands::duration::{parse_duration, span_words};
+use crate::control::{Answer, Request, ask};
 use crate::coordinator::enrollment::{NewToken, TokenRequest, TokenView};
 
 /// UDP port of enrollment where nothing else is said.
@@ -60,13 +64,46 @@ pub struct NewArgs {
     pub json: bool,
 }
 
+pub async fn run(args: TokenArgs, config: &ConfigArg) -> Result<()> {
+    let config = config.load()?;
+    config.coordinator()?;
+    let socket = config.control_socket();
+    match args.command {
+        TokenCommand::New(args) => {
+            let Answer::Token(new) = ask(&socket, &Request::TokenNew(args.request())).await? else {
+                bail!("the node gave an unexpected answer")
+            };
+            if args.json {
+                println!("{}", serde_json::to_string_pretty(&new)?);
+            } else {
+                print!("{}", show_new(&new, !args.no_qr, wall()));
+            }
+        }
+        TokenCommand::List { json } => {
+            let Answer::Tokens(tokens) = ask(&socket, &Request::TokenList).await? else { bail!("the node gave an unexpected answer") };
+            if json {
+                println!("{}", serde_json::to_string_pretty(&tokens)?);
+            } else {
+                print!("{}", show_list(&tokens, wall()));
+            }
+        }
+        TokenCommand::Cancel { id } => {
+            let Answer::Done(words) = ask(&socket, &Request::TokenCancel { id }).await? else {
+                bail!("the node gave an unexpected answer")
+            };
+            println!("{words}");
+        }
+    }
+    Ok(())
+}
+
 impl NewArgs {
     pub fn request(&self) -> TokenRequest {
         TokenRequest { name: self.name.clone(), ttl_secs: Some(self.ttl.as_secs()), uses: Some(self.uses), hints: self.hints.clone() }
     }
 }
 
-fn parse_hint(text: &str) -> Result<SocketAddr, String> {
+fn parse_hint(text: &str) -> std::result::Result<SocketAddr, String> {
     text.parse()
         .or_else(|_| text.trim_matches(['[', ']']).parse().map(|ip| SocketAddr::new(ip, ENROLL_PORT)))
         .map_err(|_| format!("\"{text}\" is no address: write it like 192.168.1.10, 192.168.1.10:47101 or [fd00::1]:47101"))

@@ -1,0 +1,205 @@
+//! Runs a camera's rules: inputs in, effects out, carried out in order. Save, then act.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use dms3_core::arming::ArmState;
+use dms3_core::camera::{Camera, Effect, Input};
+use dms3_core::dashboard::DetectorView;
+use dms3_core::id::NodeId;
+use dms3_core::protocol::message::{AckV1, DetectorPhase, DetectorReportV1, DetectorsV1, SignedStateV1};
+use dms3_core::time::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::detector::WatchOrder;
+use super::memory::Memory;
+use super::uplink::LinkStatus;
+use crate::clock::Clock;
+use crate::control::{Answer, Asked, CameraStatus, Request};
+
+const TICK: Duration = Duration::from_millis(500);
+
+/// One camera of this node, as the driver sees it.
+pub(super) struct Source {
+    pub(super) name: String,
+    pub(super) order: watch::Sender<WatchOrder>,
+    pub(super) reports: watch::Receiver<DetectorReportV1>,
+}
+
+pub(super) struct Driver {
+    pub(super) machine: Camera,
+    pub(super) memory: Memory,
+    pub(super) clock: Clock,
+    pub(super) node: NodeId,
+    pub(super) sources: Vec<Source>,
+    pub(super) ack: watch::Sender<Option<AckV1>>,
+    pub(super) detectors: watch::Sender<DetectorsV1>,
+    pub(super) held: watch::Sender<Option<SignedStateV1>>,
+    pub(super) link: watch::Receiver<LinkStatus>,
+}
+
+impl Driver {
+    pub(super) async fn run(
+        mut self,
+        effects: Vec<Effect>,
+        mut inputs: mpsc::Receiver<Input>,
+        mut requests: mpsc::Receiver<Asked>,
+        stop: CancellationToken,
+    ) -> Result<()> {
+        self.carry_out(effects, None)?;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.report();
+            let input = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                _ = tick.tick() => {
+                    crate::systemd::alive();
+                    Input::Tick
+                }
+                Some(input) = inputs.recv() => input,
+                Some(asked) = requests.recv() => {
+                    self.answer(asked)?;
+                    continue;
+                }
+                () = changed(&mut self.sources) => continue,
+            };
+            self.take(input)?;
+        }
+    }
+
+    fn take(&mut self, input: Input) -> Result<()> {
+        let decided = match &input {
+            Input::State { state, live: true, .. } => Some(state.since),
+            _ => None,
+        };
+        let before = self.machine.effective();
+        let effects = self.machine.handle(input, self.clock.now());
+        let after = self.machine.effective();
+        self.carry_out(effects, decided)?;
+        if after != before {
+            self.tell(after);
+        }
+        Ok(())
+    }
+
+    fn tell(&self, effective: ArmState) {
+        let reason = self.machine.state().map_or("", |state| state.reason.as_str());
+        match self.machine.raised() {
+            Some(_) => tracing::warn!("{}, raised by this camera itself", effective.words()),
+            None => tracing::info!("{}: {reason}", effective.words()),
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>, decided: Option<Timestamp>) -> Result<()> {
+        for effect in effects {
+            match effect {
+                Effect::Save(memory) => {
+                    // A disk that is full or gone must not keep a camera from arming: then it obeys, and says that it will not remember.
+                    match tokio::task::block_in_place(|| self.memory.save(&memory)) {
+                        Ok(()) => {
+                            self.held.send_replace(memory.held);
+                        }
+                        Err(error) if self.machine.effective().is_armed() => tracing::error!("{error:#}; watching all the same"),
+                        Err(error) => return Err(error),
+                    }
+                }
+                Effect::Watch { source, on } => {
+                    for known in self.sources.iter().filter(|known| known.name == source) {
+                        known.order.send_if_modified(|order| {
+                            let changed = order.on != on;
+                            *order = WatchOrder { on, decided: if changed { decided } else { order.decided } };
+                            changed
+                        });
+                    }
+                }
+                Effect::Ack(ack) => {
+                    self.ack.send_replace(Some(ack));
+                }
+                Effect::Alert { key, text } => tracing::warn!("alert {key}: {text}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// What the detectors really do, for the coordinator. A detector that is stopped by hand says so.
+    fn report(&mut self) {
+        let paused = self.machine.paused().is_some();
+        let sources = self.sources.iter_mut().map(|source| {
+            let mut report = source.reports.borrow_and_update().clone();
+            if paused && report.phase == DetectorPhase::Stopped.to_wire() {
+                report.phase = DetectorPhase::Paused.to_wire();
+            }
+            report
+        });
+        let report = DetectorsV1 { sources: sources.collect() };
+        self.detectors.send_if_modified(|old| {
+            let changed = *old != report;
+            if changed {
+                *old = report;
+            }
+            changed
+        });
+    }
+
+    fn answer(&mut self, asked: Asked) -> Result<()> {
+        let answer = match asked.request {
+            Request::Status => Answer::Camera(Box::new(self.status())),
+            Request::Pause { secs } => {
+                tracing::warn!("{} {}", asked.by, if secs.is_some() { "stops the detectors by hand" } else { "ends the pause" });
+                self.take(Input::Pause(secs.map(Duration::from_secs)))?;
+                Answer::Done(match secs {
+                    Some(_) => "The detectors of this camera are stopped by hand. `dms3-node resume` ends that early.".to_owned(),
+                    None => "The detectors of this camera follow the house again.".to_owned(),
+                })
+            }
+            _ => Answer::Refused("this node is a camera: run this on the coordinator".to_owned()),
+        };
+        // Whoever asked may have gone away.
+        drop(asked.answer.send(answer));
+        Ok(())
+    }
+
+    fn status(&self) -> CameraStatus {
+        let link = self.link.borrow();
+        let state = self.machine.state();
+        let detectors = self.detectors.borrow();
+        CameraStatus {
+            node: self.node,
+            name: link.name.clone(),
+            linked: link.linked.map(|address| address.to_string()),
+            trouble: link.trouble.clone(),
+            effective: self.machine.effective(),
+            raised: self.machine.raised().is_some(),
+            paused_secs: self.machine.paused().map(|left| left.as_secs()),
+            epoch: state.map(|state| state.epoch),
+            rev: state.map(|state| state.rev),
+            detectors: self
+                .sources
+                .iter()
+                .zip(&detectors.sources)
+                .map(|(source, report)| DetectorView {
+                    source: report.source.clone(),
+                    should_watch: source.order.borrow().on,
+                    phase: DetectorPhase::from_wire(report.phase).words().to_owned(),
+                    since: Some(report.since),
+                    detail: report.detail.clone(),
+                })
+                .collect(),
+            clock_trusted: self.clock.now().trusted,
+        }
+    }
+}
+
+/// Ends when any detector has something new to report. A detector that is gone has ended its service, which is seen there.
+async fn changed(sources: &mut [Source]) {
+    let waiting = sources.iter_mut().map(|source| {
+        Box::pin(async move {
+            if source.reports.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+    });
+    futures_util::future::select_all(waiting).await;
+}

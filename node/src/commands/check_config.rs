@@ -1,0 +1,14 @@
+//! `dms3-node check-config`: reads a config and says what is wrong with it.
+
+use anyhow::Result;
+
+use super::ConfigArg;
+
+pub(super) fn run(config: &ConfigArg) -> Result<()> {
+    let config = config.load()?;
+    for warning in &config.warnings {
+        println!("note: {warning}");
+    }
+    println!("{} is a valid {} config.", config.path.display(), config.role.word());
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! Commands of a person to the house: arm, disarm, auto, rename, revoke, pause.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use dms3_core::arming::ArmState;
+use dms3_core::coordinator::Command;
+use dms3_core::time::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::ConfigArg;
+use super::status::print_house;
+use crate::clock;
+use crate::control::{Answer, Request, ask};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ArmArgs {
+    /// For how long, as in 2h or 90m
+    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "until")]
+    span: Option<Duration>,
+    /// Until when, as in 07:00 (the next time it is so late)
+    #[arg(long, value_name = "HH:MM")]
+    until: Option<jiff::civil::Time>,
+    /// For the night, with people at home: no arrival ends it
+    #[arg(long)]
+    night: bool,
+    /// At once, without the exit delay
+    #[arg(long)]
+    now: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DisarmArgs {
+    /// For how long, as in 2h or 90m; without it until a person decides or the last person leaves
+    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "until")]
+    span: Option<Duration>,
+    /// Until when, as in 07:00 (the next time it is so late)
+    #[arg(long, value_name = "HH:MM")]
+    until: Option<jiff::civil::Time>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RenameArgs {
+    /// Its name, its id or the first letters of the id
+    node: String,
+    name: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RevokeArgs {
+    /// Its name, its id or the first letters of the id
+    node: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PauseArgs {
+    /// For how long, as in 2h (at most 12h)
+    #[arg(value_name = "TIME", value_parser = humantime::parse_duration)]
+    span: Duration,
+}
+
+pub(super) async fn arm(args: ArmArgs, config: &ConfigArg) -> Result<()> {
+    let state = if args.night { ArmState::Night } else { ArmState::Away };
+    let until = end(args.span, args.until)?;
+    command(config, Command::Arm { state, until, now: args.now }).await
+}
+
+pub(super) async fn disarm(args: DisarmArgs, config: &ConfigArg) -> Result<()> {
+    let until = end(args.span, args.until)?;
+    command(config, Command::Disarm { until }).await
+}
+
+pub(super) async fn auto(config: &ConfigArg) -> Result<()> {
+    command(config, Command::Auto).await
+}
+
+pub(super) async fn rename(args: RenameArgs, config: &ConfigArg) -> Result<()> {
+    tell(config, Request::Rename { node: args.node, name: args.name }).await
+}
+
+pub(super) async fn revoke(args: RevokeArgs, config: &ConfigArg) -> Result<()> {
+    tell(config, Request::Revoke { node: args.node }).await
+}
+
+pub(super) async fn pause(args: PauseArgs, config: &ConfigArg) -> Result<()> {
+    if args.span > Duration::from_secs(12 * 3600) || args.span.is_zero() {
+        bail!("a pause lasts at most 12h, so that it cannot be forgotten");
+    }
+    tell(config, Request::Pause { secs: Some(args.span.as_secs().max(1)) }).await
+}
+
+pub(super) async fn resume(config: &ConfigArg) -> Result<()> {
+    tell(config, Request::Pause { secs: None }).await
+}
+
+async fn command(config: &ConfigArg, command: Command) -> Result<()> {
+    let config = config.load()?;
+    config.coordinator()?;
+    match ask(&config.control_socket(), &Request::Command(command)).await? {
+        Answer::House(house) => print_house(&house, clock::wall()),
+        other => bail!("the node gave an unexpected answer: {other:?}"),
+    }
+    Ok(())
+}
+
+async fn tell(config: &ConfigArg, request: Request) -> Result<()> {
+    match ask(&config.load()?.control_socket(), &request).await? {
+        Answer::Done(words) => println!("{words}"),
+        other => bail!("the node gave an unexpected answer: {other:?}"),
+    }
+    Ok(())
+}
+
+/// When it ends, by this machine's clock and zone.
+fn end(span: Option<Duration>, until: Option<jiff::civil::Time>) -> Result<Option<Timestamp>> {
+    let now = clock::wall();
+    if let Some(span) = span {
+        return Ok(Some(now + span));
+    }
+    let Some(until) = until else { return Ok(None) };
+    let now = jiff::Timestamp::from_millisecond(i64::try_from(now.0)?)?.to_zoned(TimeZone::system());
+    Ok(Some(next(until, &now)?))
+}
+
+/// The next time that it is `until`, after `now`.
+fn next(until: jiff::civil::Time, now: &jiff::Zoned) -> Result<Timestamp> {
+    let mut day = now.date();
+    loop {
+        let at = day.to_datetime(until).to_zoned(now.time_zone().clone()).context("this day has no such time")?;
+        if at > *now {
+            return Ok(Timestamp(u64::try_from(at.timestamp().as_millisecond())?));
+        }
+        day = day.tomorrow()?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn until_seven_is_this_morning_before_seven_and_tomorrow_after() {
+        let at = |text: &str| text.parse::<jiff::Zoned>().unwrap();
+        let ms = |text: &str| Timestamp(u64::try_from(at(text).timestamp().as_millisecond()).unwrap());
+        let seven = jiff::civil::time(7, 0, 0, 0);
+        assert_eq!(next(seven, &at("2026-11-23T06:00[UTC]")).unwrap(), ms("2026-11-23T07:00[UTC]"));
+        assert_eq!(next(seven, &at("2026-11-23T07:00[UTC]")).unwrap(), ms("2026-11-24T07:00[UTC]"));
+    }
+}

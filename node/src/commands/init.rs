@@ -1,0 +1,142 @@
+//! `dms3-node init`: makes this machine the coordinator of a new house.
+
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use dms3_core::presence::MacAddr;
+use dms3_core::roster::{NodeRole, NodeStatus, RosterRow, check_name};
+use dms3_pki::files::create_dir_private;
+use dms3_pki::{AUTHORITY_DIR, Authority, KEY_FILE, NodeKey};
+
+use super::ConfigArg;
+use crate::clock::{Clock, build_time, wall};
+use crate::config::Config;
+use crate::mesh::keys::MeshKeys;
+use crate::owner::AsOwner;
+use crate::store::{STORE_FILE, Store};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Somebody who lives here and the phone's MAC address, for a first config; may be given several times
+    #[arg(long = "person", value_name = "NAME=MAC[,MAC]", value_parser = parse_person)]
+    people: Vec<(String, Vec<MacAddr>)>,
+    /// Make a house that only people arm and disarm, for a first config
+    #[arg(long, conflicts_with = "people")]
+    manual: bool,
+}
+
+pub(super) async fn run(args: Args, at: &ConfigArg) -> Result<()> {
+    ensure!(
+        wall() >= build_time(),
+        "this machine's clock is wrong (it is before the time this program was built): set it first, certificates depend on it"
+    );
+    write_config(&args, &at.config)?;
+    let config = at.load()?;
+    let own = config.coordinator()?.clone();
+    let dir = &config.state_dir;
+    if !dir.exists() {
+        create_dir_private(dir)?;
+    }
+    let _owner = AsOwner::of(dir)?;
+    let authority_dir = dir.join(AUTHORITY_DIR);
+    for made in [authority_dir.as_path(), &dir.join(KEY_FILE), &dir.join(STORE_FILE)] {
+        ensure!(!made.exists(), "{} exists: this machine has a house or is paired already. Nothing was changed", made.display());
+    }
+    let clock = Clock::open(dir);
+    let now = clock.now();
+    ensure!(now.trusted, "this machine's clock is far ahead of every time it knows: set it first, certificates depend on it");
+
+    // Made beside its place and moved at the end: a crash leaves nothing that looks like a house.
+    let unfinished = dir.join(format!("{AUTHORITY_DIR}.new"));
+    if unfinished.exists() {
+        std::fs::remove_dir_all(&unfinished).with_context(|| format!("cannot remove {}", unfinished.display()))?;
+    }
+    let authority = Authority::create(&unfinished, now.at).context("cannot make the authority of the house")?;
+    let key = Arc::new(NodeKey::generate()?);
+    key.save_new(&dir.join(KEY_FILE))?;
+    let identity = authority.own_identity(key, now.at)?;
+    identity.store(dir)?;
+    MeshKeys::load_or_create(dir)?;
+    let store = Store::create(dir).await?;
+    store
+        .add_node(&RosterRow {
+            node: identity.node(),
+            role: NodeRole::Coordinator,
+            name: own.name.clone(),
+            status: NodeStatus::Active,
+            enrolled_at: now.at,
+            revoked_at: None,
+            token: None,
+        })
+        .await?;
+    store.close().await;
+    clock.save()?;
+    std::fs::rename(&unfinished, &authority_dir).with_context(|| format!("cannot move {}", unfinished.display()))?;
+
+    println!("This machine is the coordinator of a new house, {}.", identity.mesh());
+    println!("Its root key lies in {}; who has a copy can make coordinators. Keep backups of it locked away.", authority_dir.display());
+    if own.presence.enabled && own.presence.people().is_empty() {
+        println!("Add the people who live here to {}.", config.path.display());
+    }
+    println!("Next: start it (`sudo systemctl enable --now dms3-node`), then pair a camera (`sudo dms3-node token new`).");
+    Ok(())
+}
+
+/// A first config where there is none.
+fn write_config(args: &Args, path: &Path) -> Result<()> {
+    if path.exists() {
+        ensure!(
+            args.people.is_empty() && !args.manual,
+            "{} exists: write the people there instead of giving them here. Nothing was changed",
+            path.display()
+        );
+        return Ok(());
+    }
+    ensure!(
+        args.manual || !args.people.is_empty(),
+        "there is no config {}. Say who lives here: `dms3-node init --person Anna=24:da:9b:0d:53:8f` (`dms3-node presence` shows which devices are near), \
+         or `--manual` for a house that only people arm and disarm",
+        path.display()
+    );
+    let mut text = "# Written by `dms3-node init`. Every key and its default: the example coordinator.toml that comes with dms3-node.\nrole = \"coordinator\"\n".to_owned();
+    if args.manual {
+        text.push_str("\n[coordinator.presence]\nenabled = false\n");
+    }
+    for (name, devices) in &args.people {
+        let devices: Vec<_> = devices.iter().map(|device| format!("\"{device}\"")).collect();
+        let name = toml::Value::String(name.clone());
+        text.push_str(&format!("\n[[coordinator.presence.person]]\nname = {name}\ndevices = [{}]\n", devices.join(", ")));
+    }
+    Config::parse(&text, path).context("the config that these options make")?;
+    if let Some(dir) = path.parent().filter(|dir| !dir.exists()) {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    }
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o640)
+        .open(path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+    give_to_group_of(path, path.parent().unwrap_or(Path::new("/")))?;
+    println!("Wrote {}.", path.display());
+    Ok(())
+}
+
+/// The service reads its config by the group of the config directory.
+fn give_to_group_of(path: &Path, dir: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let group = std::fs::metadata(dir).with_context(|| format!("cannot look at {}", dir.display()))?.gid();
+    std::os::unix::fs::chown(path, None, Some(group))
+        .with_context(|| format!("cannot give {} to the group of its directory", path.display()))
+}
+
+fn parse_person(text: &str) -> Result<(String, Vec<MacAddr>)> {
+    let Some((name, devices)) = text.split_once('=') else { bail!("write NAME=MAC, as in Anna=24:da:9b:0d:53:8f") };
+    let name = check_name(name).map_err(anyhow::Error::msg)?;
+    let devices = devices.split(',').map(|device| MacAddr::parse(device).map_err(anyhow::Error::msg));
+    Ok((name, devices.collect::<Result<_>>()?))
+}

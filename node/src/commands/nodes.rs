@@ -1,0 +1,61 @@
+//! `dms3-node nodes`: who is of the house, and what each one does.
+
+use anyhow::{Result, bail};
+use dms3_core::dashboard::NodeView;
+use dms3_core::roster::{NodeRole, NodeStatus};
+use dms3_core::time::Timestamp;
+
+use super::ConfigArg;
+use super::text::{age, table};
+use crate::clock;
+use crate::control::{Answer, Request, ask};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// For programs
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: Args, config: &ConfigArg) -> Result<()> {
+    let config = config.load()?;
+    config.coordinator()?;
+    let Answer::House(house) = ask(&config.control_socket(), &Request::Status).await? else {
+        bail!("the node gave an unexpected answer");
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&house.nodes)?);
+        return Ok(());
+    }
+    let head = ["NAME", "ROLE", "LINK", "STATE", "DETECTORS", "CONTACT", "ADDRESS", "VERSION", "ID"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(house.nodes.iter().map(|node| row(node, clock::wall())));
+    print!("{}", table(&rows));
+    Ok(())
+}
+
+fn row(node: &NodeView, now: Timestamp) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let role = match node.role {
+        NodeRole::Coordinator => "coordinator",
+        NodeRole::Camera => "camera",
+    };
+    let link = if node.status == NodeStatus::Revoked { "revoked" } else { node.liveness.as_str() };
+    let applied = match node.applied {
+        Some((epoch, rev)) if node.current => format!("{epoch}.{rev}"),
+        Some((epoch, rev)) => format!("{epoch}.{rev} (older)"),
+        None => dash(),
+    };
+    let detectors: Vec<_> = node.detectors.iter().map(|detector| format!("{}: {}", detector.source, detector.phase)).collect();
+    vec![
+        node.name.clone(),
+        role.to_owned(),
+        link.to_owned(),
+        applied,
+        if detectors.is_empty() { dash() } else { detectors.join(", ") },
+        node.last_contact.map_or_else(dash, |at| format!("{} ago", age(now.since(at)))),
+        node.address.clone().unwrap_or_else(dash),
+        node.version.clone().unwrap_or_else(dash),
+        node.node.short(),
+    ]
+}

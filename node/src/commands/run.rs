@@ -1,0 +1,118 @@
+//! `dms3-node run`: the daemon.
+
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use dms3_core::id::BootId;
+use dms3_pki::Identity;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::ConfigArg;
+use crate::clock::{Clock, build_time, wall};
+use crate::config::{Config, LogConfig, LogTarget, Role};
+use crate::services::Services;
+use crate::{camera, coordinator, systemd};
+
+/// How often a camera that is not paired looks whether it was.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+pub(super) async fn run(config: &ConfigArg) -> Result<()> {
+    let config = config.load()?;
+    start_log(&config.log)?;
+    tracing::info!("dms3-node {} starts as {} with {}", env!("CARGO_PKG_VERSION"), config.role.word(), config.path.display());
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let shutdown = shutdown()?;
+    tokio::pin!(shutdown);
+    let clock = Clock::open(&config.state_dir);
+    if wall() < build_time() {
+        tracing::warn!(
+            "this machine's clock is before the time this program was built: it counts from there until a coordinator or NTP tells"
+        );
+    }
+    let Some(identity) = identity(&config, shutdown.as_mut()).await? else { return Ok(()) };
+    let _lock = crate::state_lock::take(&config.state_dir)?;
+    let boot = BootId(rand::random());
+    let mut services = Services::default();
+    let start = async {
+        match &config.role {
+            Role::Coordinator(own) => coordinator::start(&config, own, identity, boot, clock, &mut services).await,
+            Role::Camera(own) => camera::start(&config, own, identity, boot, clock, &mut services).await,
+        }
+    };
+    Box::pin(start).await?;
+    systemd::ready(&format!("running as {}", config.role.word()));
+    let result = services.run(shutdown).await;
+    systemd::stopping();
+    if let Err(error) = &result {
+        tracing::error!("{error:#}");
+    }
+    result
+}
+
+/// Who this node is. A camera that is not paired waits for it, so that `enroll` is all a user has to do.
+async fn identity(config: &Config, mut shutdown: std::pin::Pin<&mut impl Future<Output = ()>>) -> Result<Option<Identity>> {
+    if let Some(identity) = Identity::load(&config.state_dir).context("cannot read this node's identity")? {
+        return Ok(Some(identity));
+    }
+    if let Role::Coordinator(_) = config.role {
+        bail!("this coordinator has no house yet: make one with `sudo dms3-node init`");
+    }
+    tracing::warn!(
+        "this camera is not paired: run `sudo dms3-node enroll` here and paste the word that `sudo dms3-node token new` shows on the coordinator"
+    );
+    systemd::ready("not paired: run `sudo dms3-node enroll`");
+    loop {
+        if super::enroll::from_boot_partition(config).await {
+            tracing::info!("paired with the token of the boot partition");
+        }
+        if let Some(identity) = Identity::load(&config.state_dir).context("cannot read this node's identity")? {
+            return Ok(Some(identity));
+        }
+        tokio::select! {
+            () = &mut shutdown => return Ok(None),
+            () = tokio::time::sleep(LOOK_AGAIN) => systemd::alive(),
+        }
+    }
+}
+
+/// Ends at SIGTERM or SIGINT. Both are caught before anything else starts.
+fn shutdown() -> Result<impl Future<Output = ()>> {
+    let mut term = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
+}
+
+/// `RUST_LOG` wins over the config. mdns-sd repeats itself at info and below.
+fn start_log(config: &LogConfig) -> Result<()> {
+    let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
+        Ok(text) if !text.is_empty() => EnvFilter::try_new(text).context("RUST_LOG cannot be read")?,
+        _ => EnvFilter::new(format!("{},mdns_sd=off,quinn=warn,sqlx=warn", config.level.word())),
+    };
+    match &config.target {
+        LogTarget::Stderr => subscribe(filter, std::io::stderr, std::io::IsTerminal::is_terminal(&std::io::stderr())),
+        LogTarget::Stdout => subscribe(filter, std::io::stdout, std::io::IsTerminal::is_terminal(&std::io::stdout())),
+        LogTarget::File(path) => subscribe(filter, open_log(path)?, false),
+    }
+    Ok(())
+}
+
+fn open_log(path: &Path) -> Result<std::sync::Mutex<std::fs::File>> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o640).open(path);
+    Ok(std::sync::Mutex::new(file.with_context(|| format!("cannot open the log file {}", path.display()))?))
+}
+
+fn subscribe<W: for<'a> MakeWriter<'a> + Send + Sync + 'static>(filter: EnvFilter, to: W, colours: bool) {
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(to).with_ansi(colours).with_target(false).init();
+}

@@ -1,0 +1,104 @@
+//! Runs the coordinator's rules: inputs in, effects out, carried out in order. Save, then publish.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use dms3_core::coordinator::{Coordinator, Effect, Input};
+use dms3_core::presence::Device;
+use dms3_core::protocol::message::SignedStateV1;
+use dms3_pki::{NodeKey, sign_state};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::enrollment::Tokens;
+use super::roster::Roster;
+use crate::clock::Clock;
+use crate::control::Asked;
+use crate::store::Store;
+
+/// The rules never wait longer than this for time to pass.
+const TICK: Duration = Duration::from_millis(500);
+
+pub(super) struct Driver {
+    pub(super) machine: Coordinator,
+    pub(super) key: Arc<NodeKey>,
+    pub(super) store: Store,
+    pub(super) clock: Clock,
+    pub(super) roster: Roster,
+    pub(super) state: watch::Sender<Option<Arc<SignedStateV1>>>,
+    pub(super) probes: broadcast::Sender<Device>,
+    pub(super) tokens: Tokens,
+}
+
+impl Driver {
+    pub(super) async fn run(
+        mut self,
+        effects: Vec<Effect>,
+        mut inputs: mpsc::Receiver<Input>,
+        mut requests: mpsc::Receiver<Asked>,
+        mut alerts: mpsc::Receiver<(String, String)>,
+        stop: CancellationToken,
+    ) -> Result<()> {
+        self.carry_out(effects).await?;
+        let mut roster = self.roster.subscribe();
+        let rows = roster.borrow_and_update().to_vec();
+        self.take(Input::Roster(rows)).await?;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let input = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                _ = tick.tick() => {
+                    crate::systemd::alive();
+                    Input::Tick
+                }
+                Some(input) = inputs.recv() => input,
+                Some(asked) = requests.recv() => {
+                    self.answer(asked).await?;
+                    continue;
+                }
+                Some((key, text)) = alerts.recv() => {
+                    tracing::warn!("alert {key}: {text}");
+                    continue;
+                }
+                Ok(()) = roster.changed() => Input::Roster(roster.borrow_and_update().to_vec()),
+            };
+            self.take(input).await?;
+        }
+    }
+
+    pub(super) async fn take(&mut self, input: Input) -> Result<()> {
+        let effects = self.machine.handle(input, self.clock.now());
+        self.carry_out(effects).await
+    }
+
+    async fn carry_out(&mut self, effects: Vec<Effect>) -> Result<()> {
+        for effect in effects {
+            match effect {
+                Effect::Publish { memory, decision } => {
+                    let signed = sign_state(&self.key, &memory.state).context("cannot sign the state of the house")?;
+                    self.store.save(&memory, &signed, decision.as_ref(), self.clock.now().at).await?;
+                    if let Some(decision) = &decision {
+                        tracing::info!("{} ({}.{}): {}", decision.state.words(), decision.epoch, decision.rev, memory.state.reason);
+                    }
+                    self.state.send_replace(Some(Arc::new(signed)));
+                }
+                Effect::Save { memory } => {
+                    let signed = sign_state(&self.key, &memory.state).context("cannot sign the state of the house")?;
+                    self.store.save(&memory, &signed, None, self.clock.now().at).await?;
+                }
+                Effect::Probe { device } => {
+                    if self.probes.send(device.clone()).is_err() {
+                        // No sensor listens: say so, or the rules would wait for an answer to a question that nobody asked.
+                        let effects = self.machine.handle(Input::Probed { device, sent: false }, self.clock.now());
+                        Box::pin(self.carry_out(effects)).await?;
+                    }
+                }
+                Effect::Alert { key, text } => tracing::warn!("alert {key}: {text}"),
+                Effect::AlertOver { key, text } => tracing::info!("over {key}: {text}"),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,78 @@
+//! Answers what people ask of the coordinator over the control socket.
+
+use anyhow::Result;
+use dms3_core::coordinator::Input;
+use dms3_core::roster::check_name;
+
+use super::driver::Driver;
+use crate::control::{Answer, Asked, Request};
+
+impl Driver {
+    /// A request that cannot be done is refused in words; only a failing store ends the driver.
+    pub(super) async fn answer(&mut self, asked: Asked) -> Result<()> {
+        let answer = match asked.request {
+            Request::Command(command) => match command.check(self.clock.now()) {
+                Ok(()) => {
+                    tracing::info!("{} asks: {command:?}", asked.by);
+                    self.take(Input::Command { command, by: asked.by }).await?;
+                    Answer::House(Box::new(self.machine.dashboard(self.clock.now())))
+                }
+                Err(why) => Answer::Refused(why),
+            },
+            other => match self.look_up(other, &asked.by).await {
+                Ok(answer) => answer,
+                Err(error) => Answer::Refused(format!("{error:#}")),
+            },
+        };
+        // Whoever asked may have gone away.
+        drop(asked.answer.send(answer));
+        Ok(())
+    }
+
+    async fn look_up(&mut self, request: Request, by: &str) -> Result<Answer> {
+        let now = self.clock.now();
+        Ok(match request {
+            Request::Status | Request::Command(_) => Answer::House(Box::new(self.machine.dashboard(now))),
+            Request::TokenNew(request) => {
+                let new = self.tokens.make(request).await?;
+                tracing::info!("{by} made token {}", new.token.id);
+                Answer::Token(Box::new(new))
+            }
+            Request::TokenList => Answer::Tokens(self.tokens.list().await?),
+            Request::TokenCancel { id } => {
+                let token = self.tokens.cancel(&id).await?;
+                tracing::info!("{by} cancelled token {}", token.id);
+                Answer::Done(format!("Token {} is cancelled. Nodes that it paired stay.", token.id))
+            }
+            Request::Rename { node, name } => {
+                let name = check_name(&name).map_err(anyhow::Error::msg)?;
+                let row = self.roster.find(&node)?;
+                let row = self.store.rename(row.node, &name, now.at).await?;
+                self.roster.refresh(&self.store).await?;
+                tracing::info!("{by} renamed node {} to {:?}", row.node.short(), row.name);
+                Answer::Done(format!("Node {} is now {:?}.", row.node.short(), row.name))
+            }
+            Request::Revoke { node } => {
+                let row = self.roster.find(&node)?;
+                let revocation = self.store.revoke(row.node, now.at).await?;
+                self.roster.refresh(&self.store).await?;
+                self.tokens.wake();
+                let row = revocation.row;
+                tracing::warn!("{by} revoked node {} ({:?})", row.node.short(), row.name);
+                let tokens = match revocation.cancelled.len() {
+                    0 => String::new(),
+                    1 => " The token that it had used is cancelled.".to_owned(),
+                    many => format!(" The {many} tokens that it had used are cancelled."),
+                };
+                Answer::Done(format!(
+                    "{:?} ({}) is out of the house for good.{tokens} It knew its own key, the certificates of this house, and whether the house was armed while it was \
+                     linked. To use the machine again, remove its state directory and pair it anew.",
+                    row.name,
+                    row.node.short()
+                ))
+            }
+            Request::Decisions { since } => Answer::Decisions(self.store.decisions(since).await?),
+            Request::Pause { .. } => Answer::Refused("only a camera can be paused: run this on the camera".to_owned()),
+        })
+    }
+}
