@@ -17,6 +17,7 @@ pub struct UplinkContext {
     pub sources: Vec<String>,
     pub status: watch::Sender<LinkStatus>,
     pub clock: Clock,
+    pub unknown: std::sync::Arc<std::sync::atomic::AtomicU64>,
 }
 #[derive(Debug, Clone, Default)]
 pub struct LinkStatus {
