@@ -1,1 +1,3 @@
+//! End-to-end tests: real nodes, real Motion, real networks.
 
+mod decoders;

@@ -1,0 +1,41 @@
+//! What must hold for every input of a decoder. The fuzzers look for inputs where it does not; a plain test replays the corpus.
+
+use dms3_core::protocol::frame::{CONTROL_LIMIT, HEADER, Header, decode, encode, from_bytes};
+use dms3_core::protocol::message::{BundleV1, StateV1};
+use dms3_pki::TokenWord;
+
+/// A header and what follows it, as a link reads them: never a panic, never more than the limit, and what is a message is encoded and
+/// read back as the same message.
+pub fn frame(bytes: &[u8]) {
+    let Some((header, payload)) = bytes.split_first_chunk::<HEADER>() else { return };
+    let Ok(header) = Header::parse(*header, CONTROL_LIMIT) else { return };
+    assert!(header.length <= CONTROL_LIMIT);
+    let payload = &payload[..payload.len().min(header.length)];
+    if let Ok(Some(message)) = decode(header, payload) {
+        let again = encode(&message, usize::MAX).expect("what was read can be written");
+        let (head, body) = again.split_first_chunk::<HEADER>().expect("a frame has a header");
+        let head = Header::parse(*head, usize::MAX).expect("our own header is valid");
+        assert_eq!(decode(head, body).expect("our own frame is valid"), Some(message));
+    }
+}
+
+/// The first two bytes choose the type and version, the rest is the payload; also what is signed and stored.
+pub fn message(bytes: &[u8]) {
+    let Some(([kind, version], payload)) = bytes.split_first_chunk::<2>() else { return };
+    let header = Header { length: payload.len(), kind: u16::from(*kind), version: *version, flags: 0 };
+    let _ = decode(header, payload);
+    if let Ok(state) = from_bytes::<StateV1>(payload) {
+        // Only the one byte is a disarm.
+        assert_eq!(state.arm_state().is_armed(), state.state != 1);
+    }
+    let _ = from_bytes::<BundleV1>(payload);
+}
+
+/// A word that people type or paste: what is read is written as a word that means the same.
+pub fn token(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(word) = TokenWord::parse(text) {
+        let again = TokenWord::parse(&word.encode()).expect("our own word is valid");
+        assert_eq!((again.issued_at, again.id, again.root_pin, &again.hints), (word.issued_at, word.id, word.root_pin, &word.hints));
+    }
+}
