@@ -1,31 +1,170 @@
-//! STUB
-use crate::clock::Clock;
-use dms3_core::protocol::message::*;
+//! The camera's link to a coordinator: finds one, keeps the link, obeys nobody else.
+
+mod facts;
+mod search;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use dms3_core::camera::Input;
+use dms3_core::id::BootId;
+use dms3_core::protocol::message::{AckV1, CloseCode, DetectorsV1, HealthV1, SignedBundleV1, SignedStateV1};
+use dms3_pki::{Identity, tls};
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::mesh::dial::Backoff;
+use crate::mesh::discovery::{self, Heard};
+use crate::mesh::endpoint::Endpoint;
+use crate::mesh::{MdnsMode, MeshConfig};
+
+/// After a link that worked the first attempt comes at once, spread a little over the cameras of a house.
+const AT_ONCE: Duration = Duration::from_millis(250);
+/// A link that lived shorter did not work, whatever it said.
+const WORKED: Duration = Duration::from_secs(5);
+/// After somebody else took over with our identity: two machines that throw each other out all the time help nobody.
+const TAKEN_OVER: Duration = Duration::from_secs(5);
+/// Between attempts to listen to mDNS.
+const LISTEN_AGAIN: Duration = Duration::from_secs(10);
+
+/// What the uplink needs, and where it tells what it hears.
+#[derive(Debug)]
 pub struct UplinkContext {
-    pub endpoint: crate::mesh::endpoint::Endpoint,
-    pub identity: dms3_pki::Identity,
-    pub state_dir: std::path::PathBuf,
-    pub mesh: crate::mesh::MeshConfig,
-    pub boot: dms3_core::id::BootId,
-    pub inputs: mpsc::Sender<dms3_core::camera::Input>,
+    pub endpoint: Endpoint,
+    /// Ours, as it lies in `state_dir`; a renewed one is written there.
+    pub identity: Identity,
+    pub state_dir: PathBuf,
+    pub mesh: MeshConfig,
+    pub boot: BootId,
+    pub inputs: mpsc::Sender<Input>,
+    /// What was applied, as it is to be told. Of all three the latest wins.
     pub acks: watch::Receiver<Option<AckV1>>,
     pub detectors: watch::Receiver<DetectorsV1>,
     pub health: watch::Receiver<Option<HealthV1>>,
+    /// The newest signed state that this node holds.
     pub held: watch::Receiver<Option<SignedStateV1>>,
+    /// Names of our detectors.
     pub sources: Vec<String>,
     pub status: watch::Sender<LinkStatus>,
     pub clock: Clock,
-    pub unknown: std::sync::Arc<std::sync::atomic::AtomicU64>,
+    /// Counts frames that were skipped because this version does not know their type, for the health report.
+    pub unknown: Arc<AtomicU64>,
 }
-#[derive(Debug, Clone, Default)]
+
+/// For `status`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LinkStatus {
+    /// Where the coordinator is to which the link is up.
+    pub linked: Option<SocketAddr>,
+    /// The name by which people know this node, once a coordinator has told it.
     pub name: Option<String>,
-    pub linked: Option<std::net::SocketAddr>,
+    /// Why there is no link, in words.
     pub trouble: Option<String>,
 }
-pub async fn run(_c: UplinkContext, stop: CancellationToken) -> anyhow::Result<()> {
-    stop.cancelled().await;
-    Ok(())
+
+/// Runs until told to stop.
+pub async fn run(context: UplinkContext, stop: CancellationToken) -> Result<()> {
+    let heard = Heard::default();
+    let (mesh, endpoint) = (context.mesh.clone(), context.endpoint.clone());
+    let mut uplink = Uplink::new(context, heard.clone())?;
+    let result = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        result = uplink.run() => result,
+        () = listen(&mesh, &heard) => Ok(()),
+    };
+    endpoint.close(CloseCode::GoingDown).await;
+    result
+}
+
+/// Discovery is not vital: without it there are still the last address and the configured ones.
+async fn listen(mesh: &MeshConfig, heard: &Heard) {
+    if mesh.mdns == MdnsMode::Off {
+        return std::future::pending().await;
+    }
+    loop {
+        if let Err(error) = discovery::browse(mesh, heard, CancellationToken::new()).await {
+            tracing::warn!("discovery stopped, starting it again: {error:#}");
+        }
+        sleep(LISTEN_AGAIN).await;
+    }
+}
+
+struct Uplink {
+    context: UplinkContext,
+    /// Made of the identity, for every dial.
+    tls: Arc<rustls::ClientConfig>,
+    heard: Heard,
+    backoff: Backoff,
+    /// When to renew, as a part of the allowed spread.
+    jitter: f64,
+    /// What was said of why there is no link, and when.
+    said: Option<(String, Instant)>,
+}
+
+impl Uplink {
+    fn new(context: UplinkContext, heard: Heard) -> Result<Self> {
+        let tls = client_tls(&context)?;
+        Ok(Self { context, tls, heard, backoff: Backoff::default(), jitter: rand::random_range(0.0..1.0), said: None })
+    }
+
+    async fn run(&mut self) -> Result<()> {
+        let mut wait = Duration::ZERO;
+        loop {
+            let found = self.search(wait).await?;
+            let started = Instant::now();
+            let end = self.session(found).await?;
+            let code = end.close_code();
+            wait = if code == Some(CloseCode::TakenOver) {
+                tracing::warn!("the link ended: {end}");
+                TAKEN_OVER.mul_f64(rand::random_range(1.0..3.0))
+            } else {
+                tracing::info!("the link to the coordinator ended: {end}");
+                if started.elapsed() >= WORKED || code == Some(CloseCode::Resync) || end.is_reset() {
+                    AT_ONCE.mul_f64(rand::random_range(0.0..1.0))
+                } else {
+                    self.backoff.next()
+                }
+            };
+            self.context.status.send_modify(|status| {
+                status.linked = None;
+                status.trouble = Some(end.to_string());
+            });
+        }
+    }
+
+    /// From now on this is who we are; on disk first.
+    fn become_identity(&mut self, identity: Identity) -> Result<()> {
+        identity.store(&self.context.state_dir)?;
+        self.context.identity = identity;
+        self.tls = client_tls(&self.context)?;
+        Ok(())
+    }
+
+    /// A bundle that a coordinator handed us. Only a genuine and newer one is taken.
+    fn take_bundle(&mut self, signed: &SignedBundleV1) -> Result<()> {
+        match self.context.identity.with_bundle(signed) {
+            Ok(Some(identity)) => {
+                tracing::info!("took over the trust bundle of epoch {}", identity.bundle().epoch());
+                self.become_identity(identity)
+            }
+            Ok(None) => Ok(()),
+            Err(error) => {
+                tracing::warn!("a coordinator handed on a trust bundle that is not ours: {:#}", anyhow::Error::from(error));
+                Ok(())
+            }
+        }
+    }
+}
+
+fn client_tls(context: &UplinkContext) -> Result<Arc<rustls::ClientConfig>> {
+    tls::mesh_client(&context.identity, Arc::new(context.clock.clone())).context("this node's certificate cannot be used")
 }

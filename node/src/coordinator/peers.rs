@@ -1,19 +1,173 @@
-//! STUB
-use crate::clock::Clock;
-use dms3_core::protocol::message::*;
-use tokio::sync::{mpsc, watch};
+//! The mesh port: lets nodes of the house in, one task for each link. A peer can end its own link and nothing else.
+
+mod session;
+mod strangers;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use dms3_core::coordinator::Input;
+use dms3_core::id::{BootId, NodeId};
+use dms3_core::protocol::frame::{self, CONTROL_LIMIT, FrameError, Message};
+use dms3_core::protocol::message::{CloseCode, PushV1, SignedStateV1};
+use dms3_core::time::Timestamp;
+use dms3_pki::{Authority, Identity, tls};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use self::strangers::Strangers;
+use super::roster::Roster;
+use crate::clock::Clock;
+use crate::mesh::endpoint::Endpoint;
+use crate::services::panic_words;
+
+/// A push that was encoded this long ago still says the right time.
+const FRESH: Duration = Duration::from_millis(100);
+
+/// What the links of a coordinator need.
+#[derive(Debug)]
 pub struct PeersContext {
-    pub endpoint: crate::mesh::endpoint::Endpoint,
-    pub identity: watch::Receiver<dms3_pki::Identity>,
-    pub state: watch::Receiver<Option<std::sync::Arc<SignedStateV1>>>,
-    pub inputs: mpsc::Sender<dms3_core::coordinator::Input>,
-    pub roster: super::roster::Roster,
-    pub authority: std::sync::Arc<dms3_pki::Authority>,
+    pub endpoint: Endpoint,
+    /// Ours; a renewed one is presented from then on.
+    pub identity: watch::Receiver<Identity>,
+    /// What to push, the latest one wins.
+    pub state: watch::Receiver<Option<Arc<SignedStateV1>>>,
+    pub inputs: mpsc::Sender<Input>,
+    pub roster: Roster,
+    pub authority: Arc<Authority>,
     pub clock: Clock,
-    pub boot: dms3_core::id::BootId,
+    pub boot: BootId,
 }
-pub async fn run(_c: PeersContext, stop: CancellationToken) -> anyhow::Result<()> {
-    stop.cancelled().await;
+
+/// What all links share.
+#[derive(Debug)]
+struct Shared {
+    context: PeersContext,
+    links: Links,
+    pushes: std::sync::Mutex<Option<Push>>,
+    strangers: Strangers,
+    unknown_frames: Arc<AtomicU64>,
+}
+
+/// One state, encoded once for all links.
+#[derive(Debug)]
+struct Push {
+    state: Arc<SignedStateV1>,
+    at: Timestamp,
+    frame: Arc<[u8]>,
+}
+
+/// Which link of a node counts: the newest. One lock around the change and its telling, so that a LinkDown of an old link never follows
+/// the LinkUp of the new one.
+#[derive(Debug, Default)]
+struct Links {
+    current: Mutex<HashMap<NodeId, Current>>,
+}
+
+#[derive(Debug)]
+struct Current {
+    serial: u64,
+    replaced: CancellationToken,
+}
+
+/// Runs until told to stop. An error means that the mesh port is gone.
+pub async fn run(context: PeersContext, stop: CancellationToken) -> Result<()> {
+    let endpoint = context.endpoint.clone();
+    let mut identity = context.identity.clone();
+    let present = identity.borrow_and_update().clone();
+    serve(&context, &present)?;
+    let shared = Arc::new(Shared {
+        context,
+        links: Links::default(),
+        pushes: std::sync::Mutex::new(None),
+        strangers: Strangers::default(),
+        unknown_frames: Arc::default(),
+    });
+    let mut sessions = JoinSet::new();
+    let mut serials = HashMap::new();
+    let mut serial = 0_u64;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Ok(()) = identity.changed() => {
+                let renewed = identity.borrow_and_update().clone();
+                if let Err(error) = serve(&shared.context, &renewed) {
+                    tracing::error!("the mesh port cannot present the renewed certificate and goes on with the old one: {error:#}");
+                }
+            }
+            arrival = endpoint.accept() => {
+                let Some(arrival) = arrival else { bail!("the mesh port was closed") };
+                serial += 1;
+                let task = sessions.spawn(session::run(shared.clone(), arrival, serial, stop.clone()));
+                serials.insert(task.id(), serial);
+            }
+            Some(ended) = sessions.join_next_with_id() => {
+                let id = match ended {
+                    Ok((id, ())) => id,
+                    Err(error) => {
+                        let id = error.id();
+                        if let Ok(panic) = error.try_into_panic() {
+                            tracing::error!("the task of a link panicked, only that link ended: {}", panic_words(panic.as_ref()));
+                        }
+                        id
+                    }
+                };
+                if let Some(serial) = serials.remove(&id) {
+                    shared.links.ended(serial, &shared.context.inputs).await;
+                }
+            }
+        }
+    }
+    endpoint.close(CloseCode::GoingDown).await;
+    sessions.shutdown().await;
     Ok(())
+}
+
+fn serve(context: &PeersContext, identity: &Identity) -> Result<()> {
+    let tls = tls::mesh_server(identity, Arc::new(context.roster.clone()), Arc::new(context.clock.clone()))?;
+    context.endpoint.serve(tls)
+}
+
+impl Shared {
+    /// The frame that pushes `state`.
+    fn push(&self, state: &Arc<SignedStateV1>) -> Result<Arc<[u8]>, FrameError> {
+        let now = self.context.clock.now().at;
+        let mut pushes = self.pushes.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*pushes {
+            Some(push) if Arc::ptr_eq(&push.state, state) && now.since(push.at) < FRESH => Ok(push.frame.clone()),
+            _ => {
+                let message = Message::Push(PushV1 { signed: SignedStateV1::clone(state), time: now });
+                let frame: Arc<[u8]> = frame::encode(&message, CONTROL_LIMIT)?.into();
+                *pushes = Some(Push { state: state.clone(), at: now, frame: frame.clone() });
+                Ok(frame)
+            }
+        }
+    }
+}
+
+impl Links {
+    /// A link of `node` is up and counts from now on. The token is cancelled when a newer one takes over.
+    async fn up(&self, node: NodeId, serial: u64, input: Input, inputs: &mpsc::Sender<Input>) -> CancellationToken {
+        let mut current = self.current.lock().await;
+        let replaced = CancellationToken::new();
+        if let Some(old) = current.insert(node, Current { serial, replaced: replaced.clone() }) {
+            old.replaced.cancel();
+        }
+        // The driver is gone only when the node stops.
+        let _ = inputs.send(input).await;
+        replaced
+    }
+
+    async fn ended(&self, serial: u64, inputs: &mpsc::Sender<Input>) {
+        let mut current = self.current.lock().await;
+        let Some(node) = current.iter().find(|(_, link)| link.serial == serial).map(|(node, _)| *node) else { return };
+        current.remove(&node);
+        let _ = inputs.send(Input::LinkDown { node }).await;
+    }
 }

@@ -29,16 +29,22 @@ pub enum LinkError {
     Frame(#[from] FrameError),
     #[error("{0}")]
     Timeout(&'static str),
+    /// We closed it.
+    #[error("closed by this node: {}", .0.words())]
+    Ours(CloseCode),
+    #[error("a message that has no place {0}")]
+    Unexpected(&'static str),
     /// The other side ended the control stream and not the link.
     #[error("the other side ended the conversation")]
     Ended,
 }
 
 impl LinkError {
-    /// What the other side said when it closed.
+    /// What was said when it was closed.
     pub fn close_code(&self) -> Option<CloseCode> {
         match self {
             Self::Closed(ConnectionError::ApplicationClosed(close)) => CloseCode::from_wire(close.error_code.into_inner()),
+            Self::Ours(code) => Some(*code),
             _ => None,
         }
     }
@@ -46,9 +52,10 @@ impl LinkError {
     /// What to close the link with.
     pub fn answer(&self) -> CloseCode {
         match self {
-            Self::Frame(_) | Self::Ended => CloseCode::Protocol,
+            Self::Frame(_) | Self::Unexpected(_) | Self::Ended => CloseCode::Protocol,
             Self::Timeout(_) => CloseCode::Timeout,
             Self::Closed(_) => CloseCode::GoingDown,
+            Self::Ours(code) => *code,
         }
     }
 

@@ -1,0 +1,300 @@
+//! Finds a coordinator that lets us in: the last address, the configured ones, what mDNS hears; several at a time, nobody twice.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+use dms3_core::id::{BootId, NodeId};
+use dms3_core::protocol::frame::Message;
+use dms3_core::protocol::message::{CloseCode, WelcomeV1};
+use dms3_pki::peer::peer_identity;
+use dms3_pki::tls::mesh_server_name;
+use quinn::Connection;
+use rand::seq::SliceRandom as _;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{Uplink, facts};
+use crate::mesh::dial::{self, DIAL, DialError, dial};
+use crate::mesh::link::{Link, LinkError, close, peer_certificates};
+
+/// Dials under way, and how far apart they begin.
+const AT_ONCE: usize = 8;
+const APART: Duration = Duration::from_millis(250);
+/// For an address that only mDNS knows: fifty rogues that never answer must not cost minutes.
+const STRANGERS_PATIENCE: Duration = Duration::from_secs(2);
+/// From our Hello to its Welcome.
+const WELCOME: Duration = Duration::from_secs(5);
+/// The same trouble is told so often.
+const TELL_EVERY: Duration = Duration::from_secs(600);
+/// New ones that wait for their turn, and those that are told from new ones.
+const FRESH: usize = 64;
+const SEEN: usize = 4096;
+/// Failures that are told by name.
+const TOLD: usize = 3;
+
+/// A link that is up.
+pub(super) struct Found {
+    pub(super) connection: Connection,
+    pub(super) link: Link,
+    pub(super) coordinator: NodeId,
+    pub(super) address: SocketAddr,
+    pub(super) welcome: WelcomeV1,
+}
+
+/// Where somebody may be.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Place {
+    /// Where a coordinator was, or where the config says.
+    Named(String),
+    Known(SocketAddr),
+    Heard(SocketAddr),
+}
+
+/// Who is dialled next: by turns somebody of the round and somebody who was just heard, so that neither a crowd of new ones nor a long
+/// round keeps the others waiting.
+#[derive(Debug, Default)]
+struct Turns {
+    round: VecDeque<Place>,
+    fresh: VecDeque<Place>,
+    rounds_turn: bool,
+}
+
+type Dialled = (Place, Result<(SocketAddr, Connection), DialError>);
+
+impl Uplink {
+    /// Begins after `wait`, or as soon as mDNS hears somebody new. An error means that this node cannot dial at all.
+    pub(super) async fn search(&mut self, wait: Duration) -> Result<Found> {
+        let mut list = self.heard.subscribe();
+        let mut seen: HashSet<(SocketAddr, BootId)> = list.borrow_and_update().iter().map(|one| (one.address, one.boot)).collect();
+        self.heard.refresh();
+        let mut dials: JoinSet<Dialled> = JoinSet::new();
+        let mut under_way: HashMap<Place, usize> = HashMap::new();
+        let mut failed: Vec<(Place, DialError)> = Vec::new();
+        let mut turns = Turns::default();
+        let mut round_at = Instant::now() + wait;
+        let mut dial_at = Instant::now();
+        loop {
+            let wake = if turns.is_empty() { dial_at.max(round_at) } else { dial_at };
+            tokio::select! {
+                Ok(()) = list.changed() => {
+                    let mesh = self.context.identity.mesh();
+                    let latest = list.borrow_and_update().clone();
+                    for one in latest.iter().filter(|one| one.mesh == mesh) {
+                        if seen.insert((one.address, one.boot)) {
+                            // It has just started or just come near: no reason to wait for the next round.
+                            turns.fresh(one.address);
+                        }
+                    }
+                    if seen.len() > SEEN {
+                        seen.clear();
+                    }
+                }
+                () = sleep_until(wake), if dials.len() < AT_ONCE => {
+                    let now = Instant::now();
+                    if turns.round.is_empty() && now >= round_at {
+                        turns.round = self.places();
+                        if turns.is_empty() {
+                            self.tell_alone();
+                        }
+                    }
+                    if let Some(place) = turns.next().filter(|place| !seen_often(&under_way, place)) {
+                        *under_way.entry(place.clone()).or_default() += 1;
+                        self.begin(&mut dials, place);
+                        dial_at = now + APART;
+                    }
+                    if turns.round.is_empty() && now >= round_at {
+                        round_at = now + self.backoff.next().max(APART);
+                    }
+                }
+                Some(dialled) = dials.join_next() => {
+                    // A dial has no reason to panic; one that did is one that failed.
+                    let Ok((place, result)) = dialled else { continue };
+                    if let Some(count) = under_way.get_mut(&place) {
+                        *count = count.saturating_sub(1);
+                    }
+                    let result = match result {
+                        // One Hello at a time: a second one would take the link over from the first.
+                        Ok((address, connection)) => self.hello(address, connection).await,
+                        Err(error) => Err(error),
+                    };
+                    match result {
+                        Ok(found) => return Ok(found),
+                        Err(error) => {
+                            tracing::debug!("{place}: {error}");
+                            failed.retain(|(other, _)| *other != place);
+                            failed.push((place, error));
+                        }
+                    }
+                    if dials.is_empty() {
+                        self.tell(&mut failed);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A round: who is most likely to be the one comes first; of strangers, each time another.
+    fn places(&self) -> VecDeque<Place> {
+        let mut places: VecDeque<Place> = VecDeque::new();
+        places.extend(dial::remembered(&self.context.state_dir).map(Place::Known));
+        places.extend(self.context.mesh.peers.iter().cloned().map(Place::Named));
+        let (mesh, bundle) = (self.context.identity.mesh(), self.context.identity.bundle().clone());
+        let claims = |node: &str| bundle.coordinators().iter().any(|coordinator| coordinator.short() == node);
+        let list = self.heard.subscribe().borrow().clone();
+        let mut heard: Vec<_> = list.iter().filter(|one| one.mesh == mesh && !places.contains(&Place::Known(one.address))).collect();
+        heard.shuffle(&mut rand::rng());
+        heard.sort_by_key(|one| !claims(&one.node));
+        places.extend(heard.into_iter().map(|one| Place::Heard(one.address)));
+        places
+    }
+
+    fn begin(&self, dials: &mut JoinSet<Dialled>, place: Place) {
+        let (endpoint, tls) = (self.context.endpoint.clone(), self.tls.clone());
+        let name = mesh_server_name(&self.context.identity.mesh()).to_str().into_owned();
+        dials.spawn(async move {
+            let result = async {
+                let (addresses, patience) = match &place {
+                    Place::Known(address) => (vec![*address], DIAL),
+                    Place::Heard(address) => (vec![*address], STRANGERS_PATIENCE),
+                    Place::Named(peer) => {
+                        let resolved = dial::resolve(peer).await.map_err(|error| DialError::Unreachable(format!("{error:#}")))?;
+                        (resolved, DIAL)
+                    }
+                };
+                let mut last = DialError::Unreachable("it has no address".to_owned());
+                for address in addresses {
+                    match timeout(patience, dial(&endpoint, address, &name, tls.clone())).await {
+                        Ok(Ok(connection)) => return Ok((address, connection)),
+                        Ok(Err(error)) => last = error,
+                        Err(_) => last = DialError::Unreachable("no answer".to_owned()),
+                    }
+                }
+                Err(last)
+            };
+            let result = result.await;
+            (place, result)
+        });
+    }
+
+    /// Only a Welcome makes a link: that `dial` succeeded does not mean that *our* certificate was taken.
+    async fn hello(&mut self, address: SocketAddr, connection: Connection) -> Result<Found, DialError> {
+        let met = timeout(WELCOME, async {
+            let mut link = Link::open(&connection, self.context.unknown.clone()).await?;
+            link.sender.send(&Message::Hello(facts::hello(&self.context))).await?;
+            let answer = link.receiver.recv(&connection).await?;
+            Ok::<_, LinkError>((link, answer))
+        })
+        .await;
+        let now = self.context.clock.now().at;
+        let peer = peer_identity(&peer_certificates(&connection), &self.context.identity.mesh(), now);
+        match (met, peer) {
+            (Ok(Ok((link, Message::Welcome(welcome)))), Ok(peer)) => {
+                Ok(Found { connection, link, coordinator: peer.node, address, welcome })
+            }
+            (Ok(Ok((_, Message::Reject(reject)))), _) => {
+                let words =
+                    CloseCode::from_wire(u64::from(reject.code)).map_or("for a reason that this version does not know", CloseCode::words);
+                Err(DialError::Refused(words.to_owned()))
+            }
+            (Ok(Ok(_)), _) => {
+                close(&connection, CloseCode::Protocol);
+                Err(DialError::Unreachable("it answered our Hello with something else".to_owned()))
+            }
+            (Ok(Err(LinkError::Closed(error))), _) => Err(dial::refusal(&error)),
+            (Ok(Err(error)), _) => {
+                close(&connection, error.answer());
+                Err(DialError::Unreachable(error.to_string()))
+            }
+            (Err(_), _) => {
+                close(&connection, CloseCode::Timeout);
+                Err(DialError::Unreachable("it did not answer our Hello".to_owned()))
+            }
+        }
+    }
+
+    fn tell_alone(&mut self) {
+        self.say("no coordinator was heard and none is configured: is it on, and on this network?".to_owned(), false);
+    }
+
+    /// One line for all that failed, and again only if it changes or after a while.
+    fn tell(&mut self, failed: &mut Vec<(Place, DialError)>) {
+        let mut refused = None;
+        let (mut rogues, mut silent) = (Vec::new(), Vec::new());
+        for (place, error) in failed.drain(..) {
+            match error {
+                DialError::Refused(why) => refused = Some(format!("the coordinator at {place} does not let this node in: {why}")),
+                DialError::Rogue(why) => rogues.push(format!("{place}: {why}")),
+                DialError::Unreachable(why) => silent.push(format!("{place}: {why}")),
+            }
+        }
+        if !rogues.is_empty() {
+            let count = rogues.len();
+            rogues.truncate(TOLD);
+            tracing::info!("passed over {count} that are no coordinator of this house ({})", rogues.join("; "));
+        }
+        match refused {
+            Some(refused) => self.say(refused, true),
+            None if silent.is_empty() => self.say("nobody who answered is a coordinator of this house".to_owned(), false),
+            None => {
+                silent.truncate(TOLD);
+                self.say(format!("no coordinator is reached ({})", silent.join("; ")), false);
+            }
+        }
+    }
+
+    fn say(&mut self, trouble: String, serious: bool) {
+        let now = Instant::now();
+        let repeated = self.said.as_ref().is_some_and(|(said, at)| *said == trouble && now.duration_since(*at) < TELL_EVERY);
+        if !repeated {
+            if serious {
+                tracing::warn!("{trouble}; trying on");
+            } else {
+                tracing::info!("{trouble}; trying on");
+            }
+            self.said = Some((trouble.clone(), now));
+        }
+        self.context.status.send_if_modified(|status| {
+            let changed = status.trouble.as_ref() != Some(&trouble);
+            status.trouble = Some(trouble);
+            changed
+        });
+    }
+}
+
+impl Turns {
+    fn fresh(&mut self, address: SocketAddr) {
+        if self.fresh.len() < FRESH {
+            self.fresh.push_back(Place::Heard(address));
+        }
+    }
+
+    fn next(&mut self) -> Option<Place> {
+        self.rounds_turn = !self.rounds_turn;
+        if self.rounds_turn {
+            self.round.pop_front().or_else(|| self.fresh.pop_front())
+        } else {
+            self.fresh.pop_front().or_else(|| self.round.pop_front())
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.round.is_empty() && self.fresh.is_empty()
+    }
+}
+
+/// The same place is dialled a second time only when it was heard anew, and not a third time.
+fn seen_often(under_way: &HashMap<Place, usize>, place: &Place) -> bool {
+    let limit = if matches!(place, Place::Heard(_)) { 2 } else { 1 };
+    under_way.get(place).is_some_and(|count| *count >= limit)
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Named(peer) => f.write_str(peer),
+            Self::Known(address) | Self::Heard(address) => write!(f, "{address}"),
+        }
+    }
+}

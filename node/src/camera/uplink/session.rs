@@ -1,0 +1,248 @@
+//! A link that is up: takes the state, tells what became of it, renews the certificate.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use dms3_core::camera::Input;
+use dms3_core::id::{BootId, NodeId};
+use dms3_core::protocol::frame::{FrameError, Message};
+use dms3_core::protocol::message::{CloseCode, PushV1, RenewV1, RenewedV1};
+use dms3_pki::verify_state;
+use quinn::Connection;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::Uplink;
+use super::search::Found;
+use crate::mesh::dial;
+use crate::mesh::link::{Link, LinkError, Sender, close};
+
+/// An unanswered or refused renewal is tried again; there are two months left.
+const RENEW_AGAIN: Duration = Duration::from_secs(3600);
+/// A coordinator of whom a new boot is heard must be heard itself in this time.
+const PING: Duration = Duration::from_secs(1);
+/// A rogue that advertises a new boot all the time makes us send this seldom.
+const PING_EVERY: Duration = Duration::from_secs(2);
+/// How long a coordinator may take to renew an expired certificate.
+const RENEWAL: Duration = Duration::from_secs(10);
+/// Message type of [`PushV1`].
+const PUSH: u16 = 4;
+
+/// Why we ended it, if we did.
+enum Stop {
+    Link(LinkError),
+    Ours(CloseCode),
+}
+
+impl From<LinkError> for Stop {
+    fn from(error: LinkError) -> Self {
+        Self::Link(error)
+    }
+}
+
+impl Uplink {
+    /// Until the link ends; tells the rules of its beginning and end. An error is one of this machine (its disk).
+    pub(super) async fn session(&mut self, found: Found) -> Result<LinkError> {
+        let Found { connection, link, coordinator, address, welcome } = found;
+        self.context.clock.raise(welcome.time);
+        self.backoff.reset();
+        self.said = None;
+        self.heard.keep(address);
+        if let Err(error) = dial::remember(&self.context.state_dir, address) {
+            tracing::warn!("the coordinator's address cannot be kept for the next start: {error:#}");
+        }
+        if let Some(bundle) = &welcome.bundle {
+            self.take_bundle(bundle)?;
+        }
+        if welcome.renew_only {
+            tracing::warn!("this node's certificate is expired: asking the coordinator at {address} for a new one");
+            return self.renew_expired(&connection, link).await;
+        }
+        tracing::info!("linked to coordinator {} at {address}; it knows this node as {:?}", coordinator.short(), welcome.name);
+        self.context.status.send_modify(|status| {
+            status.linked = Some(address);
+            status.name = Some(welcome.name.clone());
+            status.trouble = None;
+        });
+        self.input(Input::LinkUp).await;
+        let talked = self.talk(&connection, link, coordinator, welcome.boot).await;
+        self.input(Input::LinkDown).await;
+        let error = match talked? {
+            Stop::Link(error) => {
+                close(&connection, error.answer());
+                error
+            }
+            Stop::Ours(code) => {
+                close(&connection, code);
+                LinkError::Ours(code)
+            }
+        };
+        Ok(error)
+    }
+
+    async fn talk(&mut self, connection: &Connection, link: Link, coordinator: NodeId, boot: BootId) -> Result<Stop> {
+        let (mut sender, mut receiver) = (link.sender, link.receiver);
+        let (mut acks, mut detectors, mut health) =
+            (self.context.acks.clone(), self.context.detectors.clone(), self.context.health.clone());
+        let mut list = self.heard.subscribe();
+        // The state comes whole after every Welcome and is acknowledged then; what the detectors do is told now.
+        acks.mark_unchanged();
+        detectors.mark_changed();
+        health.mark_changed();
+        let mut renew_at = self.until_renewal();
+        let mut ping: Option<Ping> = None;
+        let mut pinged: Option<Instant> = None;
+        loop {
+            let step = tokio::select! {
+                message = receiver.recv(connection) => match message {
+                    Ok(message) => self.hear(message, &coordinator).await?,
+                    Err(error) => {
+                        if let LinkError::Frame(FrameError::Unreadable { kind: PUSH, .. } | FrameError::MustUnderstand { kind: PUSH, .. }) = &error {
+                            self.input(Input::Unreadable { why: error.to_string() }).await;
+                        }
+                        Err(error.into())
+                    }
+                },
+                Ok(()) = acks.changed() => {
+                    let ack = acks.borrow_and_update().clone();
+                    match ack {
+                        Some(ack) => sender.send(&Message::Ack(ack)).await.map_err(Stop::Link),
+                        None => Ok(()),
+                    }
+                }
+                Ok(()) = detectors.changed() => {
+                    let report = detectors.borrow_and_update().clone();
+                    sender.send(&Message::Detectors(report)).await.map_err(Stop::Link)
+                }
+                Ok(()) = health.changed() => {
+                    let report = health.borrow_and_update().clone();
+                    match report {
+                        Some(report) => sender.send(&Message::Health(report)).await.map_err(Stop::Link),
+                        None => Ok(()),
+                    }
+                }
+                () = sleep_until(renew_at) => {
+                    renew_at = self.until_renewal().max(Instant::now() + RENEW_AGAIN);
+                    self.ask_for_certificate(&mut sender).await
+                }
+                Ok(()) = list.changed() => {
+                    let mesh = self.context.identity.mesh();
+                    let restarted = list.borrow_and_update().iter().any(|one| one.mesh == mesh && one.node == coordinator.short() && one.boot != boot);
+                    let now = Instant::now();
+                    if restarted && pinged.is_none_or(|at| now.duration_since(at) >= PING_EVERY) {
+                        // It may be a rogue's word. Something said on this link settles it: a restarted coordinator answers with a reset.
+                        tracing::debug!("the coordinator seems to have been restarted: asking it");
+                        pinged = Some(now);
+                        ping = Some(Ping { until: now + PING, received: connection.stats().udp_rx.datagrams });
+                        detectors.mark_changed();
+                    }
+                    Ok(())
+                }
+                () = sleep_until(ping.as_ref().map_or_else(Instant::now, |ping| ping.until)), if ping.is_some() => {
+                    match ping.take() {
+                        Some(ping) if connection.stats().udp_rx.datagrams == ping.received => {
+                            Err(LinkError::Timeout("the coordinator was restarted and does not know this link any more").into())
+                        }
+                        _ => Ok(()),
+                    }
+                }
+            };
+            if let Err(stop) = step {
+                return Ok(stop);
+            }
+        }
+    }
+
+    /// The outer result is for this machine's own faults.
+    async fn hear(&mut self, message: Message, coordinator: &NodeId) -> Result<Result<(), Stop>> {
+        match message {
+            Message::Push(push) => self.take_state(push).await,
+            Message::Renewed(renewed) => self.take_certificate(&renewed)?,
+            Message::Bundle(bundle) => {
+                self.take_bundle(&bundle)?;
+                if !self.context.identity.bundle().is_coordinator(coordinator) {
+                    return Ok(Err(Stop::Ours(CloseCode::NotACoordinator)));
+                }
+            }
+            _ => return Ok(Err(LinkError::Unexpected("on a link that is up").into())),
+        }
+        Ok(Ok(()))
+    }
+
+    /// It came over a live link with an authenticated coordinator; whether it says what holds, its signature tells.
+    async fn take_state(&mut self, push: PushV1) {
+        self.context.clock.raise(push.time);
+        let identity = &self.context.identity;
+        let input = match verify_state(&push.signed, &identity.mesh(), identity.bundle()) {
+            Ok(state) => Input::State { signed: push.signed, state, live: true, time: push.time },
+            Err(error) => {
+                tracing::warn!("the coordinator pushed a state that is not believed: {error}");
+                Input::Unreadable { why: error.to_string() }
+            }
+        };
+        self.input(input).await;
+    }
+
+    fn take_certificate(&mut self, renewed: &RenewedV1) -> Result<()> {
+        match self.context.identity.renewed(&renewed.chain, self.context.clock.now().at) {
+            Ok(identity) => {
+                self.become_identity(identity)?;
+                self.jitter = rand::random_range(0.0..1.0);
+                tracing::info!("this node's certificate was renewed");
+            }
+            Err(error) => tracing::warn!("the renewed certificate is of no use: {:#}", anyhow::Error::from(error)),
+        }
+        Ok(())
+    }
+
+    async fn ask_for_certificate(&self, sender: &mut Sender) -> Result<(), Stop> {
+        // A timer cannot look further than a clock that may jump.
+        if self.context.clock.now().at < self.context.identity.renew_at(self.jitter) {
+            return Ok(());
+        }
+        match self.context.identity.key().csr() {
+            Ok(csr) => Ok(sender.send(&Message::Renew(RenewV1 { csr })).await?),
+            Err(error) => {
+                tracing::warn!("no request for a new certificate can be made: {:#}", anyhow::Error::from(error));
+                Ok(())
+            }
+        }
+    }
+
+    /// When to look whether the certificate is to be renewed: at most an hour from now.
+    fn until_renewal(&self) -> Instant {
+        let wait = self.context.identity.renew_at(self.jitter).since(self.context.clock.now().at);
+        Instant::now() + wait.min(RENEW_AGAIN)
+    }
+
+    /// All that an expired certificate is good for. Afterwards we dial again, with the new one.
+    async fn renew_expired(&mut self, connection: &Connection, mut link: Link) -> Result<LinkError> {
+        let csr = self.context.identity.key().csr()?;
+        let answer = timeout(RENEWAL, async {
+            link.sender.send(&Message::Renew(RenewV1 { csr })).await?;
+            link.receiver.recv(connection).await
+        })
+        .await;
+        let (code, error) = match answer {
+            Ok(Ok(Message::Renewed(renewed))) => {
+                self.take_certificate(&renewed)?;
+                (CloseCode::Resync, LinkError::Ours(CloseCode::Resync))
+            }
+            Ok(Ok(_)) => (CloseCode::Protocol, LinkError::Unexpected("where a renewed certificate was asked for")),
+            Ok(Err(error)) => (error.answer(), error),
+            Err(_) => (CloseCode::Timeout, LinkError::Timeout("the coordinator did not renew the expired certificate in time")),
+        };
+        close(connection, code);
+        Ok(error)
+    }
+
+    async fn input(&self, input: Input) {
+        // The driver is gone only when the node stops.
+        let _ = self.context.inputs.send(input).await;
+    }
+}
+
+/// Something was said; until then something must be heard.
+struct Ping {
+    until: Instant,
+    received: u64,
+}

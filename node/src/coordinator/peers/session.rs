@@ -1,0 +1,400 @@
+//! One link of a coordinator, from the handshake to its end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dms3_core::coordinator::Input;
+use dms3_core::id::NodeId;
+use dms3_core::protocol::frame::{self, HELLO_LIMIT, Message};
+use dms3_core::protocol::message::{AckV1, CloseCode, DetectorsV1, HelloV1, RejectV1, RenewV1, RenewedV1, SignedStateV1, WelcomeV1};
+use dms3_core::roster::RosterRow;
+use dms3_pki::peer::{PeerIdentity, peer_identity};
+use dms3_pki::{Admission, Admit, own_state};
+use quinn::Connection;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use crate::mesh::endpoint::{Arrival, canonical};
+use crate::mesh::gate::Pass;
+use crate::mesh::link::{Link, LinkError, Receiver, Sender, close, peer_certificates, words};
+
+/// From the handshake to the first message.
+const HELLO: Duration = Duration::from_secs(5);
+/// An expired node says what it came for, and goes.
+const RENEWAL: Duration = Duration::from_secs(10);
+/// Messages that a node may send at once, and how often one more.
+const BURST: u32 = 100;
+const REFILL: Duration = Duration::from_millis(50);
+/// A certificate is renewed no sooner than this after the last time on one link.
+const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// Longest text of a node about itself.
+const TEXT_LIMIT: usize = 500;
+
+/// Why we end a link.
+#[derive(Debug)]
+enum End {
+    Link(LinkError),
+    Ours(CloseCode, String),
+}
+
+impl From<LinkError> for End {
+    fn from(error: LinkError) -> Self {
+        Self::Link(error)
+    }
+}
+
+pub(super) async fn run(shared: Arc<Shared>, arrival: Arrival, serial: u64, stop: CancellationToken) {
+    let from = arrival.from();
+    let (connection, pass) = match arrival.handshake().await {
+        Ok(met) => met,
+        Err(error) => return shared.strangers.note(from, &words(&error)),
+    };
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => close(&connection, CloseCode::GoingDown),
+        () = converse(&shared, &connection, pass, from, serial) => {}
+    }
+}
+
+async fn converse(shared: &Shared, connection: &Connection, pass: Pass, from: SocketAddr, serial: u64) {
+    let identity = shared.context.identity.borrow().clone();
+    let now = shared.context.clock.now();
+    let peer = match peer_identity(&peer_certificates(connection), &identity.mesh(), now.at) {
+        Ok(peer) => peer,
+        Err(refusal) => {
+            shared.strangers.note(from, &refusal.to_string());
+            return close(connection, CloseCode::NotEnrolled);
+        }
+    };
+    // Before it is asked whether the node is active, so that no revocation falls in between.
+    let mut roster = shared.context.roster.subscribe();
+    roster.mark_unchanged();
+    let met = match timeout(HELLO, meet(shared, connection)).await {
+        Ok(Ok(met)) => met,
+        Ok(Err(error)) => {
+            tracing::warn!("node {} at {from} said no proper Hello: {error}", peer.node.short());
+            return close(connection, error.answer());
+        }
+        Err(_) => {
+            tracing::warn!("node {} at {from} said no Hello in {} s", peer.node.short(), HELLO.as_secs());
+            return close(connection, CloseCode::Timeout);
+        }
+    };
+    let (mut link, mut hello) = met;
+    let row = match admitted(shared, &peer, &hello, identity.node()) {
+        Ok(row) => row,
+        Err((code, detail)) => {
+            tracing::warn!("node {} at {from} is not let in: {detail}", peer.node.short());
+            let reject = Message::Reject(RejectV1 { code: code as u16, detail });
+            return link.sender.last_word(&reject, code).await;
+        }
+    };
+    pass.authenticated();
+    tidy_hello(&mut hello);
+
+    let welcome = WelcomeV1 {
+        boot: shared.context.boot,
+        time: now.at,
+        name: row.name.clone(),
+        bundle: (hello.bundle_epoch < identity.bundle().epoch()).then(|| identity.bundle().signed().clone()),
+        renew_only: peer.expired,
+    };
+    if let Err(error) = say_welcome(&mut link.sender, welcome).await {
+        tracing::info!("node {} at {from} went before its Welcome: {error}", row.name);
+        return close(connection, error.answer());
+    }
+    if peer.expired {
+        return renew_only(shared, connection, link, &row).await;
+    }
+
+    let held = hello.held.as_ref().and_then(|held| own(shared, held));
+    let up = Input::LinkUp { node: peer.node, address: from.to_string(), hello: Box::new(hello), held };
+    tracing::info!("node {} is linked from {from}", row.name);
+    let replaced = shared.links.up(peer.node, serial, up, &shared.context.inputs).await;
+    let Link { sender, receiver } = link;
+    let end = tokio::select! {
+        biased;
+        () = replaced.cancelled() => End::Ours(CloseCode::TakenOver, "a newer link of it took over".to_owned()),
+        code = put_out(shared, &mut roster, &peer) => End::Ours(code, code.words().to_owned()),
+        end = talk(shared, connection, sender, receiver, &row) => end,
+    };
+    let at = canonical(connection.remote_address());
+    match end {
+        End::Ours(code, why) => {
+            close(connection, code);
+            tracing::info!("the link of node {} at {at} was closed: {why}", row.name);
+        }
+        End::Link(error) => {
+            close(connection, error.answer());
+            tracing::info!("the link of node {} at {at} ended: {error}", row.name);
+        }
+    }
+}
+
+async fn meet(shared: &Shared, connection: &Connection) -> Result<(Link, HelloV1), LinkError> {
+    let mut link = Link::accept(connection, shared.unknown_frames.clone()).await?;
+    match link.receiver.recv(connection).await? {
+        Message::Hello(hello) => Ok((link, hello)),
+        _ => Err(LinkError::Unexpected("before its Hello")),
+    }
+}
+
+/// The roster's row of a node that may link, or why not. Asked again although the handshake asked: a revocation may have come since.
+fn admitted(shared: &Shared, peer: &PeerIdentity, hello: &HelloV1, me: NodeId) -> Result<RosterRow, (CloseCode, String)> {
+    let mesh = shared.context.identity.borrow().mesh();
+    let refuse = |code: CloseCode| Err((code, code.words().to_owned()));
+    if hello.mesh != mesh {
+        return Err((CloseCode::WrongMesh, format!("it speaks of house {}, this is house {mesh}", hello.mesh)));
+    }
+    if peer.node == me {
+        return Err((CloseCode::Protocol, "it uses the identity of this very coordinator".to_owned()));
+    }
+    match shared.context.roster.admit(&peer.node) {
+        Admission::Revoked => refuse(CloseCode::Revoked),
+        Admission::Active(role) if role == peer.role => match shared.context.roster.row(&peer.node) {
+            Some(row) => Ok(row),
+            None => refuse(CloseCode::NotEnrolled),
+        },
+        Admission::Active(_) => Err((CloseCode::NotEnrolled, "its certificate is of another role than its row in the roster".to_owned())),
+        Admission::Unknown => refuse(CloseCode::NotEnrolled),
+    }
+}
+
+/// The bundle goes along if the first frame has room for it, else right behind.
+async fn say_welcome(sender: &mut Sender, mut welcome: WelcomeV1) -> Result<(), LinkError> {
+    if frame::encode(&Message::Welcome(welcome.clone()), HELLO_LIMIT).is_ok() {
+        return sender.send(&Message::Welcome(welcome)).await;
+    }
+    let bundle = welcome.bundle.take();
+    sender.send(&Message::Welcome(welcome)).await?;
+    match bundle {
+        Some(bundle) => sender.send(&Message::Bundle(bundle)).await,
+        None => Ok(()),
+    }
+}
+
+/// A certificate that expired in a drawer: the roster pins its key, so it may have a new one, and nothing else.
+async fn renew_only(shared: &Shared, connection: &Connection, mut link: Link, row: &RosterRow) {
+    let result = timeout(RENEWAL, async {
+        match link.receiver.recv(connection).await? {
+            Message::Renew(renew) => {
+                renewed(shared, &mut link.sender, row, &renew).await?;
+                // It closes once it has stored the certificate.
+                let error = link.receiver.recv(connection).await.err();
+                Ok(error.map_or(CloseCode::RenewOnly, |error| error.answer()))
+            }
+            _ => Ok(CloseCode::RenewOnly),
+        }
+    })
+    .await;
+    let code = match result {
+        Ok(Ok(code)) => code,
+        Ok(Err(End::Ours(code, why))) => {
+            tracing::warn!("the expired certificate of node {} was not renewed: {why}", row.name);
+            code
+        }
+        Ok(Err(End::Link(error))) => error.answer(),
+        Err(_) => CloseCode::Timeout,
+    };
+    if code == CloseCode::RenewOnly {
+        tracing::warn!("node {} has an expired certificate and asked for something else than a new one", row.name);
+    }
+    close(connection, code);
+}
+
+/// Returns when the node is not what it was in the roster.
+async fn put_out(shared: &Shared, roster: &mut watch::Receiver<Arc<[RosterRow]>>, peer: &PeerIdentity) -> CloseCode {
+    loop {
+        match shared.context.roster.admit(&peer.node) {
+            Admission::Active(role) if role == peer.role => {}
+            Admission::Revoked => return CloseCode::Revoked,
+            Admission::Active(_) | Admission::Unknown => return CloseCode::NotEnrolled,
+        }
+        if roster.changed().await.is_err() {
+            return CloseCode::GoingDown;
+        }
+    }
+}
+
+/// Until the link ends. Whoever drops this closes the link: a frame may have been sent half.
+async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut receiver: Receiver, row: &RosterRow) -> End {
+    let mut state = shared.context.state.clone();
+    let mut identity = shared.context.identity.clone();
+    let mut bundle_epoch = identity.borrow_and_update().bundle().epoch();
+    state.mark_changed();
+    let mut budget = Budget::new(Instant::now());
+    let mut renewed_at: Option<Instant> = None;
+    loop {
+        let waits = budget.waits(Instant::now());
+        let step = tokio::select! {
+            // What is to be watched goes before what was seen.
+            biased;
+            Ok(()) = state.changed() => {
+                let latest = state.borrow_and_update().clone();
+                match latest {
+                    Some(latest) => push(shared, &mut sender, &latest).await,
+                    None => Ok(()),
+                }
+            }
+            Ok(()) = identity.changed() => {
+                let bundle = identity.borrow_and_update().bundle().clone();
+                if bundle.epoch() > bundle_epoch {
+                    bundle_epoch = bundle.epoch();
+                    sender.send(&Message::Bundle(bundle.signed().clone())).await.map_err(End::Link)
+                } else {
+                    Ok(())
+                }
+            }
+            () = sleep_until(waits.unwrap_or_else(Instant::now)), if waits.is_some() => Ok(()),
+            message = receiver.recv(connection), if waits.is_none() => match message {
+                Ok(Message::Renew(renew)) => {
+                    let now = Instant::now();
+                    if renewed_at.is_some_and(|at| now.duration_since(at) < RENEW_EVERY) {
+                        Err(End::Ours(CloseCode::Protocol, "it asks for certificates too often".to_owned()))
+                    } else {
+                        renewed_at = Some(now);
+                        renewed(shared, &mut sender, row, &renew).await
+                    }
+                }
+                Ok(message) => {
+                    budget.spend();
+                    heard(shared, row.node, message).await
+                }
+                Err(error) => Err(End::Link(error)),
+            },
+        };
+        if let Err(end) = step {
+            return end;
+        }
+    }
+}
+
+async fn push(shared: &Shared, sender: &mut Sender, state: &Arc<SignedStateV1>) -> Result<(), End> {
+    let frame = shared.push(state).map_err(LinkError::Frame)?;
+    Ok(sender.send_frame(&frame).await?)
+}
+
+async fn heard(shared: &Shared, node: NodeId, message: Message) -> Result<(), End> {
+    let input = match message {
+        Message::Ack(mut ack) => {
+            tidy_ack(&mut ack);
+            let held = ack.held.as_ref().and_then(|held| own(shared, held));
+            Input::Ack { node, ack, held }
+        }
+        Message::Detectors(mut report) => {
+            tidy_detectors(&mut report);
+            Input::Detectors { node, report }
+        }
+        Message::Health(report) => Input::Health { node, report },
+        _ => return Err(LinkError::Unexpected("on a link that is up").into()),
+    };
+    let gone = |_| End::Ours(CloseCode::GoingDown, "this node is stopping".to_owned());
+    shared.context.inputs.send(input).await.map_err(gone)
+}
+
+/// A new certificate over the key that the roster pins.
+async fn renewed(shared: &Shared, sender: &mut Sender, row: &RosterRow, renew: &RenewV1) -> Result<(), End> {
+    let now = shared.context.clock.now();
+    if !now.trusted {
+        let why = "this coordinator's clock is not to be trusted, so it signs no certificates (see `dms3-node status`)";
+        return Err(End::Ours(CloseCode::Busy, why.to_owned()));
+    }
+    match shared.context.authority.issue_chain(&renew.csr, row.role, &row.node, now.at) {
+        Ok(chain) => {
+            sender.send(&Message::Renewed(RenewedV1 { chain })).await?;
+            tracing::info!("renewed the certificate of node {}", row.name);
+            Ok(())
+        }
+        Err(error) => Err(End::Ours(CloseCode::Internal, format!("its certificate cannot be renewed: {:#}", anyhow::Error::from(error)))),
+    }
+}
+
+/// A state with our own valid signature: only that can tell us that we forgot something.
+fn own(shared: &Shared, held: &SignedStateV1) -> Option<dms3_core::protocol::message::StateV1> {
+    let identity = shared.context.identity.borrow();
+    own_state(held, &identity.mesh(), identity.key())
+}
+
+/// A node that floods us is read more slowly; what it sends waits at its side.
+struct Budget {
+    left: u32,
+    refilled: Instant,
+}
+
+impl Budget {
+    fn new(now: Instant) -> Self {
+        Self { left: BURST, refilled: now }
+    }
+
+    fn spend(&mut self) {
+        self.left = self.left.saturating_sub(1);
+    }
+
+    /// Until when nothing is to be read.
+    fn waits(&mut self, now: Instant) -> Option<Instant> {
+        let steps = now.duration_since(self.refilled).as_millis() / REFILL.as_millis();
+        if let Ok(steps @ 1..) = u32::try_from(steps) {
+            self.left = self.left.saturating_add(steps).min(BURST);
+            self.refilled += REFILL * steps;
+        }
+        (self.left == 0).then(|| self.refilled + REFILL)
+    }
+}
+
+/// What a node says of itself is shown on terminals and pages: no control characters, no novels.
+fn tidy(text: &mut String) {
+    if text.chars().any(char::is_control) {
+        text.retain(|c| !c.is_control());
+    }
+    if let Some((end, _)) = text.char_indices().nth(TEXT_LIMIT) {
+        text.truncate(end);
+    }
+}
+
+fn tidy_hello(hello: &mut HelloV1) {
+    for text in [&mut hello.hostname, &mut hello.version, &mut hello.os, &mut hello.platform, &mut hello.kernel] {
+        tidy(text);
+    }
+    hello.sources.iter_mut().for_each(tidy);
+}
+
+fn tidy_ack(ack: &mut AckV1) {
+    for source in &mut ack.sources {
+        tidy(&mut source.source);
+    }
+}
+
+fn tidy_detectors(report: &mut DetectorsV1) {
+    for source in &mut report.sources {
+        tidy(&mut source.source);
+        tidy(&mut source.detail);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_stolen_camera_says_of_itself_cannot_write_to_our_terminal() {
+        let mut text = format!("porch\u{1b}[2J\u{7}{}", "é".repeat(1000));
+        tidy(&mut text);
+        assert!(text.starts_with("porch[2Jé") && text.chars().count() == TEXT_LIMIT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_floods_us_is_read_at_twenty_messages_a_second() {
+        let mut budget = Budget::new(Instant::now());
+        let start = Instant::now();
+        for _ in 0..(BURST + 100) {
+            while let Some(until) = budget.waits(Instant::now()) {
+                sleep_until(until).await;
+            }
+            budget.spend();
+        }
+        assert_eq!(start.elapsed(), REFILL * 100);
+    }
+}
