@@ -1,0 +1,77 @@
+//! What is installed beside the binary: the systemd units.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const UNITS: [&str; 2] = ["dms3-coordinator.service", "dms3-camera.service"];
+
+fn config_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../config")
+}
+
+fn systemd_analyze(arguments: &[&str], unit: &Path) -> Output {
+    Command::new("systemd-analyze")
+        .args(arguments)
+        .arg(unit)
+        .envs([("SYSTEMD_COLORS", "0"), ("SYSTEMD_PAGER", "cat"), ("LC_ALL", "C")])
+        .output()
+        .expect("systemd-analyze (Debian package systemd, `scripts/needs test` installs it)")
+}
+
+/// 0 is nothing at all to attack, 10 is a program of root without any limit.
+#[test]
+fn both_services_are_shut_in_to_two_of_ten_or_better() {
+    for unit in UNITS {
+        let answer = systemd_analyze(&["security", "--offline=true"], &config_dir().join(unit));
+        let text = String::from_utf8_lossy(&answer.stdout);
+        let line = text.lines().find(|line| line.contains("Overall exposure level")).unwrap_or_else(|| panic!("{unit}: {answer:?}"));
+        let level: f64 = line.rsplit(": ").next().unwrap().split(' ').next().unwrap().parse().unwrap();
+        assert!(level <= 2.0, "{line}\n{text}");
+    }
+}
+
+#[test]
+fn systemd_understands_every_line_of_both_services() {
+    for unit in UNITS {
+        // The program is not installed here: another one in its place.
+        let dir = tempfile::tempdir().unwrap();
+        let text = fs::read_to_string(config_dir().join(unit)).unwrap();
+        assert!(text.contains("ExecStart=/usr/local/bin/dms3-node run"), "{unit}");
+        let file = dir.path().join(unit);
+        fs::write(&file, text.replace("/usr/local/bin/dms3-node run", env!("CARGO_BIN_EXE_dms3-node"))).unwrap();
+        let answer = systemd_analyze(&["verify", "--man=no"], &file);
+        let said = String::from_utf8_lossy(&answer.stderr);
+        let about_it: Vec<_> = said.lines().filter(|line| line.contains(unit)).collect();
+        assert!(about_it.is_empty(), "{about_it:#?}");
+        assert!(answer.status.success(), "{said}");
+    }
+}
+
+/// Whatever happened before, systemd tries again; and a node that hangs is not left hanging.
+#[test]
+fn a_node_that_ends_or_hangs_is_started_again_for_ever() {
+    for unit in UNITS {
+        let text = fs::read_to_string(config_dir().join(unit)).unwrap();
+        for line in ["Type=notify", "WatchdogSec=30", "Restart=always", "StartLimitIntervalSec=0", "User=dms3"] {
+            assert!(text.lines().any(|other| other == line), "{unit} lacks {line}");
+        }
+    }
+}
+
+#[test]
+fn only_the_coordinator_has_a_capability_and_only_a_camera_has_devices() {
+    let coordinator = fs::read_to_string(config_dir().join(UNITS[0])).unwrap();
+    let camera = fs::read_to_string(config_dir().join(UNITS[1])).unwrap();
+    assert_eq!(values(&coordinator, "CapabilityBoundingSet="), ["CAP_NET_RAW"]);
+    assert_eq!(values(&coordinator, "AmbientCapabilities="), ["CAP_NET_RAW"]);
+    assert_eq!(values(&coordinator, "PrivateDevices="), ["yes"]);
+    assert_eq!(values(&camera, "CapabilityBoundingSet="), [""]);
+    assert_eq!(values(&camera, "AmbientCapabilities="), [""]);
+    assert_eq!(values(&camera, "DevicePolicy="), ["closed"]);
+    assert!(values(&camera, "DeviceAllow=").contains(&"char-video4linux rw"));
+}
+
+fn values<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
+    unit.lines().filter_map(|line| line.strip_prefix(key)).collect()
+}
