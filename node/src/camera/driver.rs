@@ -109,7 +109,8 @@ impl Driver {
                     for known in self.sources.iter().filter(|known| known.name == source) {
                         known.order.send_if_modified(|order| {
                             let changed = order.on != on;
-                            *order = WatchOrder { on, decided: if changed { decided } else { order.decided } };
+                            // Only the first command that follows a decision is measured against it, not the restarts of a detector that died.
+                            *order = WatchOrder { on, decided: if changed { decided } else { None } };
                             changed
                         });
                     }

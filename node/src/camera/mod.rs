@@ -68,6 +68,7 @@ pub async fn start(
         sources.push(Source { name: detector.name.clone(), order, reports });
     }
 
+    let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
     let (inputs, inputs_in) = mpsc::channel(64);
     let (requests, requests_in) = mpsc::channel(16);
     let (ack, acks) = watch::channel(None);
@@ -77,7 +78,7 @@ pub async fn start(
     let unknown = Arc::new(AtomicU64::new(0));
     let (held, held_in) = watch::channel(memory.held());
     let identity_node = identity.node();
-    tracing::info!("camera {} of house {} with {} detectors", identity_node.short(), identity.mesh(), sources.len());
+    tracing::info!("camera {} of house {}, its detectors: {}", identity_node.short(), identity.mesh(), names.join(", "));
 
     let driver = Driver { machine, memory, clock: clock.clone(), node: identity_node, sources, ack, detectors, held, link: link_in };
     services.vital("driver", driver.run(effects, inputs_in, requests_in, stop.clone()));

@@ -221,7 +221,7 @@ async fn find_and_enrol(
 
 fn tell(enrolled: &Enrolled) -> String {
     format!(
-        "This machine is now the camera {:?} (node {}) of house {}.\nIt is ready once its service runs: sudo systemctl enable --now dms3-camera",
+        "This machine is now the camera {:?} (node {}) of house {}.\nIts service takes that up by itself; if it is not running yet: sudo systemctl enable --now dms3-node",
         enrolled.name,
         enrolled.identity.node().short(),
         enrolled.mesh

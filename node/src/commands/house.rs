@@ -1,10 +1,12 @@
 //! Commands of a person to the house: arm, disarm, auto, rename, revoke, pause.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use dms3_core::arming::ArmState;
 use dms3_core::coordinator::Command;
+use dms3_core::dashboard::Dashboard;
+use dms3_core::roster::NodeRole;
 use dms3_core::time::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -12,6 +14,9 @@ use super::ConfigArg;
 use super::status::print_house;
 use crate::clock;
 use crate::control::{Answer, Request, ask};
+
+/// A person who armed the house is told once the cameras confirmed, or after this.
+const CONFIRMED_WITHIN: Duration = Duration::from_millis(1500);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ArmArgs {
@@ -96,11 +101,23 @@ pub(super) async fn resume(config: &ConfigArg) -> Result<()> {
 async fn command(config: &ConfigArg, command: Command) -> Result<()> {
     let config = config.load()?;
     config.coordinator()?;
-    match ask(&config.control_socket(), &Request::Command(command)).await? {
-        Answer::House(house) => print_house(&house, clock::wall()),
-        other => bail!("the node gave an unexpected answer: {other:?}"),
+    let mut request = Request::Command(command);
+    let asked = Instant::now();
+    loop {
+        let Answer::House(house) = ask(&config.control_socket(), &request).await? else { bail!("the node gave an unexpected answer") };
+        if asked.elapsed() > CONFIRMED_WITHIN || confirmed(&house) {
+            print_house(&house, clock::wall());
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        request = Request::Status;
     }
-    Ok(())
+}
+
+/// Whether every camera that is linked has said that it obeys the state of now.
+fn confirmed(house: &Dashboard) -> bool {
+    let mut cameras = house.nodes.iter().filter(|node| node.role == NodeRole::Camera && node.liveness == "online");
+    cameras.all(|node| node.current)
 }
 
 async fn tell(config: &ConfigArg, request: Request) -> Result<()> {

@@ -111,7 +111,7 @@ pub(super) fn all(settings: &Settings, house: &House, nodes: &Nodes, now: Now) -
         }
         for (name, source) in &facts.sources {
             if source.failing {
-                let text = format!("{} should watch and does not: {}.", source_name(row, name), source.detail());
+                let text = format!("{} should watch and does not: {}.", source_name(row, name), source.detail().trim_end_matches('.'));
                 add(Key::Detector(row.node, name.clone()), text);
             } else if source.is_paused() {
                 let text = format!("{} is stopped by hand (pause).", source_name(row, name));
