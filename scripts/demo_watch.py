@@ -1,0 +1,98 @@
+"""Tells what changes in the demo's house, as it happens: state, people, detectors, pictures, milliseconds."""
+
+import argparse
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+LOOK_EVERY = 0.2
+
+
+def tell(words):
+    print(f"  {time.strftime('%H:%M:%S')}  {words}", flush=True)
+
+
+class House:
+    """Asks the coordinator and tells what is different from the last answer."""
+
+    def __init__(self, ask):
+        self.ask = ask
+        self.known = {}
+
+    def look(self):
+        answer = subprocess.run(self.ask, capture_output=True, text=True, check=False)
+        if answer.returncode != 0:
+            self.changed("coordinator", "the coordinator does not answer")
+            return
+        self.known.pop("coordinator", None)
+        house = json.loads(answer.stdout)
+        for person in house["people"]:
+            presence = {"unknown": "not known yet"}.get(person["presence"], person["presence"])
+            self.changed(f"person {person['name']}", f"{person['name']}: {presence}")
+        words = {"away": "ARMED (away)", "night": "ARMED (night)", "disarmed": "DISARMED"}[house["state"]]
+        self.changed("state", f"{words}: {house['reason']}")
+        for node in house["nodes"]:
+            if node["role"] != "camera":
+                continue
+            for detector in node["detectors"]:
+                detail = f" ({detector['detail']})" if detector["detail"] else ""
+                self.changed(f"detector {node['name']}", f"{node['name']}: {detector['phase']}{detail}")
+
+    def changed(self, what, words):
+        if self.known.get(what) != words:
+            self.known[what] = words
+            tell(words)
+
+
+class Camera:
+    """Follows a camera's log and its directory of pictures and clips."""
+
+    COMMAND = re.compile(r"detector command issued.*?after_ms=(\d+)")
+    COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+    def __init__(self, name, directory):
+        self.name = name
+        self.directory = pathlib.Path(directory)
+        self.log = None
+        self.seen = set()
+
+    def look(self):
+        try:
+            self.log = self.log or (self.directory / "log").open(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return
+        for line in self.log:
+            found = self.COMMAND.search(self.COLOURS.sub("", line))
+            if found:
+                tell(f"{self.name}: Motion's command {found[1]} ms after the decision")
+        for path in self.directory.glob("state/media/**/*"):
+            if path.suffix in (".jpg", ".mp4", ".mkv") and path not in self.seen and path.stat().st_size > 0:
+                self.seen.add(path)
+                kind = "picture" if path.suffix == ".jpg" else "clip"
+                tell(f"{self.name}: Motion saw something: {kind} {path.name}")
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--node", required=True, help="the program dms3-node")
+    options.add_argument("--config", required=True, help="the coordinator's config")
+    options.add_argument("--enter", default="", help="its network namespace")
+    options.add_argument("camera", nargs="+", help="NAME=DIRECTORY")
+    options = options.parse_args()
+    enter = ["ip", "netns", "exec", options.enter] if options.enter else []
+    house = House([*enter, options.node, "--config", options.config, "status", "--json"])
+    watched = [house, *(Camera(*camera.split("=", 1)) for camera in options.camera)]
+    while True:
+        for one in watched:
+            one.look()
+        time.sleep(LOOK_EVERY)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
