@@ -1,5 +1,7 @@
 //! What must hold for every input of a decoder. The fuzzers look for inputs where it does not; a plain test replays the corpus.
 
+#![allow(clippy::expect_used, reason = "a fuzzer wants the panic")]
+
 use dms3_core::protocol::frame::{CONTROL_LIMIT, HEADER, Header, decode, encode, from_bytes};
 use dms3_core::protocol::message::{BundleV1, StateV1};
 use dms3_pki::TokenWord;

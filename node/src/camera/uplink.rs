@@ -131,7 +131,7 @@ impl Uplink {
                 if started.elapsed() >= WORKED || code == Some(CloseCode::Resync) || end.is_reset() {
                     AT_ONCE.mul_f64(rand::random_range(0.0..1.0))
                 } else {
-                    self.backoff.next()
+                    self.backoff.wait()
                 }
             };
             self.context.status.send_modify(|status| {

@@ -117,7 +117,7 @@ impl Backoff {
     const LAST: Duration = Duration::from_secs(30);
 
     /// How long to wait before the next attempt.
-    pub fn next(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         let ceiling = self.ceiling();
         self.attempts = self.attempts.saturating_add(1);
         ceiling.mul_f64(rand::random_range(0.0..=1.0))
@@ -142,9 +142,9 @@ mod tests {
         let mut backoff = Backoff::default();
         for expected in [250, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000] {
             assert_eq!(backoff.ceiling(), Duration::from_millis(expected));
-            assert!(backoff.next() <= Duration::from_millis(expected));
+            assert!(backoff.wait() <= Duration::from_millis(expected));
         }
-        let waits: std::collections::BTreeSet<_> = (0..20).map(|_| backoff.clone().next()).collect();
+        let waits: std::collections::BTreeSet<_> = (0..20).map(|_| backoff.clone().wait()).collect();
         assert!(waits.len() > 10);
         backoff.reset();
         assert_eq!(backoff.ceiling(), Backoff::FIRST);

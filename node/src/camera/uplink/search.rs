@@ -105,7 +105,7 @@ impl Uplink {
                         dial_at = now + APART;
                     }
                     if turns.round.is_empty() && now >= round_at {
-                        round_at = now + self.backoff.next().max(APART);
+                        round_at = now + self.backoff.wait().max(APART);
                     }
                 }
                 Some(dialled) = dials.join_next() => {
