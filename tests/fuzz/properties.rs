@@ -8,7 +8,7 @@ use dms3_pki::TokenWord;
 
 /// A header and what follows it, as a link reads them: never a panic, never more than the limit, and what is a message is encoded and
 /// read back as the same message.
-pub fn frame(bytes: &[u8]) {
+pub(crate) fn frame(bytes: &[u8]) {
     let Some((header, payload)) = bytes.split_first_chunk::<HEADER>() else { return };
     let Ok(header) = Header::parse(*header, CONTROL_LIMIT) else { return };
     assert!(header.length <= CONTROL_LIMIT);
@@ -22,7 +22,7 @@ pub fn frame(bytes: &[u8]) {
 }
 
 /// The first two bytes choose the type and version, the rest is the payload; also what is signed and stored.
-pub fn message(bytes: &[u8]) {
+pub(crate) fn message(bytes: &[u8]) {
     let Some(([kind, version], payload)) = bytes.split_first_chunk::<2>() else { return };
     let header = Header { length: payload.len(), kind: u16::from(*kind), version: *version, flags: 0 };
     let _ = decode(header, payload);
@@ -34,7 +34,7 @@ pub fn message(bytes: &[u8]) {
 }
 
 /// A word that people type or paste: what is read is written as a word that means the same.
-pub fn token(bytes: &[u8]) {
+pub(crate) fn token(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(word) = TokenWord::parse(text) {
         let again = TokenWord::parse(&word.encode()).expect("our own word is valid");
