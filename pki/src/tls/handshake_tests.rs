@@ -405,6 +405,19 @@ fn no_session_is_ever_resumed_so_a_revoked_camera_stays_out() {
     assert_eq!(*ended.refused_by_client(), alert(AlertDescription::CertificateRevoked));
 }
 
+/// Each of these alone would do today; none may be lost to a change of the library underneath.
+#[test]
+fn every_set_up_has_tickets_session_store_and_early_data_switched_off() {
+    let house = House::found();
+    for server in [port(&house, Camera), enroll_server(&house.coordinator, now()).unwrap()] {
+        assert_eq!((server.send_tls13_tickets, server.max_early_data_size), (0, 0));
+        assert!(!server.session_storage.can_cache() && !server.ticketer.enabled());
+    }
+    for client in [dialling(&house), enroll_client([0; 16], now()).unwrap()] {
+        assert!(!client.enable_early_data);
+    }
+}
+
 #[test]
 fn our_clients_resume_nothing_even_where_a_server_offers_it() {
     let house = House::found();
