@@ -1,6 +1,188 @@
-//! STUB
+//! `dms3-node presence`: which devices are on the network, so that a user finds the phone to write into the config.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use dms3_core::presence::{MacAddr, Sensor};
+use dms3_core::time::{Mono, Timestamp, duration_words};
+use serde_json::json;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::clock::Clock;
+use crate::coordinator::presence::senses::{Heard, Sensed, Senses};
+use crate::coordinator::presence::sight::Sight;
+
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// Shows the devices on the network, live; needs no config
 #[derive(Debug, clap::Args)]
-pub struct Args;
-pub async fn run(_a: Args) -> anyhow::Result<()> {
-    Ok(())
+pub struct Args {
+    /// One JSON object a line, for each device and for each new address of one
+    #[arg(long)]
+    json: bool,
+    /// Ends after this time, for example 10s; else at Ctrl-C
+    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+    span: Option<Duration>,
+    /// Looks only on this interface, for example eth0
+    #[arg(long, value_name = "NAME")]
+    interface: Option<String>,
+}
+
+pub async fn run(args: Args) -> Result<()> {
+    let clock = Clock::unkept();
+    let mut senses = Senses::open(args.interface.into_iter().collect()).await?;
+    if let Some(Some(why)) = Sight::new(clock.now().mono).change(senses.links(), senses.wanted(), clock.now().mono) {
+        bail!("there is nothing to look at: {why}");
+    }
+    if let Some(why) = senses.handicap() {
+        eprintln!(
+            "Without the right to send and hear ARP ({why}) devices are found only by way of the kernel, which is slower and may miss some. \
+             For a full view: sudo dms3-node presence"
+        );
+    }
+    let mut shown = Shown {
+        clock,
+        gateways: Vec::new(),
+        devices: BTreeMap::new(),
+        how: match args.json {
+            true => How::Json,
+            false if std::io::stdout().is_terminal() => How::Table,
+            false => How::Lines,
+        },
+    };
+    shown.gateways = gateways(&senses);
+    match show(&mut senses, &mut shown, args.span).await {
+        // Whoever read this has seen enough.
+        Err(error) if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) => Ok(()),
+        ended => ended,
+    }
+}
+
+async fn show(senses: &mut Senses, shown: &mut Shown, span: Option<Duration>) -> Result<()> {
+    let started = Instant::now();
+    let mut sweep = tokio::time::interval(SWEEP_EVERY);
+    let mut redraw = tokio::time::interval(Duration::from_secs(1));
+    redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
+            () = async {
+                match span {
+                    Some(span) => tokio::time::sleep_until(started + span).await,
+                    None => std::future::pending().await,
+                }
+            } => return shown.draw(),
+            _ = sweep.tick() => {
+                if !senses.sweep() {
+                    eprintln!("The addresses of this network cannot be asked one by one: devices show when they say something.");
+                }
+            }
+            _ = redraw.tick() => shown.draw()?,
+            sensed = senses.next() => match sensed? {
+                Sensed::Heard(heard) => shown.heard(heard)?,
+                Sensed::Links => shown.gateways = gateways(senses),
+                Sensed::Swept { .. } => {}
+            },
+        }
+    }
+}
+
+fn gateways(senses: &Senses) -> Vec<Ipv4Addr> {
+    senses.links().iter().filter_map(|link| link.gateway).collect()
+}
+
+enum How {
+    Table,
+    Lines,
+    Json,
+}
+
+struct Shown {
+    clock: Clock,
+    how: How,
+    gateways: Vec<Ipv4Addr>,
+    devices: BTreeMap<MacAddr, Row>,
+}
+
+struct Row {
+    ip: Option<Ipv4Addr>,
+    sensor: Sensor,
+    seen: Mono,
+    at: Timestamp,
+}
+
+impl Shown {
+    fn heard(&mut self, heard: Heard) -> Result<()> {
+        let now = self.clock.now();
+        let before = self.devices.get(&heard.mac).map(|row| row.ip);
+        let ip = heard.ip.or(before.flatten());
+        self.devices.insert(heard.mac, Row { ip, sensor: heard.sensor, seen: now.mono, at: now.at });
+        match self.how {
+            _ if before == Some(ip) => Ok(()),
+            How::Table => self.draw(),
+            How::Lines | How::Json => self.append(heard.mac),
+        }
+    }
+
+    fn append(&self, mac: MacAddr) -> Result<()> {
+        let Some(row) = self.devices.get(&mac) else { return Ok(()) };
+        let mut out = std::io::stdout().lock();
+        match self.how {
+            How::Json => writeln!(
+                out,
+                "{}",
+                json!({
+                    "mac": mac.to_string(),
+                    "ip": row.ip,
+                    "private_address": mac.is_private(),
+                    "gateway": self.is_gateway(row),
+                    "sensor": row.sensor,
+                    "seen_ms": row.at.0,
+                })
+            )?,
+            How::Lines | How::Table => writeln!(out, "{}", self.line(mac, row, ""))?,
+        }
+        Ok(out.flush()?)
+    }
+
+    /// The whole list anew, on a terminal.
+    fn draw(&self) -> Result<()> {
+        if !matches!(self.how, How::Table) {
+            return Ok(());
+        }
+        let now = self.clock.now().mono;
+        let mut rows: Vec<_> = self.devices.iter().collect();
+        rows.sort_by_key(|(mac, row)| (row.ip.is_none(), row.ip, **mac));
+        // Home, then clear what was there.
+        let mut text = String::from("\x1b[H\x1b[J");
+        text.push_str(&format!("{} devices on the network. To find a phone, switch its Wi-Fi off and on. Ctrl-C ends.\n\n", rows.len()));
+        for (mac, row) in rows {
+            let age = format!("{} ago", duration_words(now.since(row.seen)));
+            text.push_str(&self.line(*mac, row, &age));
+            text.push('\n');
+        }
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        Ok(out.flush()?)
+    }
+
+    fn line(&self, mac: MacAddr, row: &Row, age: &str) -> String {
+        let ip = row.ip.map_or_else(|| "-".to_owned(), |ip| ip.to_string());
+        let mut notes = Vec::new();
+        if self.is_gateway(row) {
+            notes.push("the gateway");
+        }
+        if mac.is_private() {
+            notes.push("private address: switch that off for this network on the device");
+        }
+        let age = if age.is_empty() { String::new() } else { format!("{age:<12}") };
+        format!("{mac}  {ip:<15}  {age}{:<24} {}", row.sensor.words(), notes.join("; ")).trim_end().to_owned()
+    }
+
+    fn is_gateway(&self, row: &Row) -> bool {
+        row.ip.is_some_and(|ip| self.gateways.contains(&ip))
+    }
 }

@@ -1,53 +1,92 @@
-//! STUB
-use dms3_core::presence::*;
+//! Looks for people's devices on the own networks: by the kernel's neighbour events, by ARP that passes, and by asking.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
-use tokio::sync::mpsc;
+
+use anyhow::{Context, Result, bail, ensure};
+use dms3_core::coordinator::Input;
+use dms3_core::presence::{Device, MacAddr, Sensor};
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-#[derive(Debug, Clone, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PresenceConfig {
-    pub enabled: bool,
-    #[serde(skip)]
-    pub presence_may_disarm: May,
-    #[serde(with = "humantime_serde")]
-    pub blind_alert_after: Duration,
-    #[serde(with = "humantime_serde")]
-    pub arm_when_blind_after: Option<Duration>,
-}
-impl Default for PresenceConfig {
-    fn default() -> Self {
-        Self { enabled: true, presence_may_disarm: May, blind_alert_after: Duration::from_secs(120), arm_when_blind_after: None }
-    }
-}
-#[derive(Debug, Clone, Default)]
-pub struct May;
-impl May {
-    pub fn away_may(&self) -> bool {
-        true
-    }
-    pub fn night_may(&self) -> bool {
-        false
-    }
-}
-impl PresenceConfig {
-    pub fn people(&self) -> Vec<Person> {
-        vec![]
-    }
-    pub fn validate(&self) -> anyhow::Result<Vec<String>> {
-        Ok(vec![])
-    }
-}
+
+use self::senses::{Sensed, Senses};
+use self::watch::Watch;
+use crate::clock::Clock;
+
+mod arp;
+mod book;
+mod config;
+mod links;
+#[cfg(test)]
+mod netns_tests;
+mod packet;
+pub(crate) mod senses;
+pub(crate) mod sight;
+mod watch;
+
+pub use config::{MayDisarm, PersonConfig, PresenceConfig, PresenceMayDisarm};
+
+/// What the sensors work with. Only `devices` lead to inputs.
 #[derive(Clone)]
 pub struct PresenceSensors {
     pub config: PresenceConfig,
     pub devices: Vec<Device>,
-    pub known: Vec<(Device, std::net::IpAddr)>,
-    pub learned: mpsc::Sender<(Device, std::net::IpAddr)>,
-    pub probes: tokio::sync::broadcast::Sender<Device>,
-    pub inputs: mpsc::Sender<dms3_core::coordinator::Input>,
-    pub clock: crate::clock::Clock,
+    /// Where they were last, the newest first.
+    pub known: Vec<(Device, IpAddr)>,
+    /// Takes where they are now, to be known after a restart.
+    pub learned: mpsc::Sender<(Device, IpAddr)>,
+    /// The probes that the rules ask for.
+    pub probes: broadcast::Sender<Device>,
+    pub inputs: mpsc::Sender<Input>,
+    pub clock: Clock,
 }
-pub async fn run(_s: PresenceSensors, stop: CancellationToken) -> anyhow::Result<()> {
-    stop.cancelled().await;
-    Ok(())
+
+/// Tells the rules who is near and whether the sensors see at all, and answers each probe. An error: start it again.
+pub async fn run(sensors: PresenceSensors, stop: CancellationToken) -> Result<()> {
+    let probes = sensors.probes.subscribe();
+    let watch = async { Box::pin(Watch::new(sensors)).await?.run(probes).await };
+    tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        ended = watch => ended,
+    }
+}
+
+/// What one look found.
+#[derive(Debug)]
+pub struct Look {
+    /// Whether every question got out.
+    pub sent: bool,
+    pub answers: HashMap<Ipv4Addr, MacAddr>,
+}
+
+/// Asks each of the addresses once by ARP on the interface and waits for the answers, a second at most after the last question.
+pub async fn look(interface: &str, addresses: &[Ipv4Addr]) -> Result<Look> {
+    let mut senses = Senses::open(vec![interface.to_owned()]).await?;
+    if let Some(why) = senses.handicap() {
+        bail!("cannot say ARP: {why}");
+    }
+    ensure!(senses.links().iter().any(links::Link::is_usable), "{interface} is not up, or has no IPv4 address");
+    let mut look = Look { sent: false, answers: HashMap::new() };
+    if !senses.sweep_over(addresses.iter().copied().collect::<VecDeque<_>>()) {
+        return Ok(Look { sent: true, ..look });
+    }
+    let mut until = Instant::now() + Duration::from_secs(60);
+    while look.answers.len() < addresses.len() || senses.is_sweeping() {
+        let Ok(sensed) = tokio::time::timeout_at(until, senses.next()).await else { break };
+        match sensed.context("the look was cut short")? {
+            Sensed::Heard(heard) if heard.sensor == Sensor::ArpProbe => {
+                if let Some(ip) = heard.ip.filter(|ip| addresses.contains(ip)) {
+                    look.answers.insert(ip, heard.mac);
+                }
+            }
+            Sensed::Swept { sent } => {
+                look.sent = sent;
+                until = Instant::now() + Duration::from_secs(1);
+            }
+            Sensed::Heard(_) | Sensed::Links => {}
+        }
+    }
+    Ok(look)
 }

@@ -1,0 +1,178 @@
+//! The sensors on a network of this machine's own: a switch, the coordinator, a phone and a laptop, each in its namespace.
+
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::process::Command;
+use std::time::Duration;
+
+use dms3_core::coordinator::Input;
+use dms3_core::presence::{Device, MacAddr, Sensor};
+use nix::sched::{CloneFlags, setns};
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{PresenceConfig, PresenceSensors, look, run};
+use crate::clock::Clock;
+
+const PHONE: MacAddr = MacAddr([0x24, 0xda, 0x9b, 0, 0, 1]);
+const LAPTOP: MacAddr = MacAddr([0x24, 0xda, 0x9b, 0, 0, 2]);
+const PHONE_IP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 21);
+const LAPTOP_IP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 22);
+
+struct Lan {
+    name: String,
+}
+
+impl Lan {
+    /// None where it cannot be made, which is told; a failure in CI.
+    fn make(test: &str) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "this test needs root, and CI must run it");
+            eprintln!("SKIPPED: {test} needs root (network namespaces)");
+            return None;
+        }
+        let lan = Self { name: format!("dms3-{}-{test}", std::process::id()) };
+        for space in ["switch", "home", "phone", "laptop"] {
+            lan.ip(&format!("netns add {}", lan.space(space)));
+        }
+        lan.ip_in("switch", "link add br0 type bridge");
+        lan.ip_in("switch", "link set br0 up");
+        for (space, mac, ip) in
+            [("home", "b8:27:eb:00:00:01".to_owned(), "10.77.0.1".to_owned()), ("phone", PHONE.to_string(), PHONE_IP.to_string()), ("laptop", LAPTOP.to_string(), LAPTOP_IP.to_string())]
+        {
+            lan.ip_in("switch", &format!("link add {space} type veth peer name eth0 netns {}", lan.space(space)));
+            lan.ip_in("switch", &format!("link set {space} master br0"));
+            lan.ip_in("switch", &format!("link set {space} up"));
+            lan.ip_in(space, &format!("link set eth0 address {mac}"));
+            lan.ip_in(space, &format!("address add {ip}/24 dev eth0"));
+        }
+        lan.ip_in("home", "link set eth0 up");
+        lan.ip_in("laptop", "link set eth0 up");
+        Some(lan)
+    }
+
+    fn space(&self, of: &str) -> String {
+        format!("{}-{of}", self.name)
+    }
+
+    fn ip(&self, args: &str) {
+        let done = Command::new("ip").args(args.split(' ')).output().unwrap();
+        assert!(done.status.success(), "ip {args}: {}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    fn ip_in(&self, space: &str, args: &str) {
+        self.ip(&format!("-n {} {args}", self.space(space)));
+    }
+
+    /// Runs in the coordinator's namespace: on a thread of its own, for a thread never comes back.
+    fn at_home<T: Send>(&self, body: impl AsyncFnOnce() -> T + Send) -> T {
+        let space = File::open(format!("/var/run/netns/{}", self.space("home"))).unwrap();
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                setns(space, CloneFlags::CLONE_NEWNET).unwrap();
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), body()).await.expect("took more than a minute") })
+            });
+            match thread.join() {
+                Ok(value) => value,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        for space in ["home", "phone", "laptop", "switch"] {
+            let _ = Command::new("ip").args(["netns", "del", &self.space(space)]).output();
+        }
+    }
+}
+
+/// The next input that is `wanted`, and those before it.
+async fn until(inputs: &mut mpsc::Receiver<Input>, wanted: impl Fn(&Input) -> bool) -> Vec<Input> {
+    let mut before = Vec::new();
+    loop {
+        let input = inputs.recv().await.expect("the sensors ended");
+        let found = wanted(&input);
+        before.push(input);
+        if found {
+            return before;
+        }
+    }
+}
+
+fn is_sighting(input: &Input, of: &Device, by: Option<Sensor>) -> bool {
+    matches!(input, Input::Sighting { device, sensor } if device == of && by.is_none_or(|by| by == *sensor))
+}
+
+#[test]
+fn a_phone_that_comes_is_seen_answers_probes_and_is_silent_when_it_left() {
+    let Some(lan) = Lan::make("come") else { return };
+    let (phone, laptop) = (Device::Mac(PHONE), Device::Host(LAPTOP_IP.to_string()));
+    lan.at_home(async || {
+        let (inputs_out, mut inputs) = mpsc::channel(64);
+        let (learned_out, mut learned) = mpsc::channel(64);
+        let (probes, _) = broadcast::channel(64);
+        let sensors = PresenceSensors {
+            config: PresenceConfig::default(),
+            devices: vec![phone.clone(), laptop.clone()],
+            known: Vec::new(),
+            learned: learned_out,
+            probes: probes.clone(),
+            inputs: inputs_out,
+            clock: Clock::unkept(),
+        };
+        let stop = CancellationToken::new();
+        let _stop_at_end = stop.clone().drop_guard();
+        let scene = async {
+            until(&mut inputs, |input| *input == Input::Blind(None)).await;
+            // Nobody knows where the phone is, so everybody is asked; only the laptop, which nobody asked for, answers.
+            probes.send(phone.clone()).unwrap();
+            let probed = Input::Probed { device: phone.clone(), sent: true };
+            let before = until(&mut inputs, |input| *input == probed).await;
+            assert!(!before.iter().any(|input| is_sighting(input, &phone, None)), "{before:?}");
+
+            lan.ip_in("phone", "link set eth0 up");
+            let came = Command::new("ip").args(["netns", "exec", &lan.space("phone"), "bash", "-c", "echo > /dev/udp/10.77.0.1/9"]).status();
+            assert!(came.unwrap().success());
+            until(&mut inputs, |input| is_sighting(input, &phone, None)).await;
+            while learned.recv().await.unwrap() != (phone.clone(), PHONE_IP.into()) {}
+            probes.send(phone.clone()).unwrap();
+            until(&mut inputs, |input| *input == probed).await;
+            until(&mut inputs, |input| is_sighting(input, &phone, Some(Sensor::ArpProbe))).await;
+
+            lan.ip_in("phone", "link set eth0 down");
+            while inputs.try_recv().is_ok() {}
+            for _ in 0..8 {
+                probes.send(phone.clone()).unwrap();
+                until(&mut inputs, |input| *input == probed).await;
+                // The laptop was asked later: had the phone answered, that would have come before.
+                probes.send(laptop.clone()).unwrap();
+                let between = until(&mut inputs, |input| is_sighting(input, &laptop, Some(Sensor::ArpProbe))).await;
+                assert!(!between.iter().any(|input| is_sighting(input, &phone, None)), "{between:?}");
+            }
+
+            lan.ip_in("switch", "link set home down");
+            until(&mut inputs, |input| matches!(input, Input::Blind(Some(why)) if why.contains("eth0"))).await;
+            probes.send(phone.clone()).unwrap();
+            until(&mut inputs, |input| *input == Input::Probed { device: phone.clone(), sent: false }).await;
+            lan.ip_in("switch", "link set home up");
+            until(&mut inputs, |input| *input == Input::Blind(None)).await;
+        };
+        tokio::select! {
+            () = scene => {}
+            ended = run(sensors, stop) => panic!("the sensors ended: {ended:?}"),
+        }
+    });
+}
+
+#[test]
+fn one_look_finds_who_is_there_and_nobody_else() {
+    let Some(lan) = Lan::make("look") else { return };
+    lan.at_home(async || {
+        let look = look("eth0", &[PHONE_IP, LAPTOP_IP]).await.unwrap();
+        assert!(look.sent);
+        assert_eq!(look.answers.into_iter().collect::<Vec<_>>(), [(LAPTOP_IP, LAPTOP)]);
+    });
+}
