@@ -61,6 +61,11 @@ pub struct Enrolled {
     pub address: SocketAddr,
 }
 
+/// The coordinator of this house said no, and will not change its mind.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.words())]
+pub struct Refused(pub DenyCode);
+
 /// How one coordinator's answer ended.
 enum Answer {
     Enrolled(Box<Enrolled>),
@@ -88,7 +93,7 @@ pub async fn enrol(request: Enrollment, candidates: mpsc::Receiver<SocketAddr>) 
         tracing::info!("{candidate} is a coordinator of this house");
         match exchange(&request, &key, channel).await? {
             Answer::Enrolled(enrolled) => return Ok(*enrolled),
-            Answer::Denied(code) => bail!("{}", code.words()),
+            Answer::Denied(code) => return Err(Refused(code).into()),
             Answer::Busy(wait) => {
                 // Those who were sent away together do not come back together.
                 let wait = wait.max(Duration::from_millis(100)).mul_f64(rand::random_range(1.0..1.5));

@@ -5,20 +5,20 @@ use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use dms3_pki::{Identity, TokenWord, root_pin_of};
+use dms3_pki::{Identity, TokenError, TokenWord, root_pin_of};
 use nix::unistd::{Gid, fchown, geteuid};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::camera::enrollment::{Enrolled, Enrollment, enrol};
+use crate::camera::enrollment::{Enrolled, Enrollment, Refused, enrol};
 use crate::clock::Clock;
 use crate::commands::ConfigArg;
-use crate::commands::duration::parse_duration;
 use crate::config::{Config, Role};
-use crate::mesh::discovery::{self, Heard};
+use crate::mesh::discovery;
 use crate::owner::AsOwner;
 use crate::store::STORE_FILE;
 
@@ -29,6 +29,8 @@ mod tests;
 const ENROLL_PORT: u16 = 47101;
 /// Where a token may lie that was put onto an SD card.
 const BOOT_TOKENS: [&str; 2] = ["/boot/firmware/dms3-token.txt", "/boot/dms3-token.txt"];
+/// How long the running service looks for the coordinator of such a token before it looks after itself again.
+const BOOT_PATIENCE: Duration = Duration::from_secs(10);
 /// No token word is longer.
 const WORD_LIMIT: u64 = 4096;
 /// All that a camera needs in its config.
@@ -43,11 +45,14 @@ pub struct EnrollArgs {
     /// Read the token from this file
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
     pub token_file: Option<PathBuf>,
+    /// Use only a token on the boot partition; do nothing if there is none
+    #[arg(long, conflicts_with_all = ["token", "token_file"])]
+    pub boot: bool,
     /// Where the coordinator is, for networks without mDNS
     #[arg(long, value_name = "HOST[:PORT]")]
     pub coordinator: Option<String>,
     /// How long to look for the coordinator and wait for its answer
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = humantime::parse_duration)]
     pub timeout: Duration,
     /// Pair again although this machine is enrolled: in the same house, or in another one
     #[arg(long)]
@@ -77,53 +82,42 @@ pub async fn command(args: EnrollArgs, at: &ConfigArg) -> anyhow::Result<()> {
 
 /// Pairs while mDNS listens for coordinators.
 async fn pair(args: EnrollArgs, config: &Config) -> anyhow::Result<()> {
-    let heard = Heard::default();
-    let (send, enrolling) = mpsc::channel(16);
-    let listen = async {
-        if let Err(error) = discovery::browse(&config.mesh, &heard, CancellationToken::new()).await {
-            eprintln!("Note: cannot listen for coordinators: {error:#}");
-        }
-        std::future::pending::<()>().await;
-    };
-    let feed = async {
-        let mut list = heard.subscribe();
-        loop {
-            let now = list.borrow_and_update().clone();
-            for candidate in now.iter() {
-                if let Some(port) = candidate.enroll {
-                    let mut address = candidate.address;
-                    address.set_port(port);
-                    let _ = send.send(address).await;
-                }
-            }
-            if list.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-    };
+    let (send, heard) = mpsc::channel(16);
     let machine = Machine {
         config: config.path.clone(),
         state_dir: config.state_dir.clone(),
         is_coordinator: matches!(config.role, Role::Coordinator(_)),
-        heard: Some(enrolling),
+        heard: Some(heard),
+    };
+    let listen = async {
+        if let Err(error) = discovery::hear_enrolling(&config.mesh, send, CancellationToken::new()).await {
+            eprintln!("Note: coordinators cannot be heard: {error:#}");
+        }
+        std::future::pending::<()>().await
     };
     tokio::select! {
         done = run(args, machine) => done,
         () = listen => bail!("nothing is heard any more"),
-        () = feed => bail!("nothing is heard any more"),
     }
 }
 
 /// A token that lies on the boot partition of a machine that is not paired is used, so that a flashed card needs nobody. True if it was.
+/// Returns soon, to be called again; a token that was refused is not tried twice.
 pub async fn from_boot_partition(config: &Config) -> bool {
-    if !BOOT_TOKENS.iter().any(|file| Path::new(file).exists()) {
+    static REFUSED: Mutex<Option<String>> = Mutex::new(None);
+    let refused = || REFUSED.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(word) = boot_token(&BOOT_TOKENS.map(PathBuf::from)).and_then(|file| read_file(&file).ok()) else { return false };
+    if refused().as_ref() == Some(&word) {
         return false;
     }
-    let args = EnrollArgs { token: None, token_file: None, coordinator: None, timeout: Duration::from_secs(60), again: false };
+    let args = EnrollArgs { token: None, token_file: None, boot: true, coordinator: None, timeout: BOOT_PATIENCE, again: false };
     match pair(args, config).await {
         Ok(()) => true,
         Err(error) => {
             tracing::warn!("cannot pair with the token of the boot partition: {error:#}");
+            if error.is::<Refused>() || error.is::<TokenError>() {
+                *refused() = Some(word);
+            }
             false
         }
     }
@@ -136,7 +130,7 @@ pub async fn run(args: EnrollArgs, machine: Machine) -> anyhow::Result<()> {
          `dms3-node enroll --config FILE`",
         machine.state_dir.display()
     );
-    let given = read_token(&args, &BOOT_TOKENS.map(PathBuf::from))?;
+    let Some(given) = read_token(&args, &BOOT_TOKENS.map(PathBuf::from))? else { return Ok(()) };
     let token = TokenWord::parse(&given.word)?;
     make_state_dir(&machine.state_dir)?;
 
@@ -234,8 +228,9 @@ struct Given {
     wipe: Option<PathBuf>,
 }
 
-fn read_token(args: &EnrollArgs, boot: &[PathBuf]) -> anyhow::Result<Given> {
-    let plain = |word| Ok(Given { word, wipe: None });
+/// `None`: only the boot partition was to be looked at, and there is none there.
+fn read_token(args: &EnrollArgs, boot: &[PathBuf]) -> anyhow::Result<Option<Given>> {
+    let plain = |word| Ok(Some(Given { word, wipe: None }));
     match (args.token.as_deref(), &args.token_file) {
         (Some("-"), _) => return plain(read_stdin()?),
         (Some(word), _) => {
@@ -246,9 +241,12 @@ fn read_token(args: &EnrollArgs, boot: &[PathBuf]) -> anyhow::Result<Given> {
         (None, Some(file)) => return plain(read_file(file)?),
         (None, None) => {}
     }
-    if let Some(file) = boot.iter().find(|file| file.exists()) {
+    if let Some(file) = boot_token(boot) {
         println!("Using the token in {}.", file.display());
-        return Ok(Given { word: read_file(file)?, wipe: Some(file.clone()) });
+        return Ok(Some(Given { word: read_file(&file)?, wipe: Some(file) }));
+    }
+    if args.boot {
+        return Ok(None);
     }
     if !std::io::stdin().is_terminal() {
         return plain(read_stdin()?);
@@ -261,6 +259,10 @@ fn read_token(args: &EnrollArgs, boot: &[PathBuf]) -> anyhow::Result<Given> {
         std::io::stdin().read_line(&mut line).map(|_| line)
     });
     plain(word.context("cannot read the token from the terminal")?)
+}
+
+fn boot_token(places: &[PathBuf]) -> Option<PathBuf> {
+    places.iter().find(|file| file.is_file()).cloned()
 }
 
 fn read_stdin() -> anyhow::Result<String> {

@@ -10,7 +10,6 @@ use crate::config::{Config, DEFAULT_PATH};
 
 mod check_config;
 pub mod discover;
-pub mod duration;
 pub mod enroll;
 mod house;
 mod init;

@@ -5,14 +5,13 @@ use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::bail;
 use dms3_core::time::Timestamp;
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
 
 use crate::clock::wall;
 use crate::commands::ConfigArg;
-use crate::commands::duration::{parse_duration, span_words};
 use crate::control::{Answer, Request, ask};
 use crate::coordinator::enrollment::{NewToken, TokenRequest, TokenView};
 
@@ -48,7 +47,7 @@ pub struct NewArgs {
     #[arg(long)]
     pub name: Option<String>,
     /// How long the token lives, 1m to 7d
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     pub ttl: Duration,
     /// How many nodes it may pair, 1 to 100
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
@@ -64,7 +63,7 @@ pub struct NewArgs {
     pub json: bool,
 }
 
-pub async fn run(args: TokenArgs, config: &ConfigArg) -> Result<()> {
+pub async fn run(args: TokenArgs, config: &ConfigArg) -> anyhow::Result<()> {
     let config = config.load()?;
     config.coordinator()?;
     let socket = config.control_socket();
@@ -103,7 +102,12 @@ impl NewArgs {
     }
 }
 
-fn parse_hint(text: &str) -> std::result::Result<SocketAddr, String> {
+/// "1h 30m", in whole seconds.
+fn span_words(span: Duration) -> String {
+    humantime::format_duration(Duration::from_secs(span.as_secs())).to_string()
+}
+
+fn parse_hint(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .or_else(|_| text.trim_matches(['[', ']']).parse().map(|ip| SocketAddr::new(ip, ENROLL_PORT)))
         .map_err(|_| format!("\"{text}\" is no address: write it like 192.168.1.10, 192.168.1.10:47101 or [fd00::1]:47101"))
@@ -214,7 +218,7 @@ mod tests {
     fn the_word_stands_on_a_line_of_its_own_with_the_command_to_run() {
         let shown = show_new(&NewToken { word: WORD.to_owned(), token: view("live", 1) }, true, NOW);
         assert_eq!(shown.lines().next(), Some(WORD));
-        assert!(shown.contains("within 1 h") && shown.contains("\n    sudo dms3-node enroll\n"), "{shown}");
+        assert!(shown.contains("within 1h") && shown.contains("\n    sudo dms3-node enroll\n"), "{shown}");
         let several = show_new(&NewToken { word: WORD.to_owned(), token: view("live", 20) }, false, NOW);
         assert!(several.contains("up to 20") && several.contains("Do not give it as an argument"), "{several}");
     }
@@ -230,7 +234,7 @@ mod tests {
     fn the_list_tells_each_tokens_end_and_who_used_it() {
         let list = show_list(&[view("live", 3), view("cancelled", 1)], NOW);
         let lines: Vec<&str> = list.lines().collect();
-        assert!(lines[1].contains("in 1 h") && lines[1].contains("1/3") && lines[1].ends_with("porch"), "{list}");
+        assert!(lines[1].contains("in 1h") && lines[1].contains("1/3") && lines[1].ends_with("porch"), "{list}");
         assert!(!lines[2].contains("ago"), "{list}");
         assert!(show_list(&[], NOW).contains("token new"));
     }

@@ -599,7 +599,14 @@ async fn noise_on_the_port_hurts_nobody() {
 }
 
 fn args(token: &str) -> EnrollArgs {
-    EnrollArgs { token: Some(token.to_owned()), token_file: None, coordinator: None, timeout: Duration::from_secs(20), again: false }
+    EnrollArgs {
+        token: Some(token.to_owned()),
+        token_file: None,
+        boot: false,
+        coordinator: None,
+        timeout: Duration::from_secs(20),
+        again: false,
+    }
 }
 
 fn machine(dir: &Path, heard: &[SocketAddr]) -> Machine {
@@ -684,7 +691,7 @@ fn a_token_on_the_boot_partition_is_found_and_wiped() {
     let file = dir.path().join("dms3-token.txt");
     std::fs::write(&file, "\u{feff}DMS31Q94\r\n").unwrap();
     let none = EnrollArgs { token: None, ..args("") };
-    let given = read_token(&none, &[dir.path().join("absent"), file.clone()]).unwrap();
+    let given = read_token(&none, &[dir.path().join("absent"), file.clone()]).unwrap().unwrap();
     assert_eq!(given.word.trim(), "DMS31Q94");
     assert_eq!(given.wipe.as_ref(), Some(&file));
     let again = std::fs::File::open(&file).unwrap();
@@ -694,7 +701,9 @@ fn a_token_on_the_boot_partition_is_found_and_wiped() {
     // A file that the user named is his.
     std::fs::write(&file, "word").unwrap();
     let named = EnrollArgs { token: None, token_file: Some(file), ..args("") };
-    assert!(read_token(&named, &[]).unwrap().wipe.is_none());
+    assert!(read_token(&named, &[]).unwrap().unwrap().wipe.is_none());
+    let boot = EnrollArgs { token: None, boot: true, ..args("") };
+    assert!(read_token(&boot, &[dir.path().join("absent")]).unwrap().is_none(), "the service asks nobody");
 }
 
 #[tokio::test]
