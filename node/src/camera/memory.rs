@@ -60,6 +60,17 @@ impl Memory {
     }
 }
 
+/// What another house said means nothing in this one: the camera starts anew there, armed.
+pub(crate) fn forget(state_dir: &Path) -> Result<()> {
+    let file = state_dir.join(FILE);
+    match std::fs::remove_file(&file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", file.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// `None`: there is no file, this camera was never told a state.
 fn read(file: &Path, identity: &Identity) -> Result<Option<(MemoryV1, Option<StateV1>)>> {
     let bytes = match std::fs::read(file) {

@@ -24,7 +24,7 @@ pub mod detector;
 mod driver;
 pub mod enrollment;
 pub mod health;
-mod memory;
+pub(crate) mod memory;
 pub mod uplink;
 
 /// Starts every service of a camera node. Returns once the sockets are bound.

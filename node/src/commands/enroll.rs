@@ -14,6 +14,7 @@ use nix::unistd::{Gid, fchown, geteuid};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::camera;
 use crate::camera::enrollment::{Enrolled, Enrollment, Refused, enrol};
 use crate::clock::Clock;
 use crate::commands::ConfigArg;
@@ -139,8 +140,12 @@ pub async fn run(args: EnrollArgs, machine: Machine) -> anyhow::Result<()> {
         match already(&machine.state_dir, &token, args.again)? {
             Some(words) => words,
             None => {
+                let before = Identity::load(&machine.state_dir)?.map(|identity| identity.mesh());
                 let enrolled = find_and_enrol(&args, &machine.state_dir, token, machine.heard).await?;
-                tell(&enrolled)
+                if before.is_some_and(|before| before != enrolled.mesh) {
+                    camera::memory::forget(&machine.state_dir)?;
+                }
+                tell(&enrolled, before.is_some())
             }
         }
     };
@@ -213,12 +218,17 @@ async fn find_and_enrol(
     }
 }
 
-fn tell(enrolled: &Enrolled) -> String {
+fn tell(enrolled: &Enrolled, again: bool) -> String {
     format!(
-        "This machine is now the camera {:?} (node {}) of house {}.\nIts service takes that up by itself; if it is not running yet: sudo systemctl enable --now dms3-node",
+        "This machine is now the camera {:?} (node {}) of house {}.\n{}",
         enrolled.name,
         enrolled.identity.node().short(),
-        enrolled.mesh
+        enrolled.mesh,
+        if again {
+            "If its service runs, restart it: sudo systemctl restart dms3-node"
+        } else {
+            "Its service takes that up by itself; if it is not running yet: sudo systemctl enable --now dms3-node"
+        }
     )
 }
 

@@ -643,9 +643,12 @@ async fn the_command_pairs_once_writes_a_config_and_moves_house_only_when_told_t
     assert!(error.contains("another house") && error.contains("--again"), "{error}");
     assert_eq!(load().leaf(), first.leaf());
 
+    let memory = dir.path().join("state/camera.state");
+    std::fs::write(&memory, "of the first house").unwrap();
     run(EnrollArgs { again: true, ..args(&elsewhere) }, machine(dir.path(), &here)).await.unwrap();
     assert_eq!(load().mesh(), other.authority.mesh());
     assert_eq!(load().node(), first.node(), "the key is the node");
+    assert!(!memory.exists(), "what the other house said is forgotten");
 }
 
 #[tokio::test]

@@ -83,7 +83,8 @@ impl Tokens {
         let (word, row) = new_token(&self.authority, request, now)?;
         self.store.insert_token(&row).await?;
         self.wake();
-        tracing::info!("token {} made: {} use(s), until {}", row.id, row.uses, row.expires_at);
+        let life = humantime::format_duration(row.expires_at.since(row.issued_at));
+        tracing::info!("token {} made: {} use(s) within {life}", row.id, row.uses);
         Ok(NewToken { word: word.encode(), token: self.view(&row, now) })
     }
 
