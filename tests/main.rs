@@ -1,4 +1,14 @@
 //! End-to-end tests: real nodes as processes, on loopback or in networks of their own. One module per theme.
 
+// The whole crate is a test: what fails here fails loudly.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod architecture;
+mod arming;
+mod configs;
 mod decoders;
+mod harness;
+mod motion;
+mod pairing;
+mod presence;
 mod units;

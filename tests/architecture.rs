@@ -1,0 +1,164 @@
+//! Who may use whom: crates, outside libraries, and what the rules in core may never touch.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// (path from the root, text without comments) of every Rust file below `dir`, tests at the end of a file included.
+fn sources(dir: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut to_look = vec![root().join(dir)];
+    while let Some(dir) = to_look.pop() {
+        for entry in fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                to_look.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+                let text = fs::read_to_string(&path).unwrap();
+                let code: Vec<_> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+                found.push((name, code.join("\n")));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "{dir} has no sources");
+    found
+}
+
+/// The part before `mod tests`.
+fn without_tests(code: &str) -> &str {
+    code.split("#[cfg(test)]").next().unwrap_or(code)
+}
+
+fn is_test_file(path: &str) -> bool {
+    path.contains("/tests") || path.contains("histories") || path.ends_with("frozen.rs")
+}
+
+/// Whether `code` names the crate or path `name` as a word of its own: `name::`, `use name;`, `extern crate name`.
+fn mentions(code: &str, name: &str) -> bool {
+    code.match_indices(name).any(|(at, _)| {
+        let before = code[..at].chars().next_back();
+        let after = &code[at + name.len()..];
+        !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') && (after.starts_with("::") || after.starts_with(';'))
+    })
+}
+
+/// Names of the section `[dependencies]` of a crate.
+fn dependencies(manifest: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join(manifest)).unwrap();
+    let manifest: toml::Table = text.parse().unwrap();
+    manifest.get("dependencies").and_then(|table| table.as_table()).map(|table| table.keys().cloned().collect()).unwrap_or_default()
+}
+
+#[test]
+fn core_knows_nothing_but_data_and_the_others_know_only_core() {
+    let outside = ["serde", "postcard", "thiserror", "data-encoding", "jiff"];
+    for dependency in dependencies("node/core/Cargo.toml") {
+        assert!(outside.contains(&dependency.as_str()), "core uses {dependency}: rules are made of data alone");
+    }
+    for (crate_name, others) in [("pki", ["dms3-web", "dms3-node"]), ("web", ["dms3-pki", "dms3-node"])] {
+        for dependency in dependencies(&format!("{crate_name}/Cargo.toml")) {
+            assert!(!others.contains(&dependency.as_str()), "{crate_name} uses {dependency}");
+        }
+    }
+}
+
+#[test]
+fn core_has_no_files_sockets_clocks_tasks_or_chance() {
+    let forbidden =
+        ["std::fs", "std::io", "std::process", "std::thread", "std::env", "std::time::SystemTime", "std::time::Instant", "SystemTime", "Instant", "rand", "tokio"];
+    for (path, code) in sources("node/core/src") {
+        if is_test_file(&path) {
+            continue;
+        }
+        let code = without_tests(&code);
+        for word in forbidden {
+            assert!(!mentions(code, word), "{path} uses {word}");
+        }
+        // Addresses are data; sockets are not.
+        for socket in ["UdpSocket", "TcpStream", "TcpListener", "UnixStream", "SystemTime", "Instant::now"] {
+            assert!(!code.contains(socket), "{path} uses {socket}");
+        }
+    }
+}
+
+#[test]
+fn each_outside_library_has_one_owner() {
+    // (crate, who may use it: beginnings of paths)
+    let owners: &[(&str, &[&str])] = &[
+        ("quinn", &["node/src/mesh/"]),
+        ("quinn_proto", &["node/src/mesh/"]),
+        ("mdns_sd", &["node/src/mesh/discovery"]),
+        ("rcgen", &["pki/src/"]),
+        ("postcard", &["node/core/src/protocol/"]),
+        ("sqlx", &["node/src/store/"]),
+        ("rtnetlink", &["node/src/coordinator/presence/", "node/src/commands/presence"]),
+        ("clap", &["node/src/commands/", "node/src/main.rs"]),
+        ("axum", &["web/src/"]),
+        ("lettre", &["node/src/coordinator/mailer"]),
+    ];
+    for dir in ["node/src", "node/core/src", "pki/src", "web/src"] {
+        for (path, code) in sources(dir) {
+            for (library, allowed) in owners {
+                let may = allowed.iter().any(|owner| path.starts_with(owner));
+                assert!(may || !mentions(&code, library), "{path} uses {library}: call its owner in {allowed:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_two_roles_never_mention_each_other() {
+    for (dir, other) in [("node/src/coordinator", "camera"), ("node/src/camera", "coordinator")] {
+        for (path, code) in sources(dir) {
+            let code = without_tests(&code);
+            if is_test_file(&path) {
+                continue;
+            }
+            for way in [format!("crate::{other}::"), format!("crate::{{{other}::")] {
+                assert!(!code.contains(&way), "{path} mentions {way}");
+            }
+        }
+    }
+    for (path, code) in sources("node/src/mesh") {
+        for role in ["crate::coordinator", "crate::camera"] {
+            assert!(!without_tests(&code).contains(role) || is_test_file(&path), "{path}: mesh knows peers, not roles");
+        }
+    }
+}
+
+#[test]
+fn only_the_clock_reads_time_and_only_small_modules_are_unsafe() {
+    let mut unsafe_files = Vec::new();
+    for dir in ["node/src", "node/core/src", "pki/src", "web/src"] {
+        for (path, code) in sources(dir) {
+            assert!(path == "node/src/clock.rs" || !without_tests(&code).contains("SystemTime::now"), "{path} reads the wall clock");
+            if code.contains("allow(unsafe_code)") {
+                unsafe_files.push(path);
+            }
+        }
+    }
+    for path in unsafe_files {
+        let lines = fs::read_to_string(root().join(&path)).unwrap().lines().count();
+        assert!(lines <= 250, "{path} may be unsafe and has {lines} lines: unsafe code stands alone");
+    }
+}
+
+#[test]
+fn no_key_and_no_certificate_lies_in_the_repository() {
+    let out = std::process::Command::new("git").args(["ls-files", "-z"]).current_dir(root()).output().unwrap();
+    if !out.status.success() {
+        // Not a clone: a source archive.
+        return;
+    }
+    for name in String::from_utf8_lossy(&out.stdout).split('\0').filter(|name| !name.is_empty()) {
+        let extension = Path::new(name).extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        assert!(!["pem", "key", "crt", "der", "p12", "pfx"].contains(&extension), "{name} looks like a key or a certificate");
+        let text = fs::read(root().join(name)).unwrap_or_default();
+        let marker = format!("-----BEGIN {}", "PRIVATE KEY");
+        assert!(!text.windows(marker.len()).any(|window| window == marker.as_bytes()), "{name} holds a private key");
+    }
+}

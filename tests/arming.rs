@@ -1,0 +1,269 @@
+//! What a person or presence decides reaches every camera, and nothing that breaks ever disarms a house.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use dms3_core::arming::ArmState;
+use dms3_core::roster::NodeStatus;
+
+use crate::harness::{House, LINKED_WITHIN, eventually, within};
+
+#[tokio::test]
+async fn every_camera_watches_when_the_house_is_armed_and_none_when_it_is_not() {
+    let house = House::with_cameras(["porch", "hall"]).await;
+    let said = house.coordinator.cli(&["arm", "--now"]).await.good();
+    assert!(said.contains("Armed (away)"), "{said}");
+    house.agrees(ArmState::Away).await;
+    for camera in &house.cameras {
+        assert!(camera.told("detector command issued"), "{} tells when the command was issued", camera.name);
+    }
+    eventually("both are seen to watch", async || {
+        house.coordinator.cli(&["status"]).await.good().contains("2 of 2 watching.")
+    })
+    .await;
+    let said = house.coordinator.cli(&["status"]).await.good();
+    assert!(said.contains("Armed (away) since"), "{said}");
+
+    house.disarm().await;
+    house.agrees(ArmState::Disarmed).await;
+    for camera in &house.cameras {
+        assert_eq!((camera.motion.starts(), camera.motion.stops()), (1, 1), "{}", camera.name);
+    }
+    let said = house.coordinator.cli(&["status"]).await.good();
+    assert!(said.contains("Disarmed since"), "{said}");
+}
+
+#[tokio::test]
+async fn at_night_only_cameras_that_are_to_watch_at_night_do() {
+    let house = House::with_cameras(["porch"]).await;
+    house.coordinator.cli(&["arm", "--night", "--now"]).await.good();
+    eventually("the camera holds the state of the night", async || {
+        house.view("porch").await.is_some_and(|porch| porch.current)
+            && house.look().await.is_some_and(|house| house.state == ArmState::Night)
+    })
+    .await;
+    assert_eq!(house.camera("porch").motion.starts(), 0, "this one watches in \"away\" only");
+    let status = house.camera("porch").camera_status().await.unwrap();
+    assert_eq!(status.effective, ArmState::Night);
+}
+
+#[tokio::test]
+async fn whatever_is_killed_while_the_house_is_armed_it_stays_armed() {
+    let house = House::with_cameras(["porch", "hall"]).await;
+    house.arm().await;
+    house.agrees(ArmState::Away).await;
+    let before = house.standing().await;
+
+    house.coordinator.sigkill().await;
+    for camera in &house.cameras {
+        assert!(camera.motion.running().is_some(), "{} watches on without a coordinator", camera.name);
+    }
+    house.coordinator.start();
+    house.answers().await;
+    within(LINKED_WITHIN, "every camera is back", async || house.does_agree(ArmState::Away).await).await;
+    assert_eq!(house.standing().await.version, before.version);
+    for camera in &house.cameras {
+        assert_eq!(camera.motion.starts(), 1, "{} was not disturbed", camera.name);
+    }
+
+    let porch = house.camera("porch");
+    porch.sigkill().await;
+    eventually("its detector dies with it", async || porch.motion.running().is_none()).await;
+    porch.start();
+    eventually("it watches again", async || house.does_agree(ArmState::Away).await).await;
+
+    // Alone: without the coordinator too.
+    house.coordinator.sigkill().await;
+    porch.sigkill().await;
+    porch.start();
+    eventually("it watches again from memory alone", async || porch.motion.running().is_some()).await;
+    house.coordinator.start();
+    house.answers().await;
+    eventually("all is as before", async || house.does_agree(ArmState::Away).await).await;
+    assert_eq!(house.standing().await.version, before.version);
+}
+
+#[tokio::test]
+async fn whatever_is_killed_while_the_house_is_disarmed_no_camera_watches() {
+    let house = House::with_cameras(["porch"]).await;
+    let before = house.standing().await;
+    house.coordinator.sigkill().await;
+    house.coordinator.start();
+    house.answers().await;
+    within(LINKED_WITHIN, "the camera is back", async || house.does_agree(ArmState::Disarmed).await).await;
+    let porch = house.camera("porch");
+    porch.sigkill().await;
+    porch.start();
+    eventually("the camera is back", async || house.does_agree(ArmState::Disarmed).await).await;
+    assert_eq!(porch.motion.starts(), 0, "nobody was filmed");
+    assert_eq!(house.standing().await.version, before.version);
+}
+
+#[tokio::test]
+async fn a_state_that_was_decided_while_a_camera_was_off_is_the_first_that_it_hears() {
+    let house = House::with_cameras(["porch"]).await;
+    let porch = house.camera("porch");
+    porch.stop().await;
+    house.arm().await;
+    porch.start();
+    house.agrees(ArmState::Away).await;
+    porch.stop().await;
+    assert!(porch.motion.running().is_none(), "a node that ends takes its detector with it");
+    house.disarm().await;
+    porch.start();
+    house.agrees(ArmState::Disarmed).await;
+    assert!(porch.camera_status().await.unwrap().linked.is_some());
+}
+
+#[tokio::test]
+async fn a_coordinator_that_comes_from_an_old_backup_arms_the_house_instead_of_disarming_it() {
+    let house = House::with_cameras(["porch"]).await;
+    let before = house.standing().await;
+    let (state, backup) = (house.coordinator.state_dir(), house.dir().join("backup"));
+    house.coordinator.stop().await;
+    copy(&state, &backup);
+    house.coordinator.start();
+    house.answers().await;
+    house.arm().await;
+    house.agrees(ArmState::Away).await;
+
+    house.coordinator.stop().await;
+    fs::remove_dir_all(&state).unwrap();
+    copy(&backup, &state);
+    house.coordinator.start();
+    house.answers().await;
+    eventually("the coordinator learns that it forgot something", async || {
+        house.look().await.is_some_and(|house| house.epoch > before.version.0)
+    })
+    .await;
+    house.agrees(ArmState::Away).await;
+    let porch = house.camera("porch");
+    assert_eq!((porch.motion.starts(), porch.motion.stops()), (1, 0), "it watched all the time");
+    assert!(house.coordinator.told("states-conflict"), "and people are told");
+
+    house.disarm().await;
+    house.agrees(ArmState::Disarmed).await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_damaged_is_no_reason_to_begin_anew() {
+    let house = House::with_cameras(["porch"]).await;
+    house.arm().await;
+    house.agrees(ArmState::Away).await;
+    house.coordinator.stop().await;
+    let store = house.coordinator.state_dir().join(dms3_node::store::STORE_FILE);
+    for journal in ["-wal", "-shm"] {
+        drop(fs::remove_file(format!("{}{journal}", store.display())));
+    }
+    fs::write(&store, "this is no database, and was never one".repeat(200)).unwrap();
+    house.coordinator.start();
+    house.coordinator.fails().await;
+    assert!(house.coordinator.told(dms3_node::store::STORE_FILE) || house.coordinator.told("store"));
+    assert!(house.camera("porch").motion.running().is_some());
+}
+
+#[tokio::test]
+async fn a_camera_whose_memory_is_damaged_watches() {
+    let house = House::with_cameras(["porch"]).await;
+    house.coordinator.stop().await;
+    let porch = house.camera("porch");
+    porch.stop().await;
+    let kept: Vec<_> = fs::read_dir(porch.state_dir()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(kept.iter().any(|name| name == "camera.state"), "{kept:?}");
+    fs::write(porch.state_dir().join("camera.state"), "nonsense").unwrap();
+    porch.start();
+    eventually("it watches", async || porch.motion.running().is_some()).await;
+    assert!(porch.told("cannot be read"), "and says why");
+    house.coordinator.start();
+    house.answers().await;
+    house.agrees(ArmState::Disarmed).await;
+}
+
+#[tokio::test]
+async fn a_detector_that_is_stopped_by_hand_stays_so_until_a_person_or_time_ends_it() {
+    let house = House::with_cameras(["porch"]).await;
+    house.arm().await;
+    house.agrees(ArmState::Away).await;
+    let porch = house.camera("porch");
+    porch.cli(&["pause", "2h"]).await.good();
+    eventually("the detector ends", async || porch.motion.running().is_none()).await;
+    eventually("everybody can see that it was stopped by hand", async || {
+        house.look().await.is_some_and(|house| house.problems.iter().any(|problem| problem.contains("stopped by hand")))
+    })
+    .await;
+    house.disarm().await;
+    house.arm().await;
+    eventually("the camera has heard", async || house.view("porch").await.is_some_and(|porch| porch.current)).await;
+    assert_eq!(porch.motion.starts(), 1, "arming does not end it");
+    porch.cli(&["resume"]).await.good();
+    house.agrees(ArmState::Away).await;
+    porch.cli(&["pause", "13h"]).await.bad();
+    assert!(house.coordinator.cli(&["pause", "1h"]).await.bad().contains("camera"));
+}
+
+#[tokio::test]
+async fn a_node_that_is_revoked_is_out_at_once_and_for_good() {
+    let house = House::with_cameras(["porch", "hall"]).await;
+    let before = house.standing().await;
+    let said = house.coordinator.cli(&["revoke", "porch"]).await.good();
+    assert!(said.contains("porch") && said.contains("knew"), "{said}");
+    let porch = house.camera("porch");
+    within(LINKED_WITHIN, "its link is closed", async || {
+        porch.camera_status().await.is_some_and(|status| status.linked.is_none())
+    })
+    .await;
+    eventually("it says why", async || porch.told("revoked")).await;
+
+    // What is decided now it does not learn.
+    let starts = porch.motion.starts();
+    house.arm().await;
+    eventually("the other camera watches", async || house.camera("hall").motion.running().is_some()).await;
+    porch.restart().await;
+    eventually("it is refused again", async || porch.lines_with("revoked") > 1 || house.coordinator.lines_with("revoked") > 1).await;
+    let status = porch.camera_status().await.unwrap();
+    assert_eq!((&status.linked, porch.motion.starts()), (&None, starts));
+    assert!((status.epoch, status.rev) <= (Some(before.version.0), Some(before.version.1)), "it learned nothing: {status:?}");
+    let row = house.view("porch").await.unwrap();
+    assert_eq!(row.status, NodeStatus::Revoked);
+
+    // Nor does a new word bring its key back.
+    let word = house.token(&[]).await;
+    porch.stop().await;
+    let why = porch.cli_with(&["enroll", "-", "--again", "--timeout", "5s"], &word).await.bad();
+    assert!(why.contains("revoked"), "{why}");
+    assert!(house.view("hall").await.unwrap().liveness == "online");
+}
+
+#[tokio::test]
+async fn a_camera_has_the_name_that_people_gave_it_last() {
+    let house = House::with_cameras(["porch"]).await;
+    let before = house.standing().await;
+    house.coordinator.cli(&["rename", "porch", "Garden door"]).await.good();
+    assert!(house.view("Garden door").await.is_some());
+    assert!(house.coordinator.cli(&["rename", "porch", "x"]).await.bad().contains("porch"));
+    house.coordinator.cli(&["rename", "Garden door", ""]).await.bad();
+    house.coordinator.sigkill().await;
+    house.coordinator.start();
+    house.answers().await;
+    eventually("it is linked under that name", async || house.view("Garden door").await.is_some_and(|node| node.liveness == "online")).await;
+    assert_eq!(house.standing().await.version, before.version);
+}
+
+#[tokio::test]
+async fn an_order_that_cannot_be_meant_is_refused() {
+    let house = House::new().await;
+    let before = house.standing().await;
+    for wrong in [vec!["arm", "--for", "soon"], vec!["arm", "--until", "25:00"], vec!["disarm", "--for", "0s"], vec!["revoke", "nobody"]] {
+        house.coordinator.cli(&wrong).await.bad();
+    }
+    assert_eq!(house.standing().await, before);
+    let second = house.coordinator.cli(&["run"]).await.bad() + &house.coordinator.log();
+    assert!(second.contains("another"), "two nodes never share a state directory: {second}");
+    assert_eq!(house.standing().await, before);
+}
+
+fn copy(from: &Path, to: &Path) {
+    let out = Command::new("cp").arg("-a").arg(from).arg(to).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}

@@ -1,0 +1,230 @@
+//! A house: a coordinator and its cameras, founded and paired the way a user does it.
+
+use std::ops::Deref;
+use std::path::Path;
+
+use dms3_core::arming::ArmState;
+use dms3_core::dashboard::{Dashboard, NodeView};
+use dms3_core::id::NodeId;
+use dms3_core::roster::{NodeRole, NodeStatus};
+use dms3_node::control::{Answer, Request};
+use dms3_pki::Identity;
+use tempfile::TempDir;
+
+use super::{FakeMotion, LINKED_WITHIN, Lan, Node, Port, eventually, within};
+
+/// What is special about a house. The default one is manual (nobody's phone) and lives on this machine's loopback.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// `[coordinator.presence]` and what follows it.
+    pub(crate) presence: Option<String>,
+    /// Further keys of `[mesh]` of the coordinator.
+    pub(crate) mesh: String,
+    /// Further keys of `[camera]`.
+    pub(crate) camera: String,
+    /// Every node gets a host of its own there, and all ports are the usual ones.
+    pub(crate) lan: Option<Lan>,
+}
+
+#[derive(Debug)]
+pub(crate) struct House {
+    pub(crate) coordinator: Node,
+    pub(crate) cameras: Vec<Camera>,
+    pub(crate) plan: Plan,
+    pub(crate) mesh_port: Port,
+    pub(crate) enroll_port: Port,
+    pub(crate) mdns_port: Port,
+    // Last: processes end before their files go.
+    dir: TempDir,
+}
+
+/// A camera node with a detector that watches nothing.
+#[derive(Debug)]
+pub(crate) struct Camera {
+    pub(crate) node: Node,
+    pub(crate) motion: FakeMotion,
+}
+
+impl Deref for Camera {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.node
+    }
+}
+
+/// What must not change under an attack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pid: u32,
+    pub(crate) version: (u32, u64),
+    pub(crate) state: ArmState,
+}
+
+impl House {
+    /// Founded, its coordinator running; nobody is paired and, as in every new house, it is armed.
+    pub(crate) async fn new() -> Self {
+        Self::planned(Plan::default()).await
+    }
+
+    pub(crate) async fn planned(plan: Plan) -> Self {
+        let dir = tempfile::Builder::new().prefix("dms3-").tempdir().unwrap();
+        let (mesh_port, enroll_port, mdns_port) = (Port::free(), Port::free(), Port::free());
+        let presence = plan.presence.as_deref().unwrap_or("[coordinator.presence]\nenabled = false\n");
+        let coordinator = match &plan.lan {
+            Some(lan) => {
+                let host = lan.host("coordinator");
+                let sections = format!("[mesh]\n{}\n[coordinator]\nexit_delay = \"0s\"\n{presence}", plan.mesh);
+                Node::new(dir.path(), "coordinator", "coordinator", Some(&host.netns), &sections)
+            }
+            None => {
+                let sections = format!(
+                    "{}listen = \"{}\"\n{}\n[coordinator]\nexit_delay = \"0s\"\nenroll_listen = \"{}\"\n{presence}",
+                    mesh_section(&mdns_port),
+                    mesh_port.address(),
+                    plan.mesh,
+                    enroll_port.address(),
+                );
+                Node::new(dir.path(), "coordinator", "coordinator", None, &sections)
+            }
+        };
+        let house = Self { coordinator, cameras: Vec::new(), plan, mesh_port, enroll_port, mdns_port, dir };
+        house.coordinator.cli(&["init"]).await.good();
+        house.coordinator.start();
+        house.answers().await;
+        house
+    }
+
+    /// A disarmed house with these cameras, all linked.
+    pub(crate) async fn with_cameras<const N: usize>(names: [&str; N]) -> Self {
+        Self::planned_with_cameras(Plan::default(), names).await
+    }
+
+    pub(crate) async fn planned_with_cameras<const N: usize>(plan: Plan, names: [&str; N]) -> Self {
+        let mut house = Self::planned(plan).await;
+        for name in names {
+            house.add_camera(name).await;
+        }
+        house.disarm().await;
+        house.agrees(ArmState::Disarmed).await;
+        house
+    }
+
+    /// Pairs a new machine and starts it.
+    pub(crate) async fn add_camera(&mut self, name: &str) {
+        let camera = self.new_camera(name);
+        let word = self.token(&["--name", name]).await;
+        camera.cli_with(&["enroll", "-"], &word).await.good();
+        camera.start();
+        self.cameras.push(camera);
+    }
+
+    /// A machine with our program on it, of no house yet.
+    pub(crate) fn new_camera(&self, name: &str) -> Camera {
+        self.new_camera_in(name, self.dir.path())
+    }
+
+    fn new_camera_in(&self, name: &str, parent: &Path) -> Camera {
+        let motion = FakeMotion::new(&parent.join(format!("{name}-motion")));
+        let (host, mesh) = match &self.plan.lan {
+            Some(lan) => (Some(lan.host(name)), String::new()),
+            None => (None, mesh_section(&self.mdns_port)),
+        };
+        let sections = format!("{mesh}\n[camera]\n{}\n{}", self.plan.camera, motion.section());
+        let node = Node::new(parent, name, "camera", host.as_ref().map(|host| host.netns.as_str()), &sections);
+        Camera { node, motion }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The word of a new token.
+    pub(crate) async fn token(&self, options: &[&str]) -> String {
+        let args = [&["token", "new"], options].concat();
+        let said = self.coordinator.cli(&args).await.good();
+        said.lines().next().unwrap().to_owned()
+    }
+
+    pub(crate) async fn arm(&self) {
+        self.coordinator.cli(&["arm", "--now"]).await.good();
+    }
+
+    pub(crate) async fn disarm(&self) {
+        self.coordinator.cli(&["disarm"]).await.good();
+    }
+
+    /// What `status --json` prints.
+    pub(crate) async fn status(&self) -> Dashboard {
+        let said = self.coordinator.cli(&["status", "--json"]).await.good();
+        serde_json::from_str(&said).unwrap()
+    }
+
+    /// The same without a process for each look; `None` while the coordinator does not answer.
+    pub(crate) async fn look(&self) -> Option<Dashboard> {
+        match self.coordinator.ask(&Request::Status).await {
+            Ok(Answer::House(house)) => Some(*house),
+            _ => None,
+        }
+    }
+
+    /// Waits until the coordinator answers.
+    pub(crate) async fn answers(&self) {
+        eventually("the coordinator answers", async || {
+            self.coordinator.pid();
+            self.look().await.is_some()
+        })
+        .await;
+    }
+
+    pub(crate) fn camera(&self, name: &str) -> &Camera {
+        self.cameras.iter().find(|camera| camera.name == name).unwrap()
+    }
+
+    pub(crate) async fn view(&self, name: &str) -> Option<NodeView> {
+        self.look().await?.nodes.into_iter().find(|node| node.name == name)
+    }
+
+    pub(crate) fn node_of(&self, node: &Node) -> NodeId {
+        self.identity_of(node).node()
+    }
+
+    /// The identity in its state directory, as a thief of its SD card has it.
+    pub(crate) fn identity_of(&self, node: &Node) -> Identity {
+        Identity::load(&node.state_dir()).unwrap().unwrap()
+    }
+
+    /// Whether the coordinator is in `state`, every running camera is linked and has confirmed that state, and each detector runs or not
+    /// as the state says.
+    pub(crate) async fn does_agree(&self, state: ArmState) -> bool {
+        let Some(house) = self.look().await else { return false };
+        let cameras: Vec<_> =
+            house.nodes.iter().filter(|node| node.role == NodeRole::Camera && node.status == NodeStatus::Active).collect();
+        house.state == state
+            && cameras.iter().all(|node| {
+                node.liveness == "online" && node.current && node.detectors.iter().all(|detector| detector.should_watch == state.is_armed())
+            })
+            && self.cameras.iter().all(|camera| camera.motion.running().is_some() == state.is_armed())
+    }
+
+    pub(crate) async fn agrees(&self, state: ArmState) {
+        eventually(&format!("all of the house is {state:?}"), async || self.does_agree(state).await).await;
+    }
+
+    pub(crate) async fn standing(&self) -> Standing {
+        let house = self.look().await.expect("the coordinator answers");
+        Standing { pid: self.coordinator.pid(), version: (house.epoch, house.rev), state: house.state }
+    }
+
+    /// After an attack: the same process, the same state under the same number, and every camera linked within 3 s, its detector as the
+    /// state says.
+    pub(crate) async fn is_unharmed(&self, before: Standing) {
+        within(LINKED_WITHIN, "after the attack every camera does as it should", async || self.does_agree(before.state).await).await;
+        assert_eq!(self.standing().await, before);
+    }
+}
+
+/// mDNS within this machine, apart from that of other tests.
+fn mesh_section(mdns: &Port) -> String {
+    format!("[mesh]\nmdns = \"loopback\"\nmdns_port = {}\n", mdns.number())
+}

@@ -1,0 +1,109 @@
+//! A network of its own on this machine: a switch and hosts, each a network namespace with its own MAC and IP address.
+
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+static LANS: AtomicU32 = AtomicU32::new(0);
+
+/// A switch with a router. Removed with everything on it when dropped.
+#[derive(Debug)]
+pub(crate) struct Lan {
+    name: String,
+    hosts: Mutex<Vec<Host>>,
+}
+
+/// A machine on the network: a node's, or a phone.
+#[derive(Debug, Clone)]
+pub(crate) struct Host {
+    pub(crate) netns: String,
+    pub(crate) mac: String,
+    pub(crate) ip: String,
+    switch: String,
+    port: String,
+}
+
+impl Lan {
+    /// With a router at .1, as every home has one.
+    pub(crate) fn new() -> Self {
+        let name = format!("dms3-{}-{}", std::process::id(), LANS.fetch_add(1, Ordering::Relaxed));
+        let lan = Self { name, hosts: Mutex::new(Vec::new()) };
+        let switch = lan.switch();
+        ip(&["netns", "add", &switch]);
+        ip(&["-n", &switch, "link", "add", "br0", "type", "bridge"]);
+        ip(&["-n", &switch, "link", "set", "br0", "up"]);
+        lan.host("router");
+        lan
+    }
+
+    /// A new machine, its cable in.
+    pub(crate) fn host(&self, name: &str) -> Host {
+        let mut hosts = self.hosts.lock().unwrap();
+        let number = hosts.len() + 1;
+        let host = Host {
+            netns: format!("{}-{name}", self.name),
+            // Not of the locally administered kind: that would be a "private address".
+            mac: format!("24:da:9b:00:00:{number:02x}"),
+            ip: format!("192.168.77.{number}"),
+            switch: self.switch(),
+            port: format!("p{number}"),
+        };
+        let (netns, switch) = (host.netns.as_str(), host.switch.as_str());
+        ip(&["netns", "add", netns]);
+        hosts.push(host.clone());
+        ip(&["-n", switch, "link", "add", &host.port, "type", "veth", "peer", "name", "eth0", "address", &host.mac, "netns", netns]);
+        ip(&["-n", switch, "link", "set", &host.port, "master", "br0", "up"]);
+        ip(&["-n", netns, "addr", "add", &format!("{}/24", host.ip), "dev", "eth0"]);
+        ip(&["-n", netns, "addr", "add", &format!("fd77::{number:x}/64"), "dev", "eth0", "nodad"]);
+        ip(&["-n", netns, "link", "set", "lo", "up"]);
+        ip(&["-n", netns, "link", "set", "eth0", "up"]);
+        if number > 1 {
+            ip(&["-n", netns, "route", "add", "default", "via", "192.168.77.1"]);
+        }
+        host
+    }
+
+    /// One that was added.
+    pub(crate) fn machine(&self, name: &str) -> Host {
+        let netns = format!("{}-{name}", self.name);
+        self.hosts.lock().unwrap().iter().find(|host| host.netns == netns).unwrap().clone()
+    }
+
+    fn switch(&self) -> String {
+        format!("{}-switch", self.name)
+    }
+}
+
+impl Host {
+    /// Out of reach: a phone that was carried away, a camera whose cable was pulled. Its own side of the cable goes dark too.
+    pub(crate) fn leaves(&self) {
+        ip(&["-n", &self.switch, "link", "set", &self.port, "down"]);
+    }
+
+    pub(crate) fn returns(&self) {
+        ip(&["-n", &self.switch, "link", "set", &self.port, "up"]);
+    }
+
+    /// A phone that comes home says something, as every phone does.
+    pub(crate) fn talks_to(&self, other: &Host) {
+        let mut ping = Command::new("ip");
+        ping.args(["netns", "exec", &self.netns, "ping", "-c1", "-W1", &other.ip]);
+        // Whether it was answered is not the point.
+        ping.output().unwrap();
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        let hosts = self.hosts.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let names = hosts.iter().map(|host| host.netns.clone());
+        for netns in names.chain([format!("{}-switch", self.name)]) {
+            drop(Command::new("ip").args(["netns", "del", &netns]).output());
+        }
+    }
+}
+
+fn ip(args: &[&str]) {
+    let out = Command::new("ip").args(args).output().expect("`ip` of iproute2");
+    assert!(out.status.success(), "ip {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr));
+}

@@ -1,0 +1,49 @@
+//! What the tests of a house are told with: houses, networks, a detector that only says that it was started, and patience.
+
+mod fake_motion;
+mod house;
+mod lan;
+mod node;
+mod port;
+pub(crate) mod skip;
+
+use std::time::{Duration, Instant};
+
+pub(crate) use fake_motion::FakeMotion;
+pub(crate) use house::{House, Plan};
+pub(crate) use lan::{Host, Lan};
+pub(crate) use node::Node;
+pub(crate) use port::Port;
+
+/// Longest wait for what has no promised time. Machines that run tests are slow and shared.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A camera is linked again so soon after a fault's end.
+pub(crate) const LINKED_WITHIN: Duration = Duration::from_secs(3);
+
+/// Waits until `check` holds.
+pub(crate) async fn eventually(what: &str, check: impl AsyncFnMut() -> bool) {
+    within(PATIENCE, what, check).await;
+}
+
+/// Waits until `check` holds, which must be in `time`.
+pub(crate) async fn within(time: Duration, what: &str, mut check: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    loop {
+        // Looked at once more after the time: the machine may have slept through it.
+        let last = began.elapsed() >= time;
+        if check().await {
+            return;
+        }
+        assert!(!last, "not within {time:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Sees that `check` holds at every look for `time`.
+pub(crate) async fn throughout(time: Duration, what: &str, mut check: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while began.elapsed() < time {
+        assert!(check().await, "no longer so after {:?}: {what}", began.elapsed());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,209 @@
+//! One node: its directories, its config, its process and what it logs.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use dms3_node::control::{Answer, CameraStatus, Request, ask};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::{Child, Command};
+
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_dms3-node");
+/// How long a node may take to end, detectors included.
+const END_WITHIN: Duration = Duration::from_secs(20);
+
+/// A node with directories of its own. Its process, if it has one, dies with it.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    dir: PathBuf,
+    netns: Option<String>,
+    child: Mutex<Option<Child>>,
+}
+
+/// What a command said.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) ok: bool,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Said {
+    /// What it printed; it must have succeeded.
+    pub(crate) fn good(self) -> String {
+        assert!(self.ok, "the command failed: {}{}", self.out, self.err);
+        self.out
+    }
+
+    /// What it complained of; it must have failed.
+    pub(crate) fn bad(self) -> String {
+        assert!(!self.ok, "the command succeeded: {}{}", self.out, self.err);
+        self.err
+    }
+}
+
+impl Node {
+    /// `sections`: the config after the role and the directories, which are this node's.
+    pub(crate) fn new(parent: &Path, name: &str, role: &str, netns: Option<&str>, sections: &str) -> Self {
+        let dir = parent.join(name);
+        fs::create_dir_all(&dir).unwrap();
+        let node = Self { name: name.to_owned(), dir, netns: netns.map(str::to_owned), child: Mutex::new(None) };
+        let (state, run) = (node.state_dir(), node.dir.join("run"));
+        fs::write(node.config(), format!("role = {role:?}\nstate_dir = {state:?}\nrun_dir = {run:?}\n{sections}")).unwrap();
+        node
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.dir.join("dms3.toml")
+    }
+
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// `dms3-node ARGS` with this node's config, in its network.
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = match &self.netns {
+            Some(netns) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", netns, BINARY]);
+                command
+            }
+            None => Command::new(BINARY),
+        };
+        command.args(args).arg("--config").arg(self.config()).env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET").kill_on_drop(true);
+        command
+    }
+
+    pub(crate) async fn cli(&self, args: &[&str]) -> Said {
+        self.cli_with(args, "").await
+    }
+
+    /// With `input` on standard input.
+    pub(crate) async fn cli_with(&self, args: &[&str], input: &str) -> Said {
+        let mut child = self.spawn_cli(args, input).await;
+        let out = tokio::time::timeout(Duration::from_secs(150), async {
+            drop(child.stdin.take());
+            child.wait_with_output().await.unwrap()
+        });
+        let out = out.await.unwrap_or_else(|_| panic!("{args:?} did not end"));
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Said { ok: out.status.success(), out: text(out.stdout), err: text(out.stderr) }
+    }
+
+    /// A command that has its input and runs.
+    pub(crate) async fn spawn_cli(&self, args: &[&str], input: &str) -> Child {
+        let mut command = self.command(args);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // A command that reads nothing has closed its end.
+        drop(child.stdin.take().unwrap().write_all(input.as_bytes()).await);
+        child
+    }
+
+    /// Starts `dms3-node run`; what it logs is appended to its file.
+    pub(crate) fn start(&self) {
+        let mut child = self.child.lock().unwrap();
+        assert!(child.is_none(), "{} runs already", self.name);
+        let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
+        let mut command = self.command(&["run"]);
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        *child = Some(command.spawn().unwrap());
+    }
+
+    /// Of the running process. Panics if it ended by itself.
+    pub(crate) fn pid(&self) -> u32 {
+        let mut child = self.child.lock().unwrap();
+        let child = child.as_mut().unwrap_or_else(|| panic!("{} does not run", self.name));
+        if let Some(status) = child.try_wait().unwrap() {
+            panic!("{} ended by itself: {status}", self.name);
+        }
+        child.id().unwrap()
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub(crate) async fn stop(&self) {
+        let status = self.end(Signal::SIGTERM).await;
+        assert!(status.success(), "{} did not end well: {status}", self.name);
+    }
+
+    /// As a power cut would, but for the files that the system keeps for us.
+    pub(crate) async fn sigkill(&self) {
+        self.end(Signal::SIGKILL).await;
+    }
+
+    pub(crate) async fn restart(&self) {
+        self.stop().await;
+        self.start();
+    }
+
+    async fn end(&self, signal: Signal) -> std::process::ExitStatus {
+        let pid = self.pid();
+        let mut child = self.child.lock().unwrap().take().unwrap();
+        kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+        match tokio::time::timeout(END_WITHIN, child.wait()).await {
+            Ok(status) => status.unwrap(),
+            Err(_) => panic!("{} did not end within {END_WITHIN:?} of {signal}", self.name),
+        }
+    }
+
+    /// Waits until it ends by itself, which is to be a failure.
+    pub(crate) async fn fails(&self) {
+        let mut child = self.child.lock().unwrap().take().unwrap();
+        match tokio::time::timeout(END_WITHIN, child.wait()).await {
+            Ok(status) => assert!(!status.unwrap().success(), "{} ended as if all were well", self.name),
+            Err(_) => panic!("{} runs, although it should not", self.name),
+        }
+    }
+
+    pub(crate) async fn ask(&self, request: &Request) -> anyhow::Result<Answer> {
+        ask(&self.dir.join("run/control.sock"), request).await
+    }
+
+    /// What a camera node says of itself; `None` while it does not answer.
+    pub(crate) async fn camera_status(&self) -> Option<CameraStatus> {
+        match self.ask(&Request::Status).await {
+            Ok(Answer::Camera(status)) => Some(*status),
+            _ => None,
+        }
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    /// All that it logged, whatever process it was.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// Whether a line that users see (not one for developers) holds `text`.
+    pub(crate) fn told(&self, text: &str) -> bool {
+        self.lines_with(text) > 0
+    }
+
+    pub(crate) fn lines_with(&self, text: &str) -> usize {
+        let log = self.log();
+        log.lines().filter(|line| !line.contains(" DEBUG ") && !line.contains(" TRACE ") && line.contains(text)).count()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of {}\n{}", self.name, self.log());
+        }
+        if let Some(mut child) = self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() {
+            // A detector outlives nobody: its node's end is its own.
+            drop(child.start_kill());
+        }
+    }
+}

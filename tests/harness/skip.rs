@@ -1,0 +1,24 @@
+//! A test that this machine cannot run says so. In CI that is a failure, except for what `scripts/test` lists.
+
+use std::io::Write as _;
+
+/// Whether namespaces can be made here; else the test is to return.
+pub(crate) fn cannot_make_networks(test: &str) -> bool {
+    if nix::unistd::geteuid().is_root() {
+        return false;
+    }
+    skipped(test, "root", "needs root to make a network of namespaces");
+    true
+}
+
+/// Notes that a test did not run. Panics where all must run.
+pub(crate) fn skipped(test: &str, kind: &str, why: &str) {
+    let may = std::env::var("DMS3_MAY_SKIP").unwrap_or_default();
+    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    assert!(!ci || may.split(',').any(|known| known == kind), "{test} {why}, and in CI nothing is skipped");
+    eprintln!("skipped: {test} {why}");
+    if let Some(list) = std::env::var_os("DMS3_SKIPPED") {
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(list).expect("the list of skipped tests");
+        writeln!(file, "{test}: {why}").expect("the list of skipped tests");
+    }
+}

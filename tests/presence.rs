@@ -1,0 +1,104 @@
+//! Phones on a real (if small) network decide: the last one that leaves arms the house, the first that returns disarms it.
+
+use std::time::{Duration, Instant};
+
+use dms3_core::arming::ArmState;
+use dms3_core::presence::Presence;
+
+use crate::harness::skip::cannot_make_networks;
+use crate::harness::{Host, House, Lan, Plan, eventually, throughout, within};
+
+/// Short, so that a test need not wait for minutes; the burst of probes still stands behind it.
+const AWAY_AFTER: Duration = Duration::from_secs(6);
+
+struct Home {
+    house: House,
+    anna: Host,
+    ben: Host,
+}
+
+/// Both at home; two cameras, paired over mDNS with nothing but a word.
+async fn home() -> Home {
+    let lan = Lan::new();
+    let (anna, ben) = (lan.host("anna"), lan.host("ben"));
+    let person = |name: &str, phone: &Host| format!("[[coordinator.presence.person]]\nname = \"{name}\"\ndevices = [\"{}\"]\n", phone.mac);
+    let presence =
+        format!("[coordinator.presence]\naway_after = \"{}s\"\n{}{}", AWAY_AFTER.as_secs(), person("Anna", &anna), person("Ben", &ben));
+    let mut house = House::planned(Plan { presence: Some(presence), lan: Some(lan), ..Plan::default() }).await;
+    for name in ["porch", "hall"] {
+        house.add_camera(name).await;
+    }
+    eventually("both are seen to be home", async || {
+        house.look().await.is_some_and(|house| house.people.iter().all(|person| person.presence == Presence::Home))
+    })
+    .await;
+    house.agrees(ArmState::Disarmed).await;
+    Home { house, anna, ben }
+}
+
+#[tokio::test]
+async fn the_last_phone_that_leaves_arms_every_camera_and_the_first_that_returns_disarms_them() {
+    if cannot_make_networks("presence") {
+        return;
+    }
+    let Home { house, anna, ben } = home().await;
+    anna.leaves();
+    eventually("Anna is away", async || {
+        house.look().await.is_some_and(|house| house.people.iter().any(|person| person.name == "Anna" && person.presence == Presence::Away))
+    })
+    .await;
+    assert!(house.does_agree(ArmState::Disarmed).await, "Ben is home");
+
+    let left = Instant::now();
+    ben.leaves();
+    house.agrees(ArmState::Away).await;
+    let took = left.elapsed();
+    assert!(took >= AWAY_AFTER, "nobody is away after {took:?}");
+    let said = house.coordinator.cli(&["status"]).await.good();
+    assert!(said.contains("Armed (away)"), "{said}");
+
+    ben.returns();
+    let coordinator = house.plan.lan.as_ref().unwrap().machine("coordinator");
+    ben.talks_to(&coordinator);
+    within(Duration::from_secs(5), "one phone disarms every camera", async || house.does_agree(ArmState::Disarmed).await).await;
+    for camera in &house.cameras {
+        assert_eq!((camera.motion.starts(), camera.motion.stops()), (1, 1), "{}", camera.name);
+    }
+    drop(house);
+}
+
+#[tokio::test]
+async fn a_phone_that_is_silent_for_a_moment_arms_nothing() {
+    if cannot_make_networks("presence") {
+        return;
+    }
+    let Home { house, anna, ben } = home().await;
+    let before = house.standing().await;
+    // As long as some probes go unanswered, and then a little time to see that nothing follows from it.
+    for _ in 0..3 {
+        anna.leaves();
+        ben.leaves();
+        throughout(AWAY_AFTER / 2, "nobody is away yet", async || house.standing().await == before).await;
+        anna.returns();
+        ben.returns();
+        throughout(AWAY_AFTER / 2, "somebody is home", async || house.standing().await == before).await;
+    }
+    house.is_unharmed(before).await;
+}
+
+#[tokio::test]
+async fn a_coordinator_whose_cable_is_out_is_blind_and_decides_nothing() {
+    if cannot_make_networks("presence") {
+        return;
+    }
+    let Home { house, .. } = home().await;
+    let before = house.standing().await;
+    let coordinator = house.plan.lan.as_ref().unwrap().machine("coordinator");
+    coordinator.leaves();
+    eventually("it says that it is blind", async || house.look().await.is_some_and(|house| house.blind.is_some())).await;
+    throughout(AWAY_AFTER * 3, "not seeing anybody is not away", async || house.standing().await == before).await;
+    coordinator.returns();
+    eventually("it sees again", async || house.look().await.is_some_and(|house| house.blind.is_none())).await;
+    house.agrees(ArmState::Disarmed).await;
+    assert_eq!(house.standing().await, before);
+}
