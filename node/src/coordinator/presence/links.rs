@@ -88,7 +88,7 @@ pub(crate) enum Change {
     Links,
 }
 
-type Messages = std::pin::Pin<Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Send>>;
+type Messages = std::pin::Pin<Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Send + Sync>>;
 
 pub(crate) struct Netlink {
     handle: Handle,
