@@ -209,6 +209,7 @@ impl<N: Fn() -> Now + Send> Keeper<N> {
         };
         let again = if died.is_empty() { String::new() } else { format!("again, after this: {died}") };
         self.reporter.is(DetectorPhase::Starting, &again);
+        self.record(process.pid()).await;
         let end = self.attend(&mut process, &again).await;
         let grace = match end {
             RunEnd::Ended(status) => return End::Died(format!("Motion {}", process.obituary(status).await)),
@@ -260,7 +261,6 @@ impl<N: Fn() -> Now + Send> Keeper<N> {
             }
             None => tracing::info!(%source, pid = process.pid(), "detector command issued"),
         }
-        self.record(process.pid()).await;
         Ok(process)
     }
 

@@ -47,7 +47,7 @@ impl Webcontrol {
         Ok(read_answers(&status, &connection))
     }
 
-    async fn get(&self, path: &str) -> Result<String> {
+    pub(super) async fn get(&self, path: &str) -> Result<String> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await?;
         let login = match &self.login {
             Some(login) => format!("Authorization: Basic {}\r\n", BASE64.encode(login.as_bytes())),
