@@ -1,6 +1,7 @@
 //! One camera's detector: started and stopped as told, started again when it dies, and what it really does reported.
 
 mod config;
+mod config_file;
 mod exec;
 mod leftover;
 mod motion;

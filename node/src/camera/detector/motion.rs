@@ -11,7 +11,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use dms3_pki::files::{PRIVATE, create_dir_private, write_atomic};
 
-use super::config::{MotionConf, MotionConfig, PictureSource, WrittenConf, check_hook_safe};
+use super::config::{MotionConf, MotionConfig, PictureSource, WrittenConf};
+use super::config_file::check_hook_safe;
 use super::leftover::Kin;
 use super::process::Program;
 use super::truth::{Senses, Tells, WARM_UP};
