@@ -68,8 +68,19 @@ fn core_knows_nothing_but_data_and_the_others_know_only_core() {
 
 #[test]
 fn core_has_no_files_sockets_clocks_tasks_or_chance() {
-    let forbidden =
-        ["std::fs", "std::io", "std::process", "std::thread", "std::env", "std::time::SystemTime", "std::time::Instant", "SystemTime", "Instant", "rand", "tokio"];
+    let forbidden = [
+        "std::fs",
+        "std::io",
+        "std::process",
+        "std::thread",
+        "std::env",
+        "std::time::SystemTime",
+        "std::time::Instant",
+        "SystemTime",
+        "Instant",
+        "rand",
+        "tokio",
+    ];
     for (path, code) in sources("node/core/src") {
         if is_test_file(&path) {
             continue;

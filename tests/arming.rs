@@ -18,10 +18,7 @@ async fn every_camera_watches_when_the_house_is_armed_and_none_when_it_is_not() 
     for camera in &house.cameras {
         assert!(camera.told("detector command issued"), "{} tells when the command was issued", camera.name);
     }
-    eventually("both are seen to watch", async || {
-        house.coordinator.cli(&["status"]).await.good().contains("2 of 2 watching.")
-    })
-    .await;
+    eventually("both are seen to watch", async || house.coordinator.cli(&["status"]).await.good().contains("2 of 2 watching.")).await;
     let said = house.coordinator.cli(&["status"]).await.good();
     assert!(said.contains("Armed (away) since"), "{said}");
 
@@ -209,10 +206,7 @@ async fn a_node_that_is_revoked_is_out_at_once_and_for_good() {
     let said = house.coordinator.cli(&["revoke", "porch"]).await.good();
     assert!(said.contains("porch") && said.contains("knew"), "{said}");
     let porch = house.camera("porch");
-    within(LINKED_WITHIN, "its link is closed", async || {
-        porch.camera_status().await.is_some_and(|status| status.linked.is_none())
-    })
-    .await;
+    within(LINKED_WITHIN, "its link is closed", async || porch.camera_status().await.is_some_and(|status| status.linked.is_none())).await;
     eventually("it says why", async || porch.told("revoked")).await;
 
     // What is decided now it does not learn.
@@ -246,7 +240,8 @@ async fn a_camera_has_the_name_that_people_gave_it_last() {
     house.coordinator.sigkill().await;
     house.coordinator.start();
     house.answers().await;
-    eventually("it is linked under that name", async || house.view("Garden door").await.is_some_and(|node| node.liveness == "online")).await;
+    eventually("it is linked under that name", async || house.view("Garden door").await.is_some_and(|node| node.liveness == "online"))
+        .await;
     assert_eq!(house.standing().await.version, before.version);
 }
 

@@ -7,6 +7,7 @@ mod architecture;
 mod arming;
 mod configs;
 mod decoders;
+mod examples;
 mod harness;
 mod motion;
 mod pairing;

@@ -70,9 +70,7 @@ mod tests {
     fn a_question_has_the_bytes_that_the_standard_says() {
         assert_eq!(
             request(US, OUR_IP, PHONE_IP),
-            [
-                0, 1, 8, 0, 6, 4, 0, 1, 0xb8, 0x27, 0xeb, 0, 0, 2, 192, 168, 1, 2, 0, 0, 0, 0, 0, 0, 192, 168, 1, 20
-            ]
+            [0, 1, 8, 0, 6, 4, 0, 1, 0xb8, 0x27, 0xeb, 0, 0, 2, 192, 168, 1, 2, 0, 0, 0, 0, 0, 0, 192, 168, 1, 20]
         );
     }
 

@@ -100,7 +100,8 @@ pub(crate) struct Netlink {
 impl Netlink {
     pub(crate) fn open() -> Result<Self> {
         let groups = [MulticastGroup::Neigh, MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
-        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&groups).context("cannot ask the kernel about the network")?;
+        let (connection, handle, messages) =
+            rtnetlink::new_multicast_connection(&groups).context("cannot ask the kernel about the network")?;
         let mut tasks = JoinSet::new();
         tasks.spawn(connection);
         Ok(Self { handle, messages: Box::pin(messages.map(|(message, _)| message)), _connection: tasks })
@@ -142,8 +143,7 @@ impl Netlink {
             .await
             .context("the kernel does not answer about the network")?
             .context("cannot read the interfaces of this machine")?;
-        let mut links: Vec<Link> =
-            links.iter().filter_map(link).filter(|link| wanted.is_empty() || wanted.contains(&link.name)).collect();
+        let mut links: Vec<Link> = links.iter().filter_map(link).filter(|link| wanted.is_empty() || wanted.contains(&link.name)).collect();
         let places: HashMap<u32, usize> = links.iter().enumerate().map(|(place, link)| (link.index, place)).collect();
         for address in addresses {
             let (Some(place), AddressFamily::Inet) = (places.get(&address.header.index), address.header.family) else { continue };
@@ -249,9 +249,12 @@ mod tests {
 
     #[test]
     fn of_the_kernels_neighbours_only_the_reachable_ones_are_near() {
-        use NeighbourState::{Delay, Failed, Incomplete, None as Empty, Noarp, Permanent, Probe, Reachable, Stale};
+        use NeighbourState::{Delay, Failed, Incomplete, Noarp, None as Empty, Permanent, Probe, Reachable, Stale};
         let found = reachable(&neighbour(Reachable, NeighbourFlags::empty())).unwrap();
-        assert_eq!((found.interface, found.mac.to_string().as_str(), found.ip.to_string().as_str()), (3, "24:da:9b:00:00:01", "192.168.1.20"));
+        assert_eq!(
+            (found.interface, found.mac.to_string().as_str(), found.ip.to_string().as_str()),
+            (3, "24:da:9b:00:00:01", "192.168.1.20")
+        );
         for state in [Delay, Failed, Incomplete, Empty, Noarp, Permanent, Probe, Stale, NeighbourState::Other(0x82)] {
             assert_eq!(reachable(&neighbour(state, NeighbourFlags::empty())), None, "{state:?}");
         }

@@ -37,9 +37,11 @@ impl Lan {
         }
         lan.ip_in("switch", "link add br0 type bridge");
         lan.ip_in("switch", "link set br0 up");
-        for (space, mac, ip) in
-            [("home", "b8:27:eb:00:00:01".to_owned(), "10.77.0.1".to_owned()), ("phone", PHONE.to_string(), PHONE_IP.to_string()), ("laptop", LAPTOP.to_string(), LAPTOP_IP.to_string())]
-        {
+        for (space, mac, ip) in [
+            ("home", "b8:27:eb:00:00:01".to_owned(), "10.77.0.1".to_owned()),
+            ("phone", PHONE.to_string(), PHONE_IP.to_string()),
+            ("laptop", LAPTOP.to_string(), LAPTOP_IP.to_string()),
+        ] {
             lan.ip_in("switch", &format!("link add {space} type veth peer name eth0 netns {}", lan.space(space)));
             lan.ip_in("switch", &format!("link set {space} master br0"));
             lan.ip_in("switch", &format!("link set {space} up"));
@@ -134,7 +136,8 @@ fn a_phone_that_comes_is_seen_answers_probes_and_is_silent_when_it_left() {
             assert!(!before.iter().any(|input| is_sighting(input, &phone, None)), "{before:?}");
 
             lan.ip_in("phone", "link set eth0 up");
-            let came = Command::new("ip").args(["netns", "exec", &lan.space("phone"), "bash", "-c", "echo > /dev/udp/10.77.0.1/9"]).status();
+            let came =
+                Command::new("ip").args(["netns", "exec", &lan.space("phone"), "bash", "-c", "echo > /dev/udp/10.77.0.1/9"]).status();
             assert!(came.unwrap().success());
             until(&mut inputs, |input| is_sighting(input, &phone, None)).await;
             while learned.recv().await.unwrap() != (phone.clone(), PHONE_IP.into()) {}

@@ -39,7 +39,9 @@ pub(crate) enum Sensed {
     /// Interfaces, addresses, gateways or carrier changed.
     Links,
     /// The sweep is over. `sent`: every question got out.
-    Swept { sent: bool },
+    Swept {
+        sent: bool,
+    },
 }
 
 pub(crate) struct Senses {

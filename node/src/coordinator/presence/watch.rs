@@ -244,7 +244,9 @@ impl Watch {
             Err(why) => {
                 if self.troubled.insert(place) {
                     let device = &self.book.entry(place).device;
-                    tracing::warn!("the address of the device {device} cannot be found: {why}. Its MAC address in the config needs no name server");
+                    tracing::warn!(
+                        "the address of the device {device} cannot be found: {why}. Its MAC address in the config needs no name server"
+                    );
                 }
             }
         }

@@ -1,0 +1,49 @@
+//! The example configs: what a user starts from can be used.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+const EXAMPLES: [&str; 2] = ["coordinator.toml", "camera.toml"];
+
+fn read(example: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../config").join(example)).unwrap()
+}
+
+fn check_config(text: &str) -> (bool, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("dms3.toml");
+    fs::write(&file, text).unwrap();
+    let answer = Command::new(env!("CARGO_BIN_EXE_dms3-node")).arg("check-config").arg("--config").arg(&file).output().unwrap();
+    (answer.status.success(), String::from_utf8_lossy(&answer.stderr).into_owned() + &String::from_utf8_lossy(&answer.stdout))
+}
+
+#[test]
+fn every_example_config_can_be_used_as_it_is() {
+    for example in EXAMPLES {
+        let text = read(example);
+        let (good, said) = check_config(&text);
+        assert!(good, "{example}: {said}");
+    }
+}
+
+/// A key stands behind a bare `#`, text behind `# `: no example names a key, or a value, that the node refuses.
+#[test]
+fn every_default_in_an_example_config_is_a_value_that_is_taken() {
+    for example in EXAMPLES {
+        let text = read(example);
+        let is_key = |line: &str| line.starts_with('#') && line[1..].starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
+        let keys = text.lines().filter(|line| is_key(line)).count();
+        assert!(keys >= 10, "{example} explains only {keys} keys");
+        let open: String = text.lines().map(|line| if is_key(line) { &line[1..] } else { line }).flat_map(|line| [line, "\n"]).collect();
+        let (good, said) = check_config(&open);
+        assert!(good, "{example} with every default written out: {said}");
+    }
+}
+
+#[test]
+fn a_misspelt_key_is_named_with_its_line() {
+    let (good, said) = check_config("role = \"camera\"\n[mesh]\nlisen = \"[::]:1\"\n");
+    assert!(!good);
+    assert!(said.contains("lisen") && said.contains("line 3") && said.contains("listen"), "{said}");
+}
