@@ -112,7 +112,7 @@ impl Book {
     }
 
     /// The device's address, if it should be kept on disk (again).
-    pub(crate) fn to_tell(&mut self, place: usize, now: Mono) -> Option<(Device, IpAddr)> {
+    pub(crate) fn news_of(&mut self, place: usize, now: Mono) -> Option<(Device, IpAddr)> {
         let entry = &mut self.entries[place];
         let ip = entry.ip?;
         if entry.told.is_some_and(|(told, at)| told == ip && now.since(at) < TELL_EVERY) {
@@ -122,7 +122,7 @@ impl Book {
         Some((entry.device.clone(), ip.into()))
     }
 
-    /// What [`Self::to_tell`] gave could not be kept.
+    /// What [`Self::news_of`] gave could not be kept.
     pub(crate) fn not_told(&mut self, place: usize) {
         self.entries[place].told = None;
     }
@@ -179,12 +179,12 @@ mod tests {
     fn an_address_is_kept_when_it_changes_and_once_an_hour() {
         let phone = Device::Mac(MAC);
         let mut book = Book::new(vec![phone.clone()], vec![]);
-        assert_eq!(book.to_tell(0, Mono(0)), None);
+        assert_eq!(book.news_of(0, Mono(0)), None);
         book.heard(MAC, Some(IP), Mono(8000));
-        assert_eq!(book.to_tell(0, Mono(0)), Some((phone, IP.into())));
-        assert_eq!(book.to_tell(0, Mono(60_000)), None);
-        assert!(book.to_tell(0, Mono(3_600_000)).is_some());
+        assert_eq!(book.news_of(0, Mono(0)), Some((phone, IP.into())));
+        assert_eq!(book.news_of(0, Mono(60_000)), None);
+        assert!(book.news_of(0, Mono(3_600_000)).is_some());
         book.heard(MAC, Some(OTHER_IP), Mono(10000));
-        assert!(book.to_tell(0, Mono(3_600_001)).is_some());
+        assert!(book.news_of(0, Mono(3_600_001)).is_some());
     }
 }

@@ -34,7 +34,7 @@ impl Sight {
     }
 
     /// The gateways to ask now, because nothing was heard for a while.
-    pub(crate) fn to_ask(&mut self, links: &[Link], now: Mono) -> Vec<Ipv4Addr> {
+    pub(crate) fn gateways_due(&mut self, links: &[Link], now: Mono) -> Vec<Ipv4Addr> {
         let last = self.asked.map_or(self.heard, |asked| asked.max(self.heard));
         if now.since(last) < ASK_EVERY {
             return Vec::new();
@@ -114,7 +114,7 @@ mod tests {
         let mut blind = None;
         for second in 1..60 {
             let now = Mono(second * 1000);
-            for _ in sight.to_ask(&links, now) {
+            for _ in sight.gateways_due(&links, now) {
                 asked += 1;
                 sight.was_asked();
             }

@@ -103,7 +103,7 @@ impl Watch {
         for place in self.book.heard(heard.mac, heard.ip, now) {
             let device = self.book.entry(place).device.clone();
             self.tell(Input::Sighting { device, sensor: heard.sensor }).await?;
-            if let Some(learned) = self.book.to_tell(place, now)
+            if let Some(learned) = self.book.news_of(place, now)
                 && self.sensors.learned.try_send(learned).is_err()
             {
                 tracing::debug!("the address of a device could not be kept now: it will be told again");
@@ -204,7 +204,7 @@ impl Watch {
                 self.resolving.spawn(async move { (place, resolve(&name).await) });
             }
         }
-        let gateways = self.sight.to_ask(self.senses.links(), now);
+        let gateways = self.sight.gateways_due(self.senses.links(), now);
         if !gateways.is_empty() {
             // Without ARP of our own, silence may only mean that the kernel had no doubts to clear.
             if self.senses.handicap().is_some() && self.senses.is_anybody_reachable().await? {
