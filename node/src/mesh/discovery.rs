@@ -78,6 +78,12 @@ impl Heard {
         self.change(|table| table.keep(address));
     }
 
+    /// As if mDNS had said it.
+    #[cfg(test)]
+    pub(crate) fn tell(&self, candidates: Vec<Candidate>) {
+        self.change(|table| table.update(Vec::new(), candidates));
+    }
+
     fn change(&self, change: impl FnOnce(&mut Table)) {
         let mut table = self.inner.table.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         change(&mut table);

@@ -9,5 +9,7 @@ pub mod enrollment;
 pub mod gate;
 pub mod keys;
 pub mod link;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use config::{MdnsMode, MeshConfig};

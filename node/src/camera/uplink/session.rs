@@ -24,6 +24,9 @@ const PING: Duration = Duration::from_secs(1);
 const PING_EVERY: Duration = Duration::from_secs(2);
 /// How long a coordinator may take to renew an expired certificate.
 const RENEWAL: Duration = Duration::from_secs(10);
+/// For each boot that is heard: the first answer may still be one of the old boot.
+const ASKS: u8 = 3;
+const KNOWN_BOOTS: usize = 64;
 /// Message type of [`PushV1`].
 const PUSH: u16 = 4;
 
@@ -89,8 +92,7 @@ impl Uplink {
         detectors.mark_changed();
         health.mark_changed();
         let mut renew_at = self.until_renewal();
-        let mut ping: Option<Ping> = None;
-        let mut pinged: Option<Instant> = None;
+        let mut doubt = Doubt::new(boot, Instant::now());
         loop {
             let step = tokio::select! {
                 message = receiver.recv(connection) => match message {
@@ -125,24 +127,23 @@ impl Uplink {
                     self.ask_for_certificate(&mut sender).await
                 }
                 Ok(()) = list.changed() => {
-                    let mesh = self.context.identity.mesh();
-                    let restarted = list.borrow_and_update().iter().any(|one| one.mesh == mesh && one.node == coordinator.short() && one.boot != boot);
-                    let now = Instant::now();
-                    if restarted && pinged.is_none_or(|at| now.duration_since(at) >= PING_EVERY) {
-                        // It may be a rogue's word. Something said on this link settles it: a restarted coordinator answers with a reset.
-                        tracing::debug!("the coordinator seems to have been restarted: asking it");
-                        pinged = Some(now);
-                        ping = Some(Ping { until: now + PING, received: connection.stats().udp_rx.datagrams });
-                        detectors.mark_changed();
-                    }
+                    let (mesh, node) = (self.context.identity.mesh(), coordinator.short());
+                    let latest = list.borrow_and_update().clone();
+                    doubt.hear(latest.iter().filter(|one| one.mesh == mesh && one.node == node).map(|one| one.boot));
                     Ok(())
                 }
-                () = sleep_until(ping.as_ref().map_or_else(Instant::now, |ping| ping.until)), if ping.is_some() => {
-                    match ping.take() {
-                        Some(ping) if connection.stats().udp_rx.datagrams == ping.received => {
-                            Err(LinkError::Timeout("the coordinator was restarted and does not know this link any more").into())
-                        }
-                        _ => Ok(()),
+                () = sleep_until(doubt.ask_at), if doubt.asks() => {
+                    tracing::debug!("the coordinator seems to have been restarted: asking it");
+                    doubt.asked(Instant::now(), connection.stats().udp_rx.datagrams);
+                    // Something to say that may be said at any time.
+                    detectors.mark_changed();
+                    Ok(())
+                }
+                () = sleep_until(doubt.settle_at), if doubt.waits() => {
+                    if doubt.silent(connection.stats().udp_rx.datagrams) {
+                        Err(LinkError::Timeout("the coordinator was restarted and does not know this link any more").into())
+                    } else {
+                        Ok(())
                     }
                 }
             };
@@ -241,8 +242,50 @@ impl Uplink {
     }
 }
 
-/// Something was said; until then something must be heard.
-struct Ping {
-    until: Instant,
-    received: u64,
+/// Another boot of our coordinator was heard. It may be a rogue's word, so nothing but the link itself settles it: something is said on it,
+/// and then something must be heard (a coordinator that was restarted at the same address answers with a reset).
+struct Doubt {
+    known: Vec<BootId>,
+    left: u8,
+    ask_at: Instant,
+    settle_at: Instant,
+    /// Datagrams that had come when it was asked.
+    received: Option<u64>,
+}
+
+impl Doubt {
+    fn new(boot: BootId, now: Instant) -> Self {
+        Self { known: vec![boot], left: 0, ask_at: now, settle_at: now, received: None }
+    }
+
+    fn hear(&mut self, boots: impl Iterator<Item = BootId>) {
+        for boot in boots {
+            if !self.known.contains(&boot) {
+                self.known.push(boot);
+                self.left = ASKS;
+            }
+        }
+        if self.known.len() > KNOWN_BOOTS {
+            self.known.drain(1..);
+        }
+    }
+
+    fn asks(&self) -> bool {
+        self.left > 0 && self.received.is_none()
+    }
+
+    fn asked(&mut self, now: Instant, received: u64) {
+        self.left = self.left.saturating_sub(1);
+        self.ask_at = now + PING_EVERY;
+        self.settle_at = now + PING;
+        self.received = Some(received);
+    }
+
+    fn waits(&self) -> bool {
+        self.received.is_some()
+    }
+
+    fn silent(&mut self, received: u64) -> bool {
+        self.received.take() == Some(received)
+    }
 }

@@ -1,1 +1,480 @@
+//! A coordinator's mesh port, as honest and other nodes meet it.
 
+use std::net::SocketAddr;
+
+use dms3_core::protocol::message::{AckV1, DetectorsV1, HealthV1, HelloV1, RenewV1, StateV1, WelcomeV1};
+use dms3_core::roster::{NodeRole, NodeStatus, RosterRow};
+use dms3_pki::sign_state;
+use dms3_pki::tls::mesh_server_name;
+use quinn::Connection;
+use tokio::runtime::Runtime;
+use tokio::time::{Instant, timeout};
+
+use super::*;
+use crate::mesh::config::Limits;
+use crate::mesh::dial::{DialError, dial, refusal};
+use crate::mesh::keys::MeshKeys;
+use crate::mesh::link::{Link, LinkError};
+use crate::mesh::testing::{DAY, House, endpoint, eventually, row};
+
+/// Long enough for a busy machine; no test waits that long when all is well.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The real service, with its ends in our hands.
+struct Coordinator {
+    address: SocketAddr,
+    inputs: mpsc::Receiver<Input>,
+    roster: Roster,
+    state: watch::Sender<Option<Arc<SignedStateV1>>>,
+    identity: watch::Sender<Identity>,
+    stop: CancellationToken,
+    service: JoinSet<Result<()>>,
+}
+
+impl Coordinator {
+    fn start(house: &House, rows: Vec<RosterRow>) -> Self {
+        Self::start_at(house, rows, "127.0.0.1:0".parse().unwrap(), &MeshKeys::random().unwrap()).unwrap()
+    }
+
+    fn start_at(house: &House, rows: Vec<RosterRow>, listen: SocketAddr, keys: &MeshKeys) -> Result<Self> {
+        let endpoint = Endpoint::bind(listen, keys, Limits::default())?;
+        let address = endpoint.local_addr().unwrap();
+        let (inputs_to, inputs) = mpsc::channel(1024);
+        let (state, state_in) = watch::channel(None);
+        let (identity, identity_in) = watch::channel(house.coordinator.clone());
+        let (roster, stop) = (Roster::new(rows), CancellationToken::new());
+        let context = PeersContext {
+            endpoint,
+            identity: identity_in,
+            state: state_in,
+            inputs: inputs_to,
+            roster: roster.clone(),
+            authority: house.authority.clone(),
+            clock: house.clock.clone(),
+            boot: BootId([9; 4]),
+        };
+        let mut service = JoinSet::new();
+        service.spawn(run(context, stop.clone()));
+        Ok(Self { address, inputs, roster, state, identity, stop, service })
+    }
+
+    async fn input(&mut self) -> Input {
+        timeout(PATIENCE, self.inputs.recv()).await.expect("the rules are told").expect("the service runs")
+    }
+
+    fn publish(&self, state: SignedStateV1) {
+        self.state.send_replace(Some(Arc::new(state)));
+    }
+}
+
+/// A node that we make say what we want.
+struct Node {
+    connection: Connection,
+    link: Link,
+}
+
+impl Node {
+    async fn dial(house: &House, identity: &Identity, to: SocketAddr) -> Result<Self, DialError> {
+        let tls = tls::mesh_client(identity, Arc::new(house.clock.clone())).unwrap();
+        let name = mesh_server_name(&identity.mesh()).to_str().into_owned();
+        let connection = dial(&endpoint(), to, &name, tls).await?;
+        let link = Link::open(&connection, Arc::default()).await.map_err(|error| DialError::Unreachable(error.to_string()))?;
+        Ok(Self { connection, link })
+    }
+
+    async fn linked(house: &House, identity: &Identity, to: SocketAddr) -> Self {
+        let mut node = Self::dial(house, identity, to).await.unwrap();
+        node.greet(house.hello()).await.expect("a Welcome");
+        node
+    }
+
+    async fn greet(&mut self, hello: HelloV1) -> Result<WelcomeV1, LinkError> {
+        self.say(Message::Hello(hello)).await;
+        match self.hear().await? {
+            Message::Welcome(welcome) => Ok(welcome),
+            Message::Reject(reject) => {
+                assert!(!reject.detail.is_empty());
+                Err(self.ended().await)
+            }
+            other => panic!("{other:?} is no answer to a Hello"),
+        }
+    }
+
+    async fn say(&mut self, message: Message) {
+        // A link that is closed under our hands is what some tests are about: they look at how it ended.
+        let _ = self.link.sender.send(&message).await;
+    }
+
+    async fn say_bytes(&mut self, bytes: &[u8]) {
+        let _ = self.link.sender.send_frame(bytes).await;
+    }
+
+    async fn hear(&mut self) -> Result<Message, LinkError> {
+        timeout(PATIENCE, self.link.receiver.recv(&self.connection)).await.expect("an answer")
+    }
+
+    async fn pushed(&mut self) -> StateV1 {
+        match self.hear().await.unwrap() {
+            Message::Push(push) => frame::from_bytes(&push.signed.payload).unwrap(),
+            other => panic!("{other:?} is no state"),
+        }
+    }
+
+    async fn ended(&self) -> LinkError {
+        LinkError::Closed(timeout(PATIENCE, self.connection.closed()).await.expect("the link ends"))
+    }
+
+    async fn close_code(&self) -> Option<CloseCode> {
+        self.ended().await.close_code()
+    }
+}
+
+fn detectors() -> Message {
+    Message::Detectors(DetectorsV1 { sources: Vec::new() })
+}
+
+#[tokio::test]
+async fn a_camera_is_welcomed_gets_the_whole_state_and_is_heard() {
+    let (house, other) = (House::new(), House::new());
+    let porch = house.camera();
+    let mut coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    coordinator.publish(house.signed(7));
+
+    let mut node = Node::dial(&house, &porch, coordinator.address).await.unwrap();
+    let welcome = node.greet(HelloV1 { held: Some(house.signed(6)), hostname: "po\u{1b}rch".to_owned(), ..house.hello() }).await.unwrap();
+    assert_eq!((welcome.name.as_str(), welcome.boot, welcome.renew_only), ("porch", BootId([9; 4]), false));
+    assert_eq!(welcome.bundle, None, "it has that bundle already");
+    assert_eq!(node.pushed().await, house.state(7));
+    let Input::LinkUp { node: id, hello, held, .. } = coordinator.input().await else { panic!("a link is up") };
+    assert_eq!((id, hello.hostname.as_str()), (porch.node(), "porch"), "no control characters");
+    assert_eq!(held, Some(house.state(6)));
+
+    let ack = AckV1 { epoch: 1, rev: 7, sources: Vec::new(), held: Some(sign_state(other.coordinator.key(), &house.state(99)).unwrap()) };
+    node.say(Message::Ack(ack.clone())).await;
+    assert_eq!(
+        coordinator.input().await,
+        Input::Ack { node: porch.node(), ack, held: None },
+        "a state that another signed counts for nothing"
+    );
+    node.say(detectors()).await;
+    assert!(matches!(coordinator.input().await, Input::Detectors { node, .. } if node == porch.node()));
+
+    coordinator.publish(house.signed(8));
+    assert_eq!(node.pushed().await.rev, 8);
+    node.connection.close(1_u32.into(), b"");
+    assert_eq!(coordinator.input().await, Input::LinkDown { node: porch.node() });
+}
+
+#[tokio::test]
+async fn a_revoked_camera_is_out_in_under_a_second_and_does_not_come_back() {
+    let house = House::new();
+    let (porch, shed) = (house.camera(), house.camera());
+    let rows = |status| vec![row(&porch, "porch", status), row(&shed, "shed", NodeStatus::Active)];
+    let coordinator = Coordinator::start(&house, rows(NodeStatus::Active));
+    let node = Node::linked(&house, &porch, coordinator.address).await;
+    let mut neighbour = Node::linked(&house, &shed, coordinator.address).await;
+
+    let revoked = Instant::now();
+    coordinator.roster.replace(rows(NodeStatus::Revoked));
+    assert_eq!(node.close_code().await, Some(CloseCode::Revoked));
+    assert!(revoked.elapsed() < Duration::from_secs(1), "{:?}", revoked.elapsed());
+
+    // connect() may be Ok before the server has looked at our certificate; the link is refused all the same.
+    let error = match Node::dial(&house, &porch, coordinator.address).await {
+        Err(error) => error,
+        Ok(mut node) => match node.greet(house.hello()).await {
+            Err(LinkError::Closed(error)) => refusal(&error),
+            other => panic!("a revoked node got {other:?}"),
+        },
+    };
+    assert!(matches!(&error, DialError::Refused(why) if why.contains("revoked")), "{error}");
+
+    coordinator.publish(house.signed(1));
+    assert_eq!(neighbour.pushed().await.rev, 1, "the others are not touched");
+}
+
+#[tokio::test]
+async fn a_node_revoked_between_handshake_and_hello_is_not_let_in() {
+    let house = House::new();
+    let porch = house.camera();
+    let mut coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    let mut node = Node::dial(&house, &porch, coordinator.address).await.unwrap();
+    // Its certificate has passed the handshake once the coordinator opens its flow control to us.
+    eventually("the handshake is confirmed", async || node.connection.stats().frame_rx.handshake_done > 0).await;
+    coordinator.roster.replace(vec![row(&porch, "porch", NodeStatus::Revoked)]);
+    let error = node.greet(house.hello()).await.unwrap_err();
+    assert_eq!(error.close_code(), Some(CloseCode::Revoked));
+    assert!(coordinator.inputs.try_recv().is_err(), "the rules never heard of a link");
+}
+
+#[tokio::test]
+async fn the_newest_link_of_a_camera_counts() {
+    let house = House::new();
+    let porch = house.camera();
+    let mut coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    let old = Node::linked(&house, &porch, coordinator.address).await;
+    assert!(matches!(coordinator.input().await, Input::LinkUp { .. }));
+    let mut new = Node::linked(&house, &porch, coordinator.address).await;
+    assert_eq!(old.close_code().await, Some(CloseCode::TakenOver));
+    assert!(matches!(coordinator.input().await, Input::LinkUp { .. }));
+    new.say(detectors()).await;
+    assert!(matches!(coordinator.input().await, Input::Detectors { .. }), "the end of the old link is not the end of the link");
+    drop(new);
+    assert_eq!(coordinator.input().await, Input::LinkDown { node: porch.node() });
+}
+
+#[tokio::test]
+async fn a_frame_that_breaks_the_rules_ends_its_link_and_no_other() {
+    let house = House::new();
+    let (porch, shed) = (house.camera(), house.camera());
+    let rows = vec![row(&porch, "porch", NodeStatus::Active), row(&shed, "shed", NodeStatus::Active)];
+    let coordinator = Coordinator::start(&house, rows);
+    let mut neighbour = Node::linked(&house, &shed, coordinator.address).await;
+    for (what, bytes) in [
+        ("announces 64 KiB and one", [&65_537_u32.to_be_bytes()[..], &[0, 6, 1, 0]].concat()),
+        ("announces 4 GiB", [&u32::MAX.to_be_bytes()[..], &[0, 6, 1, 0]].concat()),
+        ("is of an unknown type that must be understood", vec![0, 0, 0, 1, 0x77, 0x77, 1, 1, 0]),
+        ("is no postcard", vec![0, 0, 0, 2, 0, 6, 1, 0, 0xff, 0xff]),
+        ("has a tail", vec![0, 0, 0, 2, 0, 6, 1, 0, 0, 0]),
+        ("is another Hello", frame::encode(&Message::Hello(house.hello()), CONTROL_LIMIT).unwrap()),
+        ("poses as a coordinator's push", frame::encode(&house.push(5), CONTROL_LIMIT).unwrap()),
+    ] {
+        let mut node = Node::linked(&house, &porch, coordinator.address).await;
+        node.say_bytes(&bytes).await;
+        assert_eq!(node.close_code().await, Some(CloseCode::Protocol), "{what}");
+    }
+    let mut first = Node::dial(&house, &porch, coordinator.address).await.unwrap();
+    first.say_bytes(&[0, 0, 16, 1, 0, 1, 1, 1]).await;
+    assert_eq!(first.close_code().await, Some(CloseCode::Protocol), "a first frame over 4 KiB");
+
+    coordinator.publish(house.signed(1));
+    assert_eq!(neighbour.pushed().await.rev, 1);
+}
+
+#[tokio::test]
+async fn what_a_newer_camera_says_is_skipped_unless_it_must_be_understood_and_frames_may_come_in_crumbs() {
+    let house = House::new();
+    let porch = house.camera();
+    let mut coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    let mut node = Node::linked(&house, &porch, coordinator.address).await;
+    assert!(matches!(coordinator.input().await, Input::LinkUp { .. }));
+    node.say_bytes(&[0, 0, 0, 3, 0x77, 0x77, 1, 0, 1, 2, 3]).await;
+    for byte in frame::encode(&detectors(), CONTROL_LIMIT).unwrap() {
+        node.say_bytes(&[byte]).await;
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(coordinator.input().await, Input::Detectors { .. }));
+}
+
+#[tokio::test]
+async fn garbage_and_early_goodbyes_do_not_disturb_the_port() {
+    let house = House::new();
+    let porch = house.camera();
+    let coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    let stranger = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for length in [0, 1, 8, 100, 1200, 1472, 9000] {
+        for first in [0_u8, 0x40, 0xc0, 0xff] {
+            let mut bytes: Vec<u8> = (0..length).map(|_| rand::random()).collect();
+            if let Some(byte) = bytes.first_mut() {
+                *byte = first;
+            }
+            stranger.send_to(&bytes, coordinator.address).unwrap();
+        }
+    }
+    for _ in 0..3 {
+        drop(Node::dial(&house, &porch, coordinator.address).await.unwrap());
+    }
+    Node::linked(&house, &porch, coordinator.address).await;
+}
+
+#[tokio::test]
+async fn a_node_that_says_nothing_is_sent_away_and_never_was_a_link() {
+    let house = House::new();
+    let porch = house.camera();
+    let mut coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    let mut silent = Node::dial(&house, &porch, coordinator.address).await.unwrap();
+    silent.say_bytes(&[0, 0, 0]).await;
+    assert_eq!(silent.close_code().await, Some(CloseCode::Timeout));
+    assert!(coordinator.inputs.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn strangers_and_neighbours_are_not_let_in() {
+    let (house, other) = (House::new(), House::new());
+    let (porch, unknown) = (house.camera(), house.camera());
+    let foreign = other.camera();
+    let coordinator =
+        Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active), row(&foreign, "foreign", NodeStatus::Active)]);
+    for (who, identity) in [("of the house and not in the roster", &unknown), ("of another house", &foreign)] {
+        let outcome = match Node::dial(&house, identity, coordinator.address).await {
+            Ok(mut node) => node.greet(house.hello()).await.map(|_| ()).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        assert!(outcome.is_err(), "{who}");
+    }
+    let mut lost = Node::dial(&house, &porch, coordinator.address).await.unwrap();
+    let error = lost.greet(HelloV1 { mesh: other.coordinator.mesh(), ..house.hello() }).await.unwrap_err();
+    assert_eq!(error.close_code(), Some(CloseCode::WrongMesh));
+}
+
+#[tokio::test]
+async fn the_roster_decides_the_role_not_the_certificate() {
+    let house = House::new();
+    let porch = house.camera();
+    let enrolled = row(&porch, "porch", NodeStatus::Active);
+    let coordinator = Coordinator::start(&house, vec![enrolled.clone()]);
+    let mut early = Node::dial(&house, &porch, coordinator.address).await.unwrap();
+    let linked = Node::linked(&house, &porch, coordinator.address).await;
+    coordinator.roster.replace(vec![RosterRow { role: NodeRole::Coordinator, ..enrolled }]);
+    assert_eq!(linked.close_code().await, Some(CloseCode::NotEnrolled));
+    assert_eq!(early.greet(house.hello()).await.unwrap_err().close_code(), Some(CloseCode::NotEnrolled));
+    let late = match Node::dial(&house, &porch, coordinator.address).await {
+        Ok(mut node) => node.greet(house.hello()).await.is_ok(),
+        Err(_) => false,
+    };
+    assert!(!late, "nor in a new handshake");
+}
+
+#[tokio::test]
+async fn a_slow_camera_gets_the_latest_state_and_not_every_one() {
+    const STATES: u64 = 2000;
+    let house = House::new();
+    let porch = house.camera();
+    let mut coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    let mut node = Node::linked(&house, &porch, coordinator.address).await;
+    assert!(matches!(coordinator.input().await, Input::LinkUp { .. }));
+    for rev in 1..=STATES {
+        let state = StateV1 { reason: "long ".repeat(200), ..house.state(rev) };
+        coordinator.publish(sign_state(house.coordinator.key(), &state).unwrap());
+        tokio::task::yield_now().await;
+    }
+    let mut revs = Vec::new();
+    while revs.last() != Some(&STATES) {
+        revs.push(node.pushed().await.rev);
+    }
+    assert!(revs.is_sorted(), "states never go back");
+    assert!(revs.len() < 300, "{} of {STATES} states were queued", revs.len());
+}
+
+#[tokio::test]
+async fn a_camera_knows_at_once_that_the_coordinator_was_restarted() {
+    let house = House::new();
+    let porch = house.camera();
+    let rows = vec![row(&porch, "porch", NodeStatus::Active)];
+    let keys = MeshKeys::random().unwrap();
+    let before = Runtime::new().unwrap();
+    let mut coordinator = {
+        let _inside = before.enter();
+        Coordinator::start_at(&house, rows.clone(), "127.0.0.1:0".parse().unwrap(), &keys).unwrap()
+    };
+    let mut node = Node::linked(&house, &porch, coordinator.address).await;
+    assert!(matches!(coordinator.input().await, Input::LinkUp { .. }));
+    let address = coordinator.address;
+    // As a power cut: nobody says good-bye.
+    coordinator.service.detach_all();
+    before.shutdown_background();
+    let mut again = None;
+    eventually("the port is free again", async || {
+        again = Coordinator::start_at(&house, rows.clone(), address, &keys).ok();
+        again.is_some()
+    })
+    .await;
+    let restarted = Instant::now();
+    node.say(detectors()).await;
+    assert!(node.ended().await.is_reset());
+    assert!(restarted.elapsed() < Duration::from_secs(2), "{:?}", restarted.elapsed());
+    Node::linked(&house, &porch, address).await;
+}
+
+#[tokio::test]
+async fn an_expired_certificate_opens_the_door_to_its_renewal_and_to_nothing_else() {
+    let house = House::new();
+    let porch = house.camera_of(100 * DAY);
+    let mut coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    coordinator.publish(house.signed(1));
+
+    let mut node = Node::dial(&house, &porch, coordinator.address).await.unwrap();
+    assert!(node.greet(house.hello()).await.unwrap().renew_only);
+    node.say(detectors()).await;
+    assert_eq!(node.close_code().await, Some(CloseCode::RenewOnly));
+
+    let mut node = Node::dial(&house, &porch, coordinator.address).await.unwrap();
+    node.greet(house.hello()).await.unwrap();
+    node.say(Message::Renew(RenewV1 { csr: porch.key().csr().unwrap() })).await;
+    let Message::Renewed(renewed) = node.hear().await.unwrap() else { panic!("no state before the renewal") };
+    let porch = porch.renewed(&renewed.chain, house.clock.now().at).unwrap();
+    assert!(coordinator.inputs.try_recv().is_err(), "that was no link");
+    Node::linked(&house, &porch, coordinator.address).await;
+}
+
+#[tokio::test]
+async fn a_live_link_renews_its_own_certificate_and_no_other() {
+    let house = House::new();
+    let (porch, thief) = (house.camera_of(40 * DAY), house.camera());
+    let coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    let mut node = Node::linked(&house, &porch, coordinator.address).await;
+    node.say(Message::Renew(RenewV1 { csr: porch.key().csr().unwrap() })).await;
+    let Message::Renewed(renewed) = node.hear().await.unwrap() else { panic!("not renewed") };
+    let later = porch.renewed(&renewed.chain, house.clock.now().at).unwrap();
+    assert!(later.not_after() > porch.not_after());
+
+    let mut node = Node::linked(&house, &later, coordinator.address).await;
+    node.say(Message::Renew(RenewV1 { csr: thief.key().csr().unwrap() })).await;
+    assert_eq!(node.close_code().await, Some(CloseCode::Internal));
+}
+
+#[tokio::test]
+async fn a_renewed_coordinator_is_seen_by_new_links_and_keeps_the_old_ones() {
+    let house = House::new();
+    let porch = house.camera();
+    let rows = vec![row(&porch, "porch", NodeStatus::Active), row(&house.camera(), "shed", NodeStatus::Active)];
+    let coordinator = Coordinator::start(&house, rows);
+    let mut old = Node::linked(&house, &porch, coordinator.address).await;
+    let leaf = |node: &Node| crate::mesh::link::peer_certificates(&node.connection)[0].to_vec();
+    let before = leaf(&old);
+    let renewed = house.authority.renew_own(&house.coordinator, house.clock.now().at + DAY).unwrap();
+    coordinator.identity.send_replace(renewed.clone());
+    coordinator.publish(house.signed(3));
+    assert_eq!(old.pushed().await.rev, 3);
+    eventually("new links see the new certificate", async || {
+        leaf(&Node::dial(&house, &porch, coordinator.address).await.unwrap()) != before
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_older_bundle_is_brought_up_to_date_with_the_welcome() {
+    let house = House::new();
+    let porch = house.camera();
+    let coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    let mut node = Node::dial(&house, &porch, coordinator.address).await.unwrap();
+    let welcome = node.greet(HelloV1 { bundle_epoch: 0, ..house.hello() }).await.unwrap();
+    assert_eq!(welcome.bundle.as_ref(), Some(house.coordinator.bundle().signed()));
+}
+
+#[tokio::test]
+async fn a_coordinator_that_stops_says_so() {
+    let house = House::new();
+    let porch = house.camera();
+    let mut coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    let mut node = Node::linked(&house, &porch, coordinator.address).await;
+    let report = HealthV1 {
+        at: dms3_core::time::Timestamp(1),
+        node_uptime: 1,
+        machine_uptime: 2,
+        cpu_millicelsius: None,
+        load_centi: 3,
+        mem_total_kib: 4,
+        mem_available_kib: 5,
+        disk_total_mib: 6,
+        disk_free_mib: 7,
+        unknown_frames: 0,
+        clock_trusted: true,
+    };
+    node.say(Message::Health(report.clone())).await;
+    assert!(matches!(coordinator.input().await, Input::LinkUp { .. }));
+    assert_eq!(coordinator.input().await, Input::Health { node: porch.node(), report });
+    coordinator.stop.cancel();
+    assert_eq!(node.close_code().await, Some(CloseCode::GoingDown));
+    assert!(coordinator.service.join_next().await.unwrap().unwrap().is_ok());
+}

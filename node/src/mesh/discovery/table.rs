@@ -110,10 +110,10 @@ mod tests {
         let (old, new) = (candidate("192.168.1.2:47100", 1), candidate("192.168.1.2:47100", 2));
         table.update(Vec::new(), vec![old.clone()]);
         table.update(vec![old], vec![new.clone()]);
-        assert_eq!(table.list(), [new.clone()]);
+        assert_eq!(table.list(), std::slice::from_ref(&new));
         let moved = candidate("192.168.1.3:47100", 2);
         table.update(vec![new], vec![moved.clone()]);
-        assert_eq!(table.list(), [moved.clone()]);
+        assert_eq!(table.list(), std::slice::from_ref(&moved));
         table.update(vec![moved], Vec::new());
         assert!(table.list().is_empty());
     }
