@@ -10,14 +10,13 @@ use dms3_core::protocol::frame::Message;
 use dms3_core::protocol::message::{CloseCode, WelcomeV1};
 use dms3_pki::peer::peer_identity;
 use dms3_pki::tls::mesh_server_name;
-use quinn::Connection;
 use rand::seq::SliceRandom as _;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Uplink, facts};
 use crate::mesh::dial::{self, DIAL, DialError, dial};
-use crate::mesh::link::{Link, LinkError, close, peer_certificates};
+use crate::mesh::link::{Connection, Link, LinkError, close, peer_certificates};
 
 /// Dials under way, and how far apart they begin.
 const AT_ONCE: usize = 8;

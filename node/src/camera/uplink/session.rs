@@ -8,13 +8,12 @@ use dms3_core::id::{BootId, NodeId};
 use dms3_core::protocol::frame::{FrameError, Message};
 use dms3_core::protocol::message::{CloseCode, PushV1, RenewV1, RenewedV1};
 use dms3_pki::verify_state;
-use quinn::Connection;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Uplink;
 use super::search::Found;
 use crate::mesh::dial;
-use crate::mesh::link::{Link, LinkError, Sender, close};
+use crate::mesh::link::{Connection, Link, LinkError, Sender, close};
 
 /// An unanswered or refused renewal is tried again; there are two months left.
 const RENEW_AGAIN: Duration = Duration::from_secs(3600);

@@ -6,7 +6,6 @@ use dms3_core::protocol::message::{DetectorReportV1, HelloV1, RejectV1, RenewedV
 use dms3_core::roster::NodeRole;
 use dms3_core::time::Timestamp;
 use dms3_pki::{Admission, Admit, sign_state};
-use quinn::Connection;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
@@ -17,7 +16,7 @@ use crate::mesh::config::Limits;
 use crate::mesh::dial::remembered;
 use crate::mesh::discovery::Candidate;
 use crate::mesh::keys::MeshKeys;
-use crate::mesh::link::{Link, LinkError, close};
+use crate::mesh::link::{Connection, Link, LinkError, close};
 use crate::mesh::testing::{DAY, House, endpoint, eventually};
 use dms3_core::protocol::frame::Message;
 

@@ -11,7 +11,6 @@ use dms3_core::protocol::message::{AckV1, CloseCode, DetectorsV1, HelloV1, Rejec
 use dms3_core::roster::RosterRow;
 use dms3_pki::peer::{PeerIdentity, peer_identity};
 use dms3_pki::{Admission, Admit, own_state};
-use quinn::Connection;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use crate::mesh::endpoint::{Arrival, canonical};
 use crate::mesh::gate::Pass;
-use crate::mesh::link::{Link, LinkError, Receiver, Sender, close, peer_certificates, words};
+use crate::mesh::link::{Connection, Link, LinkError, Receiver, Sender, close, peer_certificates, words};
 
 /// From the handshake to the first message.
 const HELLO: Duration = Duration::from_secs(5);

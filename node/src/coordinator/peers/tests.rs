@@ -6,7 +6,6 @@ use dms3_core::protocol::message::{AckV1, DetectorsV1, HealthV1, HelloV1, RenewV
 use dms3_core::roster::{NodeRole, NodeStatus, RosterRow};
 use dms3_pki::sign_state;
 use dms3_pki::tls::mesh_server_name;
-use quinn::Connection;
 use tokio::runtime::Runtime;
 use tokio::time::{Instant, timeout};
 
@@ -14,7 +13,7 @@ use super::*;
 use crate::mesh::config::Limits;
 use crate::mesh::dial::{DialError, dial, refusal};
 use crate::mesh::keys::MeshKeys;
-use crate::mesh::link::{Link, LinkError};
+use crate::mesh::link::{Connection, Link, LinkError};
 use crate::mesh::testing::{DAY, House, endpoint, eventually, row};
 
 /// Long enough for a busy machine; no test waits that long when all is well.
@@ -315,6 +314,16 @@ async fn strangers_and_neighbours_are_not_let_in() {
     let mut lost = Node::dial(&house, &porch, coordinator.address).await.unwrap();
     let error = lost.greet(HelloV1 { mesh: other.coordinator.mesh(), ..house.hello() }).await.unwrap_err();
     assert_eq!(error.close_code(), Some(CloseCode::WrongMesh));
+}
+
+#[tokio::test]
+async fn a_stolen_copy_of_the_coordinators_own_identity_is_no_node_of_the_house() {
+    let house = House::new();
+    let own = house.coordinator.clone();
+    let mut coordinator = Coordinator::start(&house, vec![row(&own, "coordinator", NodeStatus::Active)]);
+    let mut copy = Node::dial(&house, &own, coordinator.address).await.unwrap();
+    assert_eq!(copy.greet(house.hello()).await.unwrap_err().close_code(), Some(CloseCode::Protocol));
+    assert!(coordinator.inputs.try_recv().is_err());
 }
 
 #[tokio::test]
