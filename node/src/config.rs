@@ -251,11 +251,11 @@ impl Config {
             (RoleName::Coordinator, config, None) => {
                 let mut config = config.unwrap_or_default();
                 config.name = check_name(&config.name).map_err(anyhow::Error::msg).context("[coordinator] name")?;
-                warnings.extend(config.presence.validate().context("[coordinator.presence]")?);
                 ensure!(
                     config.exit_delay <= Duration::from_secs(3600),
                     "[coordinator] exit_delay is more than an hour: a house that arms so late is not armed"
                 );
+                warnings.extend(config.presence.validate().context("[coordinator.presence]")?);
                 Role::Coordinator(config)
             }
             (RoleName::Camera, None, config) => {
