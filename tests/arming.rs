@@ -215,7 +215,13 @@ async fn a_node_that_is_revoked_is_out_at_once_and_for_good() {
     eventually("the other camera watches", async || house.camera("hall").motion.running().is_some()).await;
     porch.restart().await;
     eventually("it is refused again", async || porch.lines_with("revoked") > 1 || house.coordinator.lines_with("revoked") > 1).await;
-    let status = porch.camera_status().await.unwrap();
+    let mut status = None;
+    eventually("it answers", async || {
+        status = porch.camera_status().await;
+        status.is_some()
+    })
+    .await;
+    let status = status.unwrap();
     assert_eq!((&status.linked, porch.motion.starts()), (&None, starts));
     assert!((status.epoch, status.rev) <= (Some(before.version.0), Some(before.version.1)), "it learned nothing: {status:?}");
     let row = house.view("porch").await.unwrap();

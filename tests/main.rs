@@ -12,4 +12,5 @@ mod harness;
 mod motion;
 mod pairing;
 mod presence;
+mod strangers;
 mod units;

@@ -184,3 +184,19 @@ async fn a_coordinator_that_is_killed_forgets_no_token_and_no_camera() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_token_that_a_revoked_camera_used_pairs_nobody_any_more() {
+    let mut house = House::new().await;
+    let word = house.token(&["--uses", "3"]).await;
+    let porch = house.new_camera("porch");
+    porch.cli_with(&["enroll", "-"], &word).await.good();
+    porch.start();
+    house.cameras.push(porch);
+    house.agrees(ArmState::Away).await;
+    let id = house.node_of(house.camera("porch"));
+    let said = house.coordinator.cli(&["revoke", &id.to_string()]).await.good();
+    assert!(said.contains("token"), "{said}");
+    house.new_camera("hall").cli_with(&["enroll", "-", "--timeout", "5s"], &word).await.bad();
+    assert_eq!(tokens(&house).await[0].standing, "cancelled");
+}

@@ -33,6 +33,7 @@ async fn home() -> Home {
     })
     .await;
     house.agrees(ArmState::Disarmed).await;
+    house.forget();
     Home { house, anna, ben }
 }
 

@@ -50,6 +50,12 @@ impl FakeMotion {
         self.told("stop ").len()
     }
 
+    /// Counts from nothing again.
+    pub(crate) fn forget(&self) {
+        assert!(self.running().is_none(), "it runs: it would be lost");
+        drop(fs::remove_file(self.dir.join("told")));
+    }
+
     fn told(&self, word: &str) -> Vec<String> {
         let text = fs::read_to_string(self.dir.join("told")).unwrap_or_default();
         text.lines().filter_map(|line| line.strip_prefix(word)).map(str::to_owned).collect()

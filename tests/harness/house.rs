@@ -107,7 +107,15 @@ impl House {
         }
         house.disarm().await;
         house.agrees(ArmState::Disarmed).await;
+        house.forget();
         house
+    }
+
+    /// A new camera watches until it is told the state of the house: what was before is not counted.
+    pub(crate) fn forget(&self) {
+        for camera in &self.cameras {
+            camera.motion.forget();
+        }
     }
 
     /// Pairs a new machine and starts it.

@@ -5,6 +5,7 @@ mod house;
 mod lan;
 mod node;
 mod port;
+pub(crate) mod rogue;
 pub(crate) mod skip;
 
 use std::time::{Duration, Instant};
