@@ -66,10 +66,6 @@ impl Node {
         self.dir.join("state")
     }
 
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// `dms3-node ARGS` with this node's config, in its network.
     fn command(&self, args: &[&str]) -> Command {
         let mut command = match &self.netns {
