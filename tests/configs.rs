@@ -84,7 +84,7 @@ async fn a_value_that_cannot_work_is_told_with_its_key() {
         ("role = \"camera\"\n[[camera.detector]]\nname = \"a\"\n[[camera.detector]]\nname = \"a\"\nvideo = \"/dev/video1\"", "name"),
         ("role = \"camera\"\n[camera]\non_coordinator_lost = { arm_after = \"5m\", as = \"disarmed\" }", "away"),
         ("role = \"coordinator\"\n[coordinator]\nname = \"\"", "name"),
-        ("role = \"coordinator\"\n[coordinator]\nexit_delay = \"2h\"", "exit_delay"),
+        ("role = \"coordinator\"\n[coordinator]\nexit_delay = \"2h\"\n[coordinator.presence]\nenabled = false", "exit_delay"),
         ("role = \"coordinator\"", "person"),
         ("role = \"coordinator\"\n[[coordinator.presence.person]]\nname = \"Anna\"\ndevices = [\"24:da:9b\"]", "24:da:9b"),
         ("role = \"coordinator\"\n[[coordinator.presence.person]]\nname = \"Anna\"\ndevices = []", "devices"),

@@ -21,9 +21,11 @@ struct Home {
 async fn home() -> Home {
     let lan = Lan::new();
     let (anna, ben) = (lan.host("anna"), lan.host("ben"));
-    let person = |name: &str, phone: &Host| format!("[[coordinator.presence.person]]\nname = \"{name}\"\ndevices = [\"{}\"]\n", phone.mac);
-    let presence =
-        format!("[coordinator.presence]\naway_after = \"{}s\"\n{}{}", AWAY_AFTER.as_secs(), person("Anna", &anna), person("Ben", &ben));
+    let person = |name: &str, phone: &Host| {
+        let away_after = AWAY_AFTER.as_secs();
+        format!("[[coordinator.presence.person]]\nname = \"{name}\"\ndevices = [\"{}\"]\naway_after = \"{away_after}s\"\n", phone.mac)
+    };
+    let presence = person("Anna", &anna) + &person("Ben", &ben);
     let mut house = House::planned(Plan { presence: Some(presence), lan: Some(lan), ..Plan::default() }).await;
     for name in ["porch", "hall"] {
         house.add_camera(name).await;
