@@ -120,8 +120,8 @@ impl PresenceConfig {
             let who = || format!("person {:?}", person.name);
             ensure!(!person.devices.is_empty(), "{} has no devices: without one nobody can tell whether they are home", who());
             ensure!(
-                (Duration::from_secs(30)..=DAY).contains(&person.away_after),
-                "{}: away_after = {}: write 30s or more (a sleeping phone is silent for a while), and a day at most",
+                (Duration::from_secs(5)..=DAY).contains(&person.away_after),
+                "{}: away_after = {}: write 5s or more (5m suits phones that sleep), and a day at most",
                 who(),
                 humantime::format_duration(person.away_after)
             );
@@ -259,7 +259,7 @@ mod tests {
             ("[[person]]\nname = \"Anna\"\ndevices = [\"\"]", vec!["Anna", "no device"]),
             ("[[person]]\nname = \" \"\ndevices = [\"phone\"]", vec!["number 1", "no name"]),
             ("[[person]]\nname = \"Anna\"\ndevices = [\"phone\", \"PHONE\"]", vec!["Anna", "twice"]),
-            ("[[person]]\nname = \"Anna\"\ndevices = [\"phone\"]\naway_after = \"5s\"", vec!["Anna", "away_after"]),
+            ("[[person]]\nname = \"Anna\"\ndevices = [\"phone\"]\naway_after = \"4s\"", vec!["Anna", "away_after"]),
             (
                 "[[person]]\nname = \"Anna\"\ndevices = [\"24:da:9b:0d:53:8f\"]\n[[person]]\nname = \"Ben\"\ndevices = [\"24-DA-9B-0D-53-8F\"]",
                 vec!["Anna", "Ben", "one person"],
