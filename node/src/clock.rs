@@ -66,7 +66,12 @@ impl Clock {
         self.lock().may_sign(wall(), mono(), is_synchronised())
     }
 
-    /// What an authenticated coordinator or a token said: trusted time is not before this.
+    /// A coordinator said so on an authenticated link: this is the time.
+    pub fn told(&self, at: Timestamp) {
+        self.lock().told(at, mono());
+    }
+
+    /// A token was issued then: trusted time is not before this.
     pub fn raise(&self, to: Timestamp) {
         self.lock().raise(to, mono());
     }

@@ -320,7 +320,7 @@ fn keep(request: &Enrollment, key: &Arc<NodeKey>, channel: &Channel, grant: Gran
     let identity = Identity::new(key.clone(), grant.leaf, grant.issuing, bundle, request.clock.now().at.max(grant.time))?;
     ensure!(identity.role() == NodeRole::Camera, "the coordinator made us something else than a camera");
     identity.store(&request.state_dir)?;
-    request.clock.raise(grant.time);
+    request.clock.told(grant.time);
     if let Err(error) = request.clock.save() {
         tracing::warn!("{error:#}");
     }

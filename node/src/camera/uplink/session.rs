@@ -45,7 +45,7 @@ impl Uplink {
     /// Until the link ends; tells the rules of its beginning and end. An error is one of this machine (its disk).
     pub(super) async fn session(&mut self, found: Found) -> Result<LinkError> {
         let Found { connection, link, coordinator, address, welcome } = found;
-        self.context.clock.raise(welcome.time);
+        self.context.clock.told(welcome.time);
         self.backoff.reset();
         self.said = None;
         self.heard.keep(address);
@@ -170,7 +170,7 @@ impl Uplink {
 
     /// It came over a live link with an authenticated coordinator; whether it says what holds, its signature tells.
     async fn take_state(&mut self, push: PushV1) {
-        self.context.clock.raise(push.time);
+        self.context.clock.told(push.time);
         let identity = &self.context.identity;
         let input = match verify_state(&push.signed, &identity.mesh(), identity.bundle()) {
             Ok(state) => Input::State { signed: push.signed, state, live: true, time: push.time },
