@@ -16,7 +16,7 @@ pub struct MeshConfig {
     /// Address and UDP port on which a coordinator listens. `[::]` means every address of the machine, IPv4 and IPv6. A camera only dials:
     /// it uses the address and a port of the system's choice.
     pub listen: SocketAddr,
-    /// Where coordinators may be, for networks without mDNS: "house.example", "192.168.1.2", "[fd00::2]:47100". Tried before what mDNS
+    /// Where coordinators may be, for networks without mDNS: `house.example`, `192.168.1.2`, `[fd00::2]:47100`. Tried before what mDNS
     /// hears. Who they are only their certificates say.
     pub peers: Vec<String>,
     /// "on"; "off": neither advertised nor browsed; "loopback": within this machine only.
