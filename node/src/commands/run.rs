@@ -97,7 +97,7 @@ fn shutdown() -> Result<impl Future<Output = ()>> {
 fn start_log(config: &LogConfig) -> Result<()> {
     let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(text) if !text.is_empty() => EnvFilter::try_new(text).context("RUST_LOG cannot be read")?,
-        _ => EnvFilter::new(format!("{},mdns_sd=off,quinn=warn,sqlx=warn", config.level.word())),
+        _ => EnvFilter::new(format!("{},mdns_sd=off,netlink_proto=error,quinn=warn,sqlx=warn", config.level.word())),
     };
     match &config.target {
         LogTarget::Stderr => subscribe(filter, std::io::stderr, std::io::IsTerminal::is_terminal(&std::io::stderr())),
