@@ -1,5 +1,6 @@
 //! Those who are not of the house learn nothing and change nothing; those who are and break the rules harm nobody but themselves.
 
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
@@ -221,10 +222,15 @@ async fn nobody_obeys_or_pairs_with_somebody_who_only_says_that_he_is_the_coordi
 
     // Without the real one the cameras go to all of them, and believe none.
     house.coordinator.sigkill().await;
+    let hall = house.camera("hall");
+    // Somebody even wrote them into a config.
+    let peers: Vec<_> = rogues.iter().map(|rogue| rogue.address.to_string()).collect();
+    let config = fs::read_to_string(hall.config()).unwrap();
+    fs::write(hall.config(), config.replacen("[mesh]\n", &format!("[mesh]\npeers = {peers:?}\n"), 1)).unwrap();
+    hall.restart().await;
     for (nth, rogue) in rogues.iter().enumerate() {
         eventually(&format!("number {nth} is dialled"), async || rogue.knocks() > 0).await;
     }
-    let hall = house.camera("hall");
     eventually("the log names the cause", async || {
         ["not for this use", "another house", "not named by our root"].iter().any(|why| hall.told(why))
     })
@@ -232,6 +238,7 @@ async fn nobody_obeys_or_pairs_with_somebody_who_only_says_that_he_is_the_coordi
     for camera in &house.cameras {
         let status = camera.camera_status().await.unwrap();
         assert_eq!((status.linked, status.effective), (None, ArmState::Away), "{}", camera.name);
+        assert!(camera.motion.running().is_some(), "{} watches on", camera.name);
     }
     for (nth, rogue) in rogues.iter().enumerate() {
         assert_eq!(rogue.heard(), 0, "number {nth} was told something");
