@@ -74,9 +74,13 @@ struct Node {
 
 impl Node {
     async fn dial(house: &House, identity: &Identity, to: SocketAddr) -> Result<Self, DialError> {
+        Self::dial_from(&endpoint(), house, identity, to).await
+    }
+
+    async fn dial_from(from: &Endpoint, house: &House, identity: &Identity, to: SocketAddr) -> Result<Self, DialError> {
         let tls = tls::mesh_client(identity, Arc::new(house.clock.clone())).unwrap();
         let name = mesh_server_name(&identity.mesh()).to_str().into_owned();
-        let connection = dial(&endpoint(), to, &name, tls).await?;
+        let connection = dial(from, to, &name, tls).await?;
         let link = Link::open(&connection, Arc::default()).await.map_err(|error| DialError::Unreachable(error.to_string()))?;
         Ok(Self { connection, link })
     }
@@ -314,6 +318,24 @@ async fn strangers_and_neighbours_are_not_let_in() {
     let mut lost = Node::dial(&house, &porch, coordinator.address).await.unwrap();
     let error = lost.greet(HelloV1 { mesh: other.coordinator.mesh(), ..house.hello() }).await.unwrap_err();
     assert_eq!(error.close_code(), Some(CloseCode::WrongMesh));
+}
+
+#[tokio::test]
+async fn an_address_whose_handshakes_fail_is_sent_away_and_its_neighbour_is_not() {
+    let (house, other) = (House::new(), House::new());
+    let (porch, foreign) = (house.camera(), other.camera());
+    let coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    eventually("the stranger is not even looked at", async || match Node::dial(&house, &foreign, coordinator.address).await {
+        Err(error) => error.to_string() == CloseCode::Busy.words(),
+        Ok(node) => {
+            node.ended().await;
+            false
+        }
+    })
+    .await;
+    let neighbour = Endpoint::bind("127.0.0.2:0".parse().unwrap(), &MeshKeys::random().unwrap(), Limits::default()).unwrap();
+    let mut node = Node::dial_from(&neighbour, &house, &porch, coordinator.address).await.unwrap();
+    node.greet(house.hello()).await.expect("a Welcome");
 }
 
 #[tokio::test]
