@@ -144,21 +144,23 @@ async fn meet(shared: &Shared, connection: &Connection) -> Result<(Link, HelloV1
 /// The roster's row of a node that may link, or why not. Asked again although the handshake asked: a revocation may have come since.
 fn admitted(shared: &Shared, peer: &PeerIdentity, hello: &HelloV1, me: NodeId) -> Result<RosterRow, (CloseCode, String)> {
     let mesh = shared.context.identity.borrow().mesh();
-    let refuse = |code: CloseCode| Err((code, code.words().to_owned()));
     if hello.mesh != mesh {
         return Err((CloseCode::WrongMesh, format!("it speaks of house {}, this is house {mesh}", hello.mesh)));
     }
     if peer.node == me {
         return Err((CloseCode::Protocol, "it uses the identity of this very coordinator".to_owned()));
     }
+    let refused = |code: CloseCode| (code, code.words().to_owned());
+    standing(shared, peer).map_err(refused)?;
+    shared.context.roster.row(&peer.node).ok_or_else(|| refused(CloseCode::NotEnrolled))
+}
+
+/// Whether the roster has an active row for this node, of the role in its certificate.
+fn standing(shared: &Shared, peer: &PeerIdentity) -> Result<(), CloseCode> {
     match shared.context.roster.admit(&peer.node) {
-        Admission::Revoked => refuse(CloseCode::Revoked),
-        Admission::Active(role) if role == peer.role => match shared.context.roster.row(&peer.node) {
-            Some(row) => Ok(row),
-            None => refuse(CloseCode::NotEnrolled),
-        },
-        Admission::Active(_) => Err((CloseCode::NotEnrolled, "its certificate is of another role than its row in the roster".to_owned())),
-        Admission::Unknown => refuse(CloseCode::NotEnrolled),
+        Admission::Active(role) if role == peer.role => Ok(()),
+        Admission::Revoked => Err(CloseCode::Revoked),
+        Admission::Active(_) | Admission::Unknown => Err(CloseCode::NotEnrolled),
     }
 }
 
@@ -207,10 +209,8 @@ async fn renew_only(shared: &Shared, connection: &Connection, mut link: Link, ro
 /// Returns when the node is not what it was in the roster.
 async fn put_out(shared: &Shared, roster: &mut watch::Receiver<Arc<[RosterRow]>>, peer: &PeerIdentity) -> CloseCode {
     loop {
-        match shared.context.roster.admit(&peer.node) {
-            Admission::Active(role) if role == peer.role => {}
-            Admission::Revoked => return CloseCode::Revoked,
-            Admission::Active(_) | Admission::Unknown => return CloseCode::NotEnrolled,
+        if let Err(code) = standing(shared, peer) {
+            return code;
         }
         if roster.changed().await.is_err() {
             return CloseCode::GoingDown;
