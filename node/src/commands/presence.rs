@@ -66,6 +66,9 @@ async fn show(senses: &mut Senses, shown: &mut Shown, span: Option<Duration>) ->
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
     let mut redraw = tokio::time::interval(Duration::from_secs(1));
     redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for held in senses.held().await? {
+        shown.heard(held)?;
+    }
     loop {
         tokio::select! {
             interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),

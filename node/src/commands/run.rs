@@ -93,7 +93,7 @@ fn shutdown() -> Result<impl Future<Output = ()>> {
     })
 }
 
-/// `RUST_LOG` wins over the config. mdns-sd repeats itself at info and below.
+/// `RUST_LOG` wins over the config. mdns-sd repeats itself at info and below; netlink-proto warns of each answer that came in parts.
 fn start_log(config: &LogConfig) -> Result<()> {
     let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(text) if !text.is_empty() => EnvFilter::try_new(text).context("RUST_LOG cannot be read")?,

@@ -89,8 +89,8 @@ impl Book {
         self.by_ip.entry(ip).or_default().push(place);
     }
 
-    /// Which devices are sighted by this. `ip`: the address it had, if that is one of a network of ours.
-    pub(crate) fn heard(&mut self, mac: MacAddr, ip: Option<Ipv4Addr>, now: Mono) -> Vec<usize> {
+    /// Which devices this is about; from now on they are asked there.
+    pub(crate) fn learn(&mut self, mac: MacAddr, ip: Option<Ipv4Addr>) -> Vec<usize> {
         let mut places: Vec<usize> = ip.and_then(|ip| self.by_ip.get(&ip)).cloned().unwrap_or_default();
         for place in &places {
             self.entries[*place].mac = Some(mac);
@@ -100,6 +100,12 @@ impl Book {
             entry.ip = ip.or(entry.ip);
             places.push(*place);
         }
+        places
+    }
+
+    /// Which devices are sighted by this. `ip`: the address it had, if that is one of a network of ours.
+    pub(crate) fn heard(&mut self, mac: MacAddr, ip: Option<Ipv4Addr>, now: Mono) -> Vec<usize> {
+        let mut places = self.learn(mac, ip);
         places.retain(|place| {
             let entry = &mut self.entries[*place];
             let again = entry.unanswered == 0 && entry.sighted.is_some_and(|at| now.since(at) < SIGHT_EVERY);

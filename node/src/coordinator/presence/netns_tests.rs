@@ -170,6 +170,43 @@ fn a_phone_that_comes_is_seen_answers_probes_and_is_silent_when_it_left() {
     });
 }
 
+/// The kernel holds who left for proven for up to 45 s more.
+#[test]
+fn a_phone_that_has_just_left_is_not_seen_because_the_coordinator_restarts() {
+    let Some(lan) = Lan::make("held") else { return };
+    let phone = Device::Mac(PHONE);
+    lan.ip_in("home", &format!("neigh replace {PHONE_IP} lladdr {PHONE} dev eth0 nud reachable"));
+    lan.at_home(async || {
+        let (inputs_out, mut inputs) = mpsc::channel(64);
+        let (learned, _learned) = mpsc::channel(64);
+        let (probes, _) = broadcast::channel(64);
+        let sensors = PresenceSensors {
+            config: PresenceConfig::default(),
+            devices: vec![phone.clone()],
+            known: Vec::new(),
+            learned,
+            probes: probes.clone(),
+            inputs: inputs_out,
+            clock: Clock::unkept(),
+        };
+        let stop = CancellationToken::new();
+        let _stop_at_end = stop.clone().drop_guard();
+        let scene = async {
+            let mut all = until(&mut inputs, |input| *input == Input::Blind(None)).await;
+            // Asked where the kernel held it to be; it does not answer.
+            for _ in 0..3 {
+                probes.send(phone.clone()).unwrap();
+                all.extend(until(&mut inputs, |input| *input == Input::Probed { device: phone.clone(), sent: true }).await);
+            }
+            assert!(!all.iter().any(|input| is_sighting(input, &phone, None)), "{all:?}");
+        };
+        tokio::select! {
+            () = scene => {}
+            ended = run(sensors, stop) => panic!("the sensors ended: {ended:?}"),
+        }
+    });
+}
+
 #[test]
 fn one_look_finds_who_is_there_and_nobody_else() {
     let Some(lan) = Lan::make("look") else { return };

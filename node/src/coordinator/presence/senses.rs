@@ -109,7 +109,6 @@ impl Senses {
             packet: [0; 64],
         };
         senses.set_links(senses.netlink.links(&senses.wanted).await?);
-        senses.backlog = senses.netlink.reachable().await?.into();
         Ok(senses)
     }
 
@@ -127,6 +126,12 @@ impl Senses {
 
     pub(crate) fn wanted(&self) -> &[String] {
         &self.wanted
+    }
+
+    /// Which devices the kernel holds for proven, and where. That may be a minute old: it tells whom to ask, not who is there.
+    pub(crate) async fn held(&self) -> Result<Vec<Heard>> {
+        let neighbours = self.netlink.reachable().await?.into_iter();
+        Ok(neighbours.filter_map(|held| self.heard(held.interface, held.mac, ipv4(held), Sensor::Neighbour)).collect())
     }
 
     /// Whether the kernel holds any device of our networks for proven.

@@ -54,7 +54,11 @@ impl Watch {
                  Give the service AmbientCapabilities=CAP_NET_RAW, as the packaged unit does"
             );
         }
-        let book = Book::new(sensors.devices.clone(), sensors.known.clone());
+        let mut book = Book::new(sensors.devices.clone(), sensors.known.clone());
+        // No sighting: a phone that has just left must not disarm the house because the coordinator restarts.
+        for held in senses.held().await? {
+            book.learn(held.mac, held.ip);
+        }
         Ok(Self {
             senses,
             book,
