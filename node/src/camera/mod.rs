@@ -1,5 +1,6 @@
 //! A camera node: who runs what.
 
+use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,10 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, Result};
 use dms3_core::camera::{Settings, SourceSettings};
 use dms3_core::id::BootId;
+use dms3_core::protocol::message::DetectorReportV1;
 use dms3_pki::Identity;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
-use self::detector::{Spawner, WatchOrder};
+use self::detector::{DetectorConfig, Spawner, WatchOrder};
 use self::driver::{Driver, Source};
 use self::uplink::UplinkContext;
 use crate::clock::Clock;
@@ -27,6 +30,14 @@ pub mod health;
 pub(crate) mod memory;
 pub mod uplink;
 
+/// The place of one source's detector: what it is told, and where it says what it does.
+#[derive(Debug)]
+pub struct Post {
+    pub config: DetectorConfig,
+    pub orders: watch::Receiver<WatchOrder>,
+    pub report: watch::Sender<DetectorReportV1>,
+}
+
 /// Starts every service of a camera node. Returns once the sockets are bound.
 pub async fn start(
     config: &Config,
@@ -36,6 +47,28 @@ pub async fn start(
     clock: Clock,
     services: &mut Services,
 ) -> Result<()> {
+    let spawner = Spawner::start().context("cannot start the thread that starts detectors")?;
+    let (detector_clock, state_dir) = (clock.clone(), config.state_dir.clone());
+    let man = move |post: Post, stop| {
+        let clock = detector_clock.clone();
+        detector::run(post.config, post.orders, post.report, move || clock.now(), state_dir.clone(), spawner.clone(), stop)
+    };
+    start_with(config, own, identity, boot, clock, services, man).await
+}
+
+/// As [`start`], with whatever `man` puts in the place of each detector.
+pub async fn start_with<D>(
+    config: &Config,
+    own: &CameraConfig,
+    identity: Identity,
+    boot: BootId,
+    clock: Clock,
+    services: &mut Services,
+    man: impl Fn(Post, CancellationToken) -> D,
+) -> Result<()>
+where
+    D: Future<Output = Result<()>> + Send + 'static,
+{
     let control = Control::bind(&config.control_socket()).await?;
     let keys = MeshKeys::load_or_create(&config.state_dir)?;
     // A camera only dials: any port will do.
@@ -54,17 +87,11 @@ pub async fn start(
     };
     let (memory, machine, effects) = memory::Memory::wake(&config.state_dir, settings, &identity, clock.now());
 
-    let spawner = Spawner::start().context("cannot start the thread that starts detectors")?;
     let mut sources = Vec::new();
     for detector in &own.detectors {
         let (order, orders) = watch::channel(WatchOrder::default());
         let (report, reports) = watch::channel(detector::first_report(&detector.name, clock.now().at));
-        let detector_clock = clock.clone();
-        let now = move || detector_clock.now();
-        services.vital(
-            "detector",
-            detector::run(detector.clone(), orders, report, now, config.state_dir.clone(), spawner.clone(), stop.clone()),
-        );
+        services.vital("detector", man(Post { config: detector.clone(), orders, report }, stop.clone()));
         sources.push(Source { name: detector.name.clone(), order, reports });
     }
 

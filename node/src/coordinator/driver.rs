@@ -9,6 +9,7 @@ use dms3_core::presence::Device;
 use dms3_core::protocol::message::SignedStateV1;
 use dms3_pki::{NodeKey, sign_state};
 use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::enrollment::Tokens;
@@ -78,8 +79,10 @@ impl Driver {
             match effect {
                 Effect::Publish { memory, decision } => {
                     let signed = sign_state(&self.key, &memory.state).context("cannot sign the state of the house")?;
+                    let began = Instant::now();
                     self.store.save(&memory, &signed, decision.as_ref(), self.clock.now().at).await?;
                     if let Some(decision) = &decision {
+                        tracing::debug!(saved_us = began.elapsed().as_micros(), "{}.{} is on the disk", decision.epoch, decision.rev);
                         tracing::info!("{} ({}.{}): {}", decision.state.words(), decision.epoch, decision.rev, memory.state.reason);
                     }
                     self.state.send_replace(Some(Arc::new(signed)));
