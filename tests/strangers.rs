@@ -237,7 +237,10 @@ async fn nobody_obeys_or_pairs_with_somebody_who_only_says_that_he_is_the_coordi
     .await;
     for camera in &house.cameras {
         let status = camera.camera_status().await.unwrap();
-        assert_eq!((status.linked, status.effective), (None, ArmState::Away), "{}", camera.name);
+        // Some may not have noticed yet that the real one is gone.
+        let obeyed = rogues.iter().find(|rogue| status.linked.as_ref() == Some(&rogue.address.to_string()));
+        assert!(obeyed.is_none(), "{} is linked to {:?}", camera.name, status.linked);
+        assert_eq!(status.effective, ArmState::Away, "{}", camera.name);
         assert!(camera.motion.running().is_some(), "{} watches on", camera.name);
     }
     for (nth, rogue) in rogues.iter().enumerate() {
