@@ -248,7 +248,8 @@ pub(crate) struct FalseCoordinator {
 }
 
 impl FalseCoordinator {
-    pub(crate) fn open(papers: Papers) -> Self {
+    /// At 127.0.0.`last`.
+    pub(crate) fn open(last: u8, papers: Papers) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -258,7 +259,7 @@ impl FalseCoordinator {
             .unwrap();
         config.alpn_protocols = vec![MESH.to_vec(), ENROLL.to_vec()];
         let config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(config).unwrap()));
-        let endpoint = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let endpoint = Endpoint::server(config, (Ipv4Addr::new(127, 0, 0, last), 0).into()).unwrap();
         let address = endpoint.local_addr().unwrap();
         let (knocks, heard) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let mut serving = JoinSet::new();
