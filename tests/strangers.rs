@@ -262,8 +262,11 @@ async fn fifty_advertisements_of_rogues_delay_pairing_by_seconds() {
         let address = rogue.local_addr().unwrap();
         advertiser.advertise(&mesh, address, Some(address.port()));
     }
-    let word = house.token(&[]).await;
     let porch = house.new_camera("porch");
+    let heard = porch.cli(&["discover", "--seconds", "5"]).await.good();
+    let rogues = heard.lines().filter(|line| line.contains("rogue")).count();
+    assert!(rogues >= 40, "only {rogues} of them are heard: {heard}");
+    let word = house.token(&[]).await;
     let began = Instant::now();
     porch.cli_with(&["enroll", "-"], &word).await.good();
     assert!(began.elapsed() <= Duration::from_secs(15), "it took {:?}", began.elapsed());
