@@ -17,7 +17,7 @@ pub struct PresenceConfig {
     pub enabled: bool,
     #[serde(rename = "person")]
     pub people: Vec<PersonConfig>,
-    /// Empty: every Ethernet or Wi-Fi interface with an IPv4 address.
+    /// Empty: every Ethernet or Wi-Fi interface with an IPv4 address, but for those of containers and virtual machines.
     pub interfaces: Vec<String>,
     /// How often every address of the own networks is asked.
     #[serde(with = "humantime_serde")]

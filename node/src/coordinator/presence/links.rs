@@ -1,6 +1,6 @@
 //! What the kernel knows of the network, by netlink: interfaces, their addresses and gateways, and neighbours. Needs no right.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use tokio::task::JoinSet;
 
 /// Greater networks are not swept: a thousand questions a minute are enough.
 const SWEPT_PREFIX: u8 = 22;
+/// Interfaces that programs make for their guests: nobody's phone is there, and they stay up when the house's network is gone.
+const GUESTS: [&str; 12] = ["docker", "br-", "veth", "virbr", "vnet", "lxc", "lxdbr", "cni", "flannel", "cali", "podman", "zt"];
 /// The kernel answers at once or not at all.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -143,7 +145,7 @@ impl Netlink {
             .await
             .context("the kernel does not answer about the network")?
             .context("cannot read the interfaces of this machine")?;
-        let mut links: Vec<Link> = links.iter().filter_map(link).filter(|link| wanted.is_empty() || wanted.contains(&link.name)).collect();
+        let mut links: Vec<Link> = links.iter().filter_map(link).filter(|link| is_wanted(&link.name, wanted)).collect();
         let places: HashMap<u32, usize> = links.iter().enumerate().map(|(place, link)| (link.index, place)).collect();
         for address in addresses {
             let (Some(place), AddressFamily::Inet) = (places.get(&address.header.index), address.header.family) else { continue };
@@ -165,13 +167,25 @@ impl Netlink {
 
     /// The neighbours that the kernel holds proven now.
     pub(crate) async fn reachable(&self) -> Result<Vec<Neighbour>> {
+        Ok(self.neighbours().await?.iter().filter_map(reachable).collect())
+    }
+
+    /// The IPv4 addresses that the kernel is asking, or asked in vain. Of the others it believes an old word and asks nobody.
+    pub(crate) async fn asked(&self) -> Result<HashSet<Ipv4Addr>> {
+        Ok(self.neighbours().await?.iter().filter_map(asked).collect())
+    }
+
+    async fn neighbours(&self) -> Result<Vec<NeighbourMessage>> {
         let dump = self.handle.neighbours().get().execute().try_collect::<Vec<_>>();
-        let neighbours = tokio::time::timeout(ANSWER_WITHIN, dump)
+        tokio::time::timeout(ANSWER_WITHIN, dump)
             .await
             .context("the kernel does not answer about its neighbours")?
-            .context("cannot read the kernel's neighbours")?;
-        Ok(neighbours.iter().filter_map(reachable).collect())
+            .context("cannot read the kernel's neighbours")
     }
+}
+
+fn is_wanted(name: &str, wanted: &[String]) -> bool {
+    if wanted.is_empty() { !GUESTS.iter().any(|guests| name.starts_with(guests)) } else { wanted.iter().any(|one| one == name) }
 }
 
 fn link(message: &LinkMessage) -> Option<Link> {
@@ -231,6 +245,15 @@ fn reachable(message: &NeighbourMessage) -> Option<Neighbour> {
     Some(Neighbour { interface: message.header.ifindex, mac: mac?, ip: ip? })
 }
 
+fn asked(message: &NeighbourMessage) -> Option<Ipv4Addr> {
+    let asks = matches!(message.header.state, NeighbourState::Incomplete | NeighbourState::Probe | NeighbourState::Failed);
+    let ip = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(*ip),
+        _ => None,
+    });
+    ip.filter(|_| asks)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,6 +282,34 @@ mod tests {
             assert_eq!(reachable(&neighbour(state, NeighbourFlags::empty())), None, "{state:?}");
         }
         assert_eq!(reachable(&neighbour(Reachable, NeighbourFlags::ExtLearned)), None);
+    }
+
+    #[test]
+    fn the_kernel_asked_only_those_that_it_does_not_believe_in() {
+        use NeighbourState::{Delay, Failed, Incomplete, Noarp, None as Empty, Permanent, Probe, Reachable, Stale};
+        for (state, expected) in [
+            (Incomplete, true),
+            (Probe, true),
+            (Failed, true),
+            (Reachable, false),
+            (Stale, false),
+            (Delay, false),
+            (Permanent, false),
+            (Noarp, false),
+            (Empty, false),
+        ] {
+            assert_eq!(asked(&neighbour(state, NeighbourFlags::empty())).is_some(), expected, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn a_bridge_of_containers_is_not_the_house_unless_a_person_says_so() {
+        for name in ["docker0", "br-0123456789ab", "veth12ab", "virbr0"] {
+            assert!(!is_wanted(name, &[]) && is_wanted(name, &[name.to_owned()]), "{name}");
+        }
+        for name in ["eth0", "enp3s0", "wlan0", "br0"] {
+            assert!(is_wanted(name, &[]) && !is_wanted(name, &["eth9".to_owned()]), "{name}");
+        }
     }
 
     #[test]

@@ -11,6 +11,8 @@ use nix::sched::{CloneFlags, setns};
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::senses::Senses;
+use super::watch::Watch;
 use super::{PresenceConfig, PresenceSensors, look, run};
 use crate::clock::Clock;
 
@@ -220,5 +222,91 @@ fn one_look_finds_who_is_there_and_nobody_else() {
         };
         assert!(look.sent);
         assert_eq!(look.answers.into_iter().collect::<Vec<_>>(), [(LAPTOP_IP, LAPTOP)]);
+    });
+}
+
+/// The sensors at home, until the scene is over: it gets their inputs and the way to ask them.
+async fn with_sensors(devices: &[Device], senses: Senses, scene: impl AsyncFnOnce(&mut mpsc::Receiver<Input>, &broadcast::Sender<Device>)) {
+    let (inputs_out, mut inputs) = mpsc::channel(256);
+    let (learned, _learned) = mpsc::channel(64);
+    let (probes, _) = broadcast::channel(64);
+    let sensors = PresenceSensors {
+        config: PresenceConfig::default(),
+        devices: devices.to_vec(),
+        known: Vec::new(),
+        learned,
+        probes: probes.clone(),
+        inputs: inputs_out,
+        clock: Clock::unkept(),
+    };
+    let hears = probes.subscribe();
+    tokio::select! {
+        () = scene(&mut inputs, &probes) => {}
+        ended = async { Watch::with(sensors, senses).await?.run(hears).await } => panic!("the sensors ended: {ended:?}"),
+    }
+}
+
+async fn answer_to_a_probe(of: &Device, inputs: &mut mpsc::Receiver<Input>, probes: &broadcast::Sender<Device>) -> bool {
+    probes.send(of.clone()).unwrap();
+    let answer = until(inputs, |input| matches!(input, Input::Probed { device, .. } if device == of)).await;
+    matches!(answer.last(), Some(Input::Probed { sent: true, .. }))
+}
+
+#[test]
+fn another_network_that_is_up_does_not_stand_in_for_the_phones_own() {
+    let Some(lan) = Lan::make("two") else { return };
+    let laptop = Device::Mac(LAPTOP);
+    lan.ip_in("home", "link add eth1 type veth peer name eth2");
+    lan.ip_in("home", "link set eth1 up");
+    lan.ip_in("home", "link set eth2 up");
+    lan.ip_in("home", "address add 10.78.0.1/24 dev eth1");
+    lan.at_home(async || {
+        let senses = Senses::open(Vec::new()).await.unwrap();
+        with_sensors(std::slice::from_ref(&laptop), senses, async |inputs, probes| {
+            until(inputs, |input| is_sighting(input, &laptop, None)).await;
+            lan.ip_in("switch", "link set home down");
+            until(inputs, |input| matches!(input, Input::Blind(Some(why)) if why.contains("eth0"))).await;
+            assert!(!answer_to_a_probe(&laptop, inputs, probes).await, "it cannot be asked where it is not");
+            lan.ip_in("switch", "link set home up");
+            until(inputs, |input| *input == Input::Blind(None)).await;
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_sweep_that_leaves_out_a_network_asked_nobody_whose_address_is_unknown() {
+    let Some(lan) = Lan::make("wide") else { return };
+    let phone = Device::Mac(PHONE);
+    lan.ip_in("home", "address add 10.80.0.1/16 dev eth0");
+    lan.at_home(async || {
+        let senses = Senses::open(Vec::new()).await.unwrap();
+        with_sensors(std::slice::from_ref(&phone), senses, async |inputs, probes| {
+            assert!(!answer_to_a_probe(&phone, inputs, probes).await, "it may be in the network that is too large to ask");
+        })
+        .await;
+    });
+}
+
+#[test]
+fn without_arp_a_device_that_the_kernel_believes_in_was_not_asked() {
+    let Some(lan) = Lan::make("believed") else { return };
+    let laptop = Device::Mac(LAPTOP);
+    lan.at_home(async || {
+        let senses = Senses::with_socket(Vec::new(), Err(std::io::Error::from_raw_os_error(libc::EPERM))).await.unwrap();
+        with_sensors(std::slice::from_ref(&laptop), senses, async |inputs, probes| {
+            until(inputs, |input| is_sighting(input, &laptop, None)).await;
+            // The kernel has just heard it, and asks nobody for a while: twelve such probes must not prove that it left.
+            for _ in 0..3 {
+                assert!(!answer_to_a_probe(&laptop, inputs, probes).await);
+            }
+            lan.ip_in("laptop", "address flush dev eth0");
+            lan.ip_in("home", "neighbour flush all");
+            // Now the kernel asks, and nobody answers.
+            while !answer_to_a_probe(&laptop, inputs, probes).await {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        })
+        .await;
     });
 }

@@ -31,6 +31,8 @@ pub(crate) struct Heard {
     /// Its IPv4 address, if it said one that is of the network that it is on.
     pub(crate) ip: Option<Ipv4Addr>,
     pub(crate) sensor: Sensor,
+    /// On which interface.
+    pub(crate) interface: u32,
 }
 
 #[derive(Debug)]
@@ -38,7 +40,7 @@ pub(crate) enum Sensed {
     Heard(Heard),
     /// Interfaces, addresses, gateways or carrier changed.
     Links,
-    /// The sweep is over. `sent`: every question got out.
+    /// The sweep is over. `sent`: every address of every network was asked.
     Swept {
         sent: bool,
     },
@@ -77,8 +79,13 @@ struct Sweep {
 impl Senses {
     /// On these interfaces, or all.
     pub(crate) async fn open(wanted: Vec<String>) -> Result<Self> {
+        Self::with_socket(wanted, ArpSocket::open()).await
+    }
+
+    /// `socket`: what became of opening it.
+    pub(super) async fn with_socket(wanted: Vec<String>, socket: io::Result<ArpSocket>) -> Result<Self> {
         let netlink = Netlink::open()?;
-        let voice = match ArpSocket::open() {
+        let voice = match socket {
             Ok(socket) => Voice::Arp(socket),
             Err(error) => {
                 let why = match error.kind() {
@@ -132,6 +139,16 @@ impl Senses {
     pub(crate) async fn held(&self) -> Result<Vec<Heard>> {
         let neighbours = self.netlink.reachable().await?.into_iter();
         Ok(neighbours.filter_map(|held| self.heard(held.interface, held.mac, ipv4(held), Sensor::Neighbour)).collect())
+    }
+
+    /// Without ARP of our own: the addresses that the kernel really asked for us.
+    pub(crate) async fn asked_by_kernel(&self) -> Result<HashSet<Ipv4Addr>> {
+        self.netlink.asked().await
+    }
+
+    /// Without ARP of our own: the devices that the kernel believes in, and so did not ask.
+    pub(crate) async fn believed_by_kernel(&self) -> Result<HashSet<MacAddr>> {
+        Ok(self.netlink.reachable().await?.into_iter().map(|neighbour| neighbour.mac).collect())
     }
 
     /// Whether the kernel holds any device of our networks for proven.
@@ -222,11 +239,15 @@ impl Senses {
             return true;
         }
         let mut left = VecDeque::new();
+        let mut all = true;
         for link in self.links.iter().filter(|link| link.is_usable()) {
             for subnet in &link.subnets {
                 if subnet.is_swept() {
                     left.extend(subnet.others());
-                } else if self.too_large.insert((subnet.own, subnet.prefix)) {
+                    continue;
+                }
+                all = false;
+                if self.too_large.insert((subnet.own, subnet.prefix)) {
                     tracing::warn!(
                         "the network {}/{} on {} is too large to ask all its addresses: a device there is found only when it says something",
                         subnet.own,
@@ -236,7 +257,14 @@ impl Senses {
                 }
             }
         }
-        self.sweep_over(left)
+        if !self.sweep_over(left) {
+            return false;
+        }
+        // Who may be where nobody was asked was not asked.
+        if let Some(sweep) = &mut self.sweep {
+            sweep.failed = !all;
+        }
+        true
     }
 
     /// As [`Self::sweep`], over these addresses.
@@ -282,7 +310,7 @@ impl Senses {
         if self.own.contains(&mac) {
             return None;
         }
-        Some(Heard { mac, ip: ip.filter(|ip| link.subnet_of(*ip).is_some()), sensor })
+        Some(Heard { mac, ip: ip.filter(|ip| link.subnet_of(*ip).is_some()), sensor, interface })
     }
 }
 

@@ -22,15 +22,22 @@ pub(crate) struct Sight {
     /// Questions to the gateways since then.
     unanswered: u32,
     told: Option<Option<String>>,
+    /// The network of a device is gone while another is up.
+    lost: Option<String>,
 }
 
 impl Sight {
     pub(crate) fn new(now: Mono) -> Self {
-        Self { heard: now, asked: None, unanswered: 0, told: None }
+        Self { heard: now, asked: None, unanswered: 0, told: None, lost: None }
     }
 
     pub(crate) fn heard(&mut self, now: Mono) {
         (self.heard, self.unanswered) = (now, 0);
+    }
+
+    /// The interface on which a device was heard last cannot hear any more: another that can says nothing about that device.
+    pub(crate) fn lost(&mut self, why: Option<String>) {
+        self.lost = why;
     }
 
     /// The gateways to ask now, because nothing was heard for a while.
@@ -67,6 +74,9 @@ impl Sight {
                 (None, []) => "no network interface is up".to_owned(),
                 (None, wanted) => format!("there is no interface {} that is up", wanted.join(" or ")),
             });
+        }
+        if self.lost.is_some() {
+            return self.lost.clone();
         }
         if self.unanswered < ASKED || now.since(self.heard) < SILENCE {
             return None;

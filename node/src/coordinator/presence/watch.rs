@@ -1,6 +1,6 @@
 //! The watch over people's devices: turns what is sensed into inputs of the rules, and their probes into questions.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -34,6 +34,10 @@ pub(super) struct Watch {
     sight: Sight,
     /// Devices whose probe is the sweep under way.
     waiting: Vec<usize>,
+    /// Without ARP of our own: devices for which the kernel was told to ask, at these addresses.
+    doubtful: Vec<(usize, Ipv4Addr)>,
+    /// The interface on which each device was heard last.
+    heard_on: HashMap<usize, String>,
     /// How many sweeps there were; when the newest began; whether it got out whole.
     sweeps: (u64, Mono, bool),
     /// When the next routine sweep is due.
@@ -46,8 +50,12 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) async fn new(sensors: PresenceSensors) -> Result<Self> {
-        let now = sensors.clock.now().mono;
         let senses = Senses::open(sensors.config.interfaces.clone()).await?;
+        Self::with(sensors, senses).await
+    }
+
+    pub(super) async fn with(sensors: PresenceSensors, senses: Senses) -> Result<Self> {
+        let now = sensors.clock.now().mono;
         if let Some(why) = senses.handicap() {
             tracing::warn!(
                 "people's devices cannot be asked by ARP: {why}. They are asked by way of the kernel instead, which notices their going later. \
@@ -64,6 +72,8 @@ impl Watch {
             book,
             sight: Sight::new(now),
             waiting: Vec::new(),
+            doubtful: Vec::new(),
+            heard_on: HashMap::new(),
             sweeps: (0, Mono(0), false),
             sweep_at: now,
             resolve_at: now,
@@ -104,7 +114,11 @@ impl Watch {
     async fn heard(&mut self, heard: Heard) -> Result<()> {
         let now = self.now();
         self.sight.heard(now);
+        let on = self.senses.links().iter().find(|link| link.index == heard.interface).map(|link| link.name.clone());
         for place in self.book.heard(heard.mac, heard.ip, now) {
+            if let Some(name) = &on {
+                self.heard_on.insert(place, name.clone());
+            }
             let device = self.book.entry(place).device.clone();
             self.tell(Input::Sighting { device, sensor: heard.sensor }).await?;
             if let Some(learned) = self.book.news_of(place, now)
@@ -127,6 +141,11 @@ impl Watch {
                 match ip {
                     Some(ip) if self.senses.can_reach(ip) => {
                         let sent = self.senses.ask(ip, mac, unanswered >= ALOUD_FROM).is_ok();
+                        if sent && self.senses.handicap().is_some() {
+                            // Whether that made the kernel ask is seen later.
+                            self.doubtful.push((place, ip));
+                            return Ok(());
+                        }
                         if sent {
                             self.asked(place);
                             if unanswered == SWEEP_AT {
@@ -178,9 +197,34 @@ impl Watch {
         true
     }
 
-    async fn swept(&mut self, sent: bool) -> Result<()> {
-        self.sweeps.2 = sent;
+    /// A probe counts only if the kernel asked. It does not where it believes to know that the device is there: that is no answer either.
+    async fn look_what_the_kernel_asked(&mut self) -> Result<()> {
+        if self.doubtful.is_empty() {
+            return Ok(());
+        }
+        let asked = self.senses.asked_by_kernel().await?;
+        for (place, ip) in std::mem::take(&mut self.doubtful) {
+            let sent = asked.contains(&ip);
+            if sent {
+                self.asked(place);
+                if self.book.entry(place).unanswered == SWEEP_AT {
+                    self.begin_sweep();
+                }
+            }
+            let device = self.book.entry(place).device.clone();
+            self.tell(Input::Probed { device, sent }).await?;
+        }
+        Ok(())
+    }
+
+    async fn swept(&mut self, whole: bool) -> Result<()> {
+        let believed = match self.senses.handicap() {
+            Some(_) if !self.waiting.is_empty() => self.senses.believed_by_kernel().await?,
+            _ => HashSet::new(),
+        };
+        self.sweeps.2 = whole && self.senses.handicap().is_none();
         for place in std::mem::take(&mut self.waiting) {
+            let sent = whole && self.book.entry(place).mac.is_none_or(|mac| !believed.contains(&mac));
             if sent {
                 self.book.entry(place).swept = self.sweeps.0;
                 self.asked(place);
@@ -197,6 +241,7 @@ impl Watch {
     }
 
     async fn every_second(&mut self) -> Result<()> {
+        self.look_what_the_kernel_asked().await?;
         let now = self.now();
         if now >= self.sweep_at && self.begin_sweep() {
             self.sweep_at = now + self.sensors.config.sweep;
@@ -226,6 +271,9 @@ impl Watch {
     /// Tells when the sensors went blind or see again.
     async fn look_around(&mut self) -> Result<()> {
         let now = self.now();
+        let hears = |name: &String| self.senses.links().iter().any(|link| link.is_usable() && link.name == *name);
+        let lost = self.heard_on.values().find(|name| !hears(name));
+        self.sight.lost(lost.map(|name| format!("{name}, on which people's devices were heard, has no connection")));
         let Some(why) = self.sight.change(self.senses.links(), self.senses.wanted(), now) else { return Ok(()) };
         match &why {
             Some(why) => tracing::warn!("presence is blind: {why}"),
