@@ -14,8 +14,10 @@ const BURST_EVERY: Duration = Duration::from_secs(1);
 const BURST_LEAD: Duration = Duration::from_secs(13);
 /// A probe without an answer for so long is unanswered.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
-/// A device that is home and silent is asked so often.
+/// A device that is home and silent is asked so often at least.
 const ROUTINE_EVERY: Duration = Duration::from_secs(30);
+/// And so many times within `away_after`: silence then begins about when the device left, not when it happened to speak last.
+const ROUTINE_IN_AWAY_AFTER: u32 = 10;
 /// A device of which nothing is known yet, or that left, is asked so often: arriving without a word of its own is noticed too.
 const LOOKOUT_EVERY: Duration = Duration::from_secs(5);
 /// A device that left before it was ever seen may have no address to ask at, which costs a sweep.
@@ -255,6 +257,7 @@ impl TrackedDevice {
     }
 
     fn is_due(&self, away_after: Duration, blind: bool, now: Mono) -> bool {
+        let routine = ROUTINE_EVERY.min(away_after / ROUTINE_IN_AWAY_AFTER).max(BURST_EVERY);
         let every = if blind {
             LOOKOUT_EVERY
         } else if self.is_gone(away_after, now) {
@@ -262,12 +265,12 @@ impl TrackedDevice {
         } else if self.in_burst(away_after, now) {
             BURST_EVERY
         } else if self.seen {
-            ROUTINE_EVERY
+            routine
         } else {
             LOOKOUT_EVERY
         };
         // A sighting is as good as a question.
-        let seen = self.last.filter(|_| self.seen).map(|(_, mono, _)| mono).filter(|_| every == ROUTINE_EVERY);
+        let seen = self.last.filter(|_| self.seen).map(|(_, mono, _)| mono).filter(|_| every == routine);
         match self.asked.max(seen) {
             Some(last) => now.since(last) + TICK_JITTER >= every,
             None => true,
@@ -394,6 +397,21 @@ mod tests {
             assert_eq!(lan.presence(), Presence::Home);
         }
         assert!((115..=125).contains(&lan.asked.len()), "{}", lan.asked.len());
+    }
+
+    #[test]
+    fn a_phone_that_was_home_until_now_is_not_away_much_earlier_than_a_talkative_one() {
+        for away_after in [30, 60, 300, 3600] {
+            for home in [100, 107, 119, 131] {
+                let mut lan = Lan::of(vec![person("Anna", &[1], away_after)]);
+                lan.near.push(phone(1));
+                lan.seconds(away_after + home);
+                lan.near.clear();
+                let took = lan.seconds_until(Presence::Away, away_after + 10).unwrap();
+                let early = (away_after / 10).min(30) + 1;
+                assert!((away_after - early..=away_after + 5).contains(&took), "away_after {away_after}: {took}");
+            }
+        }
     }
 
     #[test]
