@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use dms3_core::id::{BootId, MeshId, NodeId};
 use mdns_sd::{IfKind, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::config::{MdnsMode, MeshConfig};
@@ -22,6 +22,8 @@ const SERVICE: &str = "_dms3._udp.local.";
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Characters of [`NodeId::short`].
 const SHORT: usize = 8;
+/// What was heard is asked for again by mdns-sd after four fifths of its life, which is 120 s for addresses.
+const BEFORE_REFRESH: Duration = Duration::from_secs(60);
 
 /// What one record says of one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +62,7 @@ struct Inner {
     table: std::sync::Mutex<Table>,
     list: watch::Sender<Arc<[Candidate]>>,
     refresh: Notify,
+    quiet: watch::Sender<bool>,
 }
 
 impl Heard {
@@ -71,6 +74,12 @@ impl Heard {
     /// Asks the network again.
     pub fn refresh(&self) {
         self.inner.refresh.notify_one();
+    }
+
+    /// Whoever is linked only listens: a restarted coordinator says so by itself, and the questions of a hundred cameras would reach every
+    /// one of them all day. Otherwise the network is asked, and what was heard before counts no more.
+    pub fn quiet(&self, quiet: bool) {
+        self.inner.quiet.send_if_modified(|before| std::mem::replace(before, quiet) != quiet);
     }
 
     /// A coordinator was authenticated there: however many others advertise, this one is not pushed out.
@@ -126,39 +135,65 @@ pub async fn advertise(config: &MeshConfig, mut advert: Advert, stop: Cancellati
 /// Listens until told to stop. Not vital: to be started again when it fails. A value that comes back to what it was before may be told
 /// late by mDNS caches; a boot never does, and who looks for an enrollment port listens anew.
 pub async fn browse(config: &MeshConfig, heard: &Heard, stop: CancellationToken) -> Result<()> {
-    let Some(daemon) = Daemon::start(config)? else {
-        stop.cancelled().await;
-        return Ok(());
-    };
-    let mut events = daemon.0.browse(SERVICE).context("cannot listen to mDNS")?;
+    let mut mode = heard.inner.quiet.subscribe();
     let mut names: HashMap<String, Vec<Candidate>> = HashMap::new();
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            () = heard.inner.refresh.notified() => events = daemon.0.browse(SERVICE).context("cannot listen to mDNS")?,
-            event = events.recv_async() => match event {
-                Ok(ServiceEvent::ServiceResolved(service)) => {
-                    let candidates = candidates(&service, config.mdns);
-                    if candidates.is_empty() {
-                        tracing::debug!("{} advertises nothing that we can read", service.get_fullname());
-                        continue;
-                    }
-                    let before = names.insert(service.fullname.clone(), candidates.clone());
-                    heard.change(|table| table.update(before.unwrap_or_default(), candidates));
-                    if names.len() > table::CAPACITY {
-                        // Somebody invents names; what is kept of them is bounded by the table, this map only serves removals.
+        let Some(daemon) = Daemon::start(config)? else {
+            stop.cancelled().await;
+            return Ok(());
+        };
+        let quiet = *mode.borrow_and_update();
+        let events = if quiet { daemon.0.browse_cache(SERVICE) } else { daemon.0.browse(SERVICE) };
+        let mut events = events.context("cannot listen to mDNS")?;
+        let mut anew: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                Ok(()) = mode.changed() => {
+                    if !*mode.borrow() {
                         names.clear();
+                        heard.change(Table::forget);
                     }
+                    break;
                 }
-                Ok(ServiceEvent::ServiceRemoved(_, name)) => {
-                    if let Some(gone) = names.remove(&name) {
-                        heard.change(|table| table.update(gone, Vec::new()));
+                // With a cache that is empty again nothing is asked for.
+                () = sleep_until(anew.unwrap_or_else(Instant::now)), if anew.is_some() => break,
+                () = heard.inner.refresh.notified(), if !quiet => events = daemon.0.browse(SERVICE).context("cannot listen to mDNS")?,
+                event = events.recv_async() => match event {
+                    Ok(event) => {
+                        if quiet && matches!(event, ServiceEvent::ServiceFound(..) | ServiceEvent::ServiceResolved(_)) {
+                            anew.get_or_insert_with(|| Instant::now() + BEFORE_REFRESH);
+                        }
+                        take(event, config.mdns, heard, &mut names);
                     }
-                }
-                Ok(_) => {}
-                Err(_) => bail!("mDNS stopped listening: too much came at once"),
-            },
+                    Err(_) => bail!("mDNS stopped listening: too much came at once"),
+                },
+            }
         }
+    }
+}
+
+fn take(event: ServiceEvent, mode: MdnsMode, heard: &Heard, names: &mut HashMap<String, Vec<Candidate>>) {
+    match event {
+        ServiceEvent::ServiceResolved(service) => {
+            let candidates = candidates(&service, mode);
+            if candidates.is_empty() {
+                tracing::debug!("{} advertises nothing that we can read", service.get_fullname());
+                return;
+            }
+            let before = names.insert(service.fullname.clone(), candidates.clone());
+            heard.change(|table| table.update(before.unwrap_or_default(), candidates));
+            if names.len() > table::CAPACITY {
+                // Somebody invents names; what is kept of them is bounded by the table, this map only serves removals.
+                names.clear();
+            }
+        }
+        ServiceEvent::ServiceRemoved(_, name) => {
+            if let Some(gone) = names.remove(&name) {
+                heard.change(|table| table.update(gone, Vec::new()));
+            }
+        }
+        _ => {}
     }
 }
 
@@ -341,6 +376,54 @@ mod tests {
         advertised.unwrap();
         browsed.unwrap();
         heard_enrolling.unwrap();
+    }
+
+    /// Everything that is said on this port of the loopback.
+    fn tap(port: u16) -> std::net::UdpSocket {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.set_reuse_port(true).unwrap();
+        socket.bind(&SocketAddr::from(([0; 4], port)).into()).unwrap();
+        socket.join_multicast_v4(&std::net::Ipv4Addr::new(224, 0, 0, 251), &std::net::Ipv4Addr::LOCALHOST).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket.into()
+    }
+
+    #[tokio::test]
+    async fn a_camera_that_is_linked_asks_nothing_and_hears_of_a_restart_all_the_same() {
+        let config = config();
+        let heard = Heard::default();
+        heard.quiet(true);
+        let mut list = heard.subscribe();
+        let (_open, enroll) = watch::channel(None);
+        let (first, second, listening) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let tap = tap(config.mdns_port);
+        let restarted = Advert { boot: BootId([9; 4]), ..advert(enroll.clone()) };
+        let test = async {
+            hears(&mut list, "the coordinator", |list| list.iter().any(|one| one.boot == BootId([1, 2, 3, 4]))).await;
+            first.cancel();
+            hears(&mut list, "its next start", |list| list.iter().any(|one| one.boot == BootId([9; 4]))).await;
+            let (mut packet, mut answers) = ([0; 9000], 0);
+            while let Ok(length) = tap.recv(&mut packet) {
+                // RFC 6762, section 18.2: the first bit of the flags tells an answer from a question.
+                assert!(length > 2 && packet[2] & 0x80 != 0, "a question was asked");
+                answers += 1;
+            }
+            assert!(answers > 0, "the tap works");
+            // Whoever lost its link asks: the network's answer comes although nobody announces anything.
+            heard.quiet(false);
+            hears(&mut list, "nobody, to begin with", <[Candidate]>::is_empty).await;
+            hears(&mut list, "the answer", |list| list.iter().any(|one| one.boot == BootId([9; 4]))).await;
+            second.cancel();
+            listening.cancel();
+        };
+        let advertised = async {
+            advertise(&config, advert(enroll.clone()), first.clone()).await?;
+            advertise(&config, restarted, second.clone()).await
+        };
+        let (advertised, browsed, ()) = tokio::join!(advertised, browse(&config, &heard, listening.clone()), test);
+        advertised.unwrap();
+        browsed.unwrap();
     }
 
     #[test]

@@ -65,8 +65,10 @@ impl Uplink {
             status.name = Some(welcome.name.clone());
             status.trouble = None;
         });
+        self.heard.quiet(true);
         self.input(Input::LinkUp).await;
         let talked = self.talk(&connection, link, coordinator, welcome.boot).await;
+        self.heard.quiet(false);
         self.input(Input::LinkDown).await;
         let error = match talked? {
             Stop::Link(error) => {

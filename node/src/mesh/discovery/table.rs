@@ -39,6 +39,11 @@ impl Table {
         }
     }
 
+    /// What was heard, but not where somebody was authenticated.
+    pub(super) fn forget(&mut self) {
+        self.candidates.clear();
+    }
+
     pub(super) fn list(&self) -> Vec<Candidate> {
         self.candidates.clone()
     }
