@@ -8,8 +8,10 @@ use anyhow::{Context, Result, bail};
 use dms3_core::id::BootId;
 use dms3_pki::Identity;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::ConfigArg;
 use crate::clock::{Clock, build_time, wall};
@@ -95,10 +97,13 @@ fn shutdown() -> Result<impl Future<Output = ()>> {
 
 /// `RUST_LOG` wins over the config. mdns-sd repeats itself at info and below; netlink-proto warns of each answer that came in parts.
 fn start_log(config: &LogConfig) -> Result<()> {
-    let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
-        Ok(text) if !text.is_empty() => EnvFilter::try_new(text).context("RUST_LOG cannot be read")?,
-        _ => EnvFilter::new(format!("{},mdns_sd=off,netlink_proto=error,quinn=warn,sqlx=warn", config.level.word())),
+    let (origin, text) = match std::env::var("RUST_LOG") {
+        Ok(text) if !text.is_empty() => ("RUST_LOG", text),
+        _ => ("[log] level", format!("{},mdns_sd=off,netlink_proto=error,quinn=warn,sqlx=warn", config.level.word())),
     };
+    let filter = text.parse::<Targets>().with_context(|| {
+        format!("{origin} cannot be read: write a level (error, warn, info, debug, trace), and target=level, with commas")
+    })?;
     match &config.target {
         LogTarget::Stderr => subscribe(filter, std::io::stderr, std::io::IsTerminal::is_terminal(&std::io::stderr())),
         LogTarget::Stdout => subscribe(filter, std::io::stdout, std::io::IsTerminal::is_terminal(&std::io::stdout())),
@@ -113,6 +118,7 @@ fn open_log(path: &Path) -> Result<std::sync::Mutex<std::fs::File>> {
     Ok(std::sync::Mutex::new(file.with_context(|| format!("cannot open the log file {}", path.display()))?))
 }
 
-fn subscribe<W: for<'a> MakeWriter<'a> + Send + Sync + 'static>(filter: EnvFilter, to: W, colours: bool) {
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(to).with_ansi(colours).with_target(false).init();
+fn subscribe<W: for<'a> MakeWriter<'a> + Send + Sync + 'static>(filter: Targets, to: W, colours: bool) {
+    let lines = tracing_subscriber::fmt::layer().with_writer(to).with_ansi(colours).with_target(false);
+    tracing_subscriber::registry().with(filter).with(lines).init();
 }
