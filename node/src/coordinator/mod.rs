@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use dms3_core::coordinator::{Coordinator, Input, Settings};
 use dms3_core::id::BootId;
 use dms3_core::presence::Device;
-use dms3_core::time::Timestamp;
 use dms3_pki::{AUTHORITY_DIR, Authority, Identity};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +15,7 @@ use self::driver::Driver;
 use self::enrollment::{EnrollmentContext, Tokens};
 use self::peers::PeersContext;
 use self::presence::PresenceSensors;
+use self::renewal::Renewal;
 use self::roster::Roster;
 use crate::clock::Clock;
 use crate::config::{Config, CoordinatorConfig};
@@ -34,9 +34,9 @@ pub mod renewal;
 mod requests;
 pub mod roster;
 
-/// How often old rows are dropped.
 /// Who was paired, renamed and revoked stays readable for so long.
 const AUDIT_FOR: Duration = Duration::from_secs(365 * 86400);
+/// How often old rows are dropped.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
 /// Starts every service of a coordinator. Returns once the sockets are bound.
@@ -50,9 +50,21 @@ pub async fn start(
 ) -> Result<()> {
     let store = Store::open(&config.state_dir).await?;
     let authority = Arc::new(Authority::open(&config.state_dir.join(AUTHORITY_DIR)).context("cannot open the house's authority")?);
+    let renewal = Renewal {
+        authority: watch::Sender::new(authority.clone()),
+        identity: watch::Sender::new(identity),
+        state_dir: config.state_dir.clone(),
+        clock: clock.clone(),
+    };
+    // Before anybody sees it: a camera obeys no coordinator whose certificate is expired.
+    if let Err(error) = renewal.look(1.0) {
+        tracing::error!("{error:#}");
+    }
+    let (authority_in, identity_in) = (renewal.authority.subscribe(), renewal.identity.subscribe());
+    let identity = identity_in.borrow().clone();
     let roster = Roster::new(store.roster().await?);
-    let now = clock.now();
-    let known = store.known_addresses(now.at - own.sightings_for).await?;
+    let now = clock.vouched_now();
+    let known = store.known_addresses(clock.announced() - own.sightings_for).await?;
     let remembered = store.memory().await?;
     let zone = jiff::tz::TimeZone::system().iana_name().unwrap_or("UTC").to_owned();
     let people = own.presence.people();
@@ -81,12 +93,11 @@ pub async fn start(
     let (requests, requests_in) = mpsc::channel(32);
     let (alerts, alerts_in) = mpsc::channel(64);
     let (state, state_in) = watch::channel(None);
-    let (identity_out, identity_in) = watch::channel(identity.clone());
     let (enroll_port, enroll_port_in) = watch::channel(None);
     // Probes nobody takes (the sensors are starting again) are lost on purpose: the rules count only those that were sent.
     let (probes, _) = tokio::sync::broadcast::channel::<Device>(256);
     let stop = services.stop_token();
-    let tokens = Tokens::new(store.clone(), authority.clone(), roster.clone(), clock.clone());
+    let tokens = Tokens::new(store.clone(), authority, roster.clone(), clock.clone());
 
     let driver = Driver {
         machine,
@@ -97,6 +108,7 @@ pub async fn start(
         state,
         probes: probes.clone(),
         tokens: tokens.clone(),
+        authority: authority_in.clone(),
     };
     services.vital("driver", driver.run(effects, inputs_in, requests_in, alerts_in, stop.clone()));
     services.vital(
@@ -108,7 +120,7 @@ pub async fn start(
                 state: state_in,
                 inputs: inputs.clone(),
                 roster: roster.clone(),
-                authority: authority.clone(),
+                authority: authority_in.clone(),
                 clock: clock.clone(),
                 boot,
             },
@@ -117,16 +129,11 @@ pub async fn start(
     );
     services.vital("control", control.run(requests, stop.clone()));
 
-    let renewal = (authority.clone(), config.state_dir.clone(), clock.clone());
-    services.restarting(
-        "renewal",
-        move |stop| renewal::run(renewal.0.clone(), renewal.1.clone(), identity_out.clone(), renewal.2.clone(), stop),
-        |_| {},
-    );
+    services.restarting("renewal", move |stop| renewal::run(renewal.clone(), stop), |_| {});
     let enrollment = EnrollmentContext {
         store: store.clone(),
-        authority,
-        identity: identity_in.clone(),
+        authority: authority_in,
+        identity: identity_in,
         roster,
         tokens,
         clock: clock.clone(),
@@ -205,9 +212,8 @@ async fn remember(
 
 async fn prune(store: Store, keep: Keep, clock: Clock, stop: CancellationToken) -> Result<()> {
     loop {
-        let now = clock.now();
-        // A clock that is only a lower bound drops nothing that it should not: it is early, never late.
-        store.prune(keep, Timestamp(now.at.0)).await?;
+        // The proven time is early, never late: it drops nothing that should stay.
+        store.prune(keep, clock.announced()).await?;
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(PRUNE_EVERY) => {}

@@ -171,8 +171,8 @@ impl Uplink {
     }
 
     /// It came over a live link with an authenticated coordinator; whether it says what holds, its signature tells.
+    /// Its time only measures the lease against the clock that wrote `until`; what the time is, the Welcome said.
     async fn take_state(&mut self, push: PushV1) {
-        self.context.clock.told(push.time);
         let identity = &self.context.identity;
         let input = match verify_state(&push.signed, &identity.mesh(), identity.bundle()) {
             Ok(state) => Input::State { signed: push.signed, state, live: true, time: push.time },

@@ -69,7 +69,7 @@ impl House {
         let (alert, alerts) = mpsc::channel(8);
         let context = EnrollmentContext {
             store: store.clone(),
-            authority: authority.clone(),
+            authority: watch::Sender::new(authority.clone()).subscribe(),
             identity: identity.subscribe(),
             roster: roster.clone(),
             tokens: tokens.clone(),

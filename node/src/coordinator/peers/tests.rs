@@ -48,7 +48,7 @@ impl Coordinator {
             state: state_in,
             inputs: inputs_to,
             roster: roster.clone(),
-            authority: house.authority.clone(),
+            authority: watch::Sender::new(house.authority.clone()).subscribe(),
             clock: house.clock.clone(),
             boot: BootId([9; 4]),
         };
