@@ -220,3 +220,111 @@ async fn prune(store: Store, keep: Keep, clock: Clock, stop: CancellationToken) 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dms3_core::presence::Presence;
+    use dms3_pki::{KEY_FILE, NodeKey};
+
+    use super::*;
+    use crate::config::Role;
+    use crate::control::{Answer, Request, ask};
+    use crate::mesh::testing::{DAY, eventually};
+
+    /// The state directory of a house that was founded so long ago, with a certificate of that age.
+    async fn founded(age: Duration, clock: &Clock) -> (tempfile::TempDir, Config, Identity) {
+        let dir = tempfile::tempdir().unwrap();
+        let then = clock.now().at - age;
+        let authority = Authority::create(&dir.path().join(AUTHORITY_DIR), then).unwrap();
+        let key = Arc::new(NodeKey::generate().unwrap());
+        key.save_new(&dir.path().join(KEY_FILE)).unwrap();
+        let identity = authority.own_identity(key, then).unwrap();
+        identity.store(dir.path()).unwrap();
+        Store::create(dir.path()).await.unwrap().close().await;
+        let text = format!(
+            "role = \"coordinator\"\nstate_dir = {0:?}\nrun_dir = {0:?}\n[mesh]\nlisten = \"127.0.0.1:0\"\nmdns = \"off\"\n\
+             [coordinator]\nenroll_listen = \"127.0.0.1:0\"\n[coordinator.presence]\nenabled = false\n",
+            dir.path().display().to_string()
+        );
+        let config = Config::parse(&text, &dir.path().join("dms3.toml")).unwrap();
+        (dir, config, identity)
+    }
+
+    async fn started(config: &Config, identity: Identity, clock: &Clock) -> Services {
+        let Role::Coordinator(own) = &config.role else { panic!("a coordinator") };
+        let mut services = Services::default();
+        start(config, own, identity, BootId([1; 4]), clock.clone(), &mut services).await.unwrap();
+        services
+    }
+
+    async fn status(config: &Config) -> dms3_core::dashboard::Dashboard {
+        let mut house = None;
+        eventually("it answers", async || {
+            house = ask(&config.control_socket(), &Request::Status).await.ok();
+            house.is_some()
+        })
+        .await;
+        match house.unwrap() {
+            Answer::House(house) => *house,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// One thread: no service has run yet when `start` returns.
+    #[tokio::test]
+    async fn a_coordinator_that_was_off_for_too_long_renews_its_certificate_before_anybody_sees_it() {
+        let clock = Clock::alone();
+        let (dir, config, identity) = founded(100 * DAY, &clock).await;
+        let _services = started(&config, identity, &clock).await;
+        assert!(Identity::load(dir.path()).unwrap().unwrap().not_after() > clock.now().at + 89 * DAY);
+    }
+
+    #[tokio::test]
+    async fn a_house_whose_certificates_will_end_says_when_and_what_to_do() {
+        let clock = Clock::alone();
+        let (dir, config, identity) = founded(1500 * DAY, &clock).await;
+        let root = dir.path().join(AUTHORITY_DIR).join("root.key");
+        std::fs::rename(&root, dir.path().join("away")).unwrap();
+        let _services = started(&config, identity, &clock).await;
+        let house = status(&config).await;
+        assert!(house.problems.iter().any(|problem| problem.contains("dms3-node ca import-root")), "{:?}", house.problems);
+        assert_eq!((house.notes, house.presence), (Vec::<String>::new(), Presence::Unknown));
+
+        std::fs::rename(dir.path().join("away"), &root).unwrap();
+        let house = status(&config).await;
+        assert_eq!(house.problems, Vec::<String>::new());
+        assert!(house.notes[0].contains("dms3-node ca export-root"), "{:?}", house.notes);
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_nobody_vouches_for_is_a_problem_until_a_person_accepts_it() {
+        let clock = Clock::alone();
+        let (_dir, config, identity) = founded(DAY, &clock).await;
+        clock.forget(clock.now().at - 60 * DAY);
+        let _services = started(&config, identity, &clock).await;
+        let house = status(&config).await;
+        assert!(!house.clock_trusted && house.problems.iter().any(|problem| problem.contains("dms3-node time accept")), "{house:?}");
+        let Answer::Done(words) = ask(&config.control_socket(), &Request::TimeAccept).await.unwrap() else { panic!("done") };
+        assert!(words.contains("taken as right"), "{words}");
+        let house = status(&config).await;
+        assert!(house.clock_trusted && house.problems.is_empty(), "{house:?}");
+        let kept: u64 = std::fs::read_to_string(config.state_dir.join("clock")).unwrap().parse().unwrap();
+        assert!(kept + 86_400 > clock.now().at.as_secs(), "and kept");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_dropped_by_a_clock_that_nobody_vouches_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, clock, stop) = (Store::create(dir.path()).await.unwrap(), Clock::alone(), CancellationToken::new());
+        stop.cancel();
+        let keep = Keep { audit: Duration::from_secs(30 * 86400), ..Keep::default() };
+        let then = clock.now().at - Duration::from_secs(200 * 86400);
+        store.time_accepted(then, "anna").await.unwrap();
+        clock.forget(then);
+        prune(store.clone(), keep, clock.clone(), stop.clone()).await.unwrap();
+        assert_eq!(store.audit(then).await.unwrap().len(), 1);
+        clock.accept().unwrap();
+        prune(store.clone(), keep, clock, stop).await.unwrap();
+        assert_eq!(store.audit(then).await.unwrap(), [], "and by one that a person vouches for it is");
+    }
+}

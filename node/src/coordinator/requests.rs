@@ -47,7 +47,9 @@ impl Driver {
             Err(error) => house.problems.push(format!("The certificate that signs all others of this house cannot be read: {error}.")),
         }
         if root_is_here {
-            house.notes.push("The root key of this house is on this machine: `sudo dms3-node ca export-root FILE` takes it off.".to_owned());
+            house
+                .notes
+                .push("The root key of this house is on this machine: `sudo dms3-node ca export-root FILE` takes it off.".to_owned());
         }
         house
     }

@@ -303,7 +303,10 @@ async fn heard(shared: &Shared, node: NodeId, message: Message) -> Result<(), En
 /// A new certificate over the key that the roster pins. False: not now, and that is not the node's fault.
 async fn renewed(shared: &Shared, sender: &mut Sender, row: &RosterRow, renew: &RenewV1) -> Result<bool, End> {
     if !shared.context.clock.may_sign() {
-        tracing::warn!("the certificate of node {} is not renewed: this coordinator's clock is not vouched for (`dms3-node status`)", row.name);
+        tracing::warn!(
+            "the certificate of node {} is not renewed: this coordinator's clock is not vouched for (`dms3-node status`)",
+            row.name
+        );
         return Ok(false);
     }
     let authority = shared.context.authority.borrow().clone();
