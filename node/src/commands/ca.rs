@@ -53,7 +53,7 @@ pub(super) fn run(args: Args, at: &ConfigArg) -> Result<()> {
         }
         CaCommand::ImportRoot { file } => {
             ensure!(!authority.root_on_box(), "the root key is on this machine already. Nothing was changed");
-            let key = authority.read_export(&file, &*passphrase(false)?)?;
+            let key = authority.read_export(&file, &passphrase(false)?)?;
             let _owner = AsOwner::of(&dir)?;
             authority.take_root(&key)?;
             println!(
