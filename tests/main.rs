@@ -5,6 +5,8 @@
 
 mod architecture;
 mod arming;
+mod authority;
+mod clocks;
 mod configs;
 mod decoders;
 mod examples;

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use dms3_core::time::{Mono, Now, Timestamp};
 use dms3_pki::TrustedTime;
 use dms3_pki::files::write_atomic;
 use nix::time::{ClockId, clock_gettime};
 use rustls::pki_types::UnixTime;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How often the floor is written: what a node without a battery clock may lose at a power cut.
@@ -26,6 +27,10 @@ pub fn build_time() -> Timestamp {
 pub struct Clock {
     time: Arc<Mutex<TrustedTime>>,
     file: Option<PathBuf>,
+    /// A person vouched for the machine's clock.
+    accepted: watch::Sender<()>,
+    /// Whether NTP steers the machine's clock.
+    synchronised: fn() -> bool,
 }
 
 impl Clock {
@@ -42,12 +47,17 @@ impl Clock {
             tracing::warn!("{} does not hold a time ({error}); starting from the time this program was built", file.display());
             Timestamp(0)
         });
-        Self { time: Arc::new(Mutex::new(TrustedTime::new(kept.max(build_time()), mono()))), file: Some(file) }
+        Self::with_floor(kept.max(build_time()), Some(file))
     }
 
     /// Without a state directory: for commands that need no node.
     pub fn unkept() -> Self {
-        Self { time: Arc::new(Mutex::new(TrustedTime::new(build_time(), mono()))), file: None }
+        Self::with_floor(build_time(), None)
+    }
+
+    fn with_floor(floor: Timestamp, file: Option<PathBuf>) -> Self {
+        let time = Arc::new(Mutex::new(TrustedTime::new(floor, mono())));
+        Self { time, file, accepted: watch::Sender::new(()), synchronised: is_synchronised }
     }
 
     pub fn now(&self) -> Now {
@@ -63,7 +73,48 @@ impl Clock {
 
     /// Whether certificates may be dated by it: near what is proven, or synchronised by NTP and within reason (design, section 3).
     pub fn may_sign(&self) -> bool {
-        self.lock().may_sign(wall(), mono(), is_synchronised())
+        self.lock().may_sign(wall(), mono(), (self.synchronised)())
+    }
+
+    /// [`Clock::now`] as a coordinator sees it: a clock that must not date certificates is not trusted either.
+    pub fn vouched_now(&self) -> Now {
+        let now = self.now();
+        Now { trusted: now.trusted && self.may_sign(), ..now }
+    }
+
+    /// The time by which a coordinator judges certificates and tokens, and which it tells others: while nobody vouches for its clock
+    /// it is the proven floor, because whoever hears it keeps it for good.
+    pub fn announced(&self) -> Timestamp {
+        let (mono, time) = (mono(), self.lock());
+        let wall = wall();
+        if time.may_sign(wall, mono, (self.synchronised)()) { time.now(wall, mono).0 } else { time.floor(mono) }
+    }
+
+    /// By how much [`Clock::announced`] is ahead of the time since boot: it changes only when the time is set or becomes known.
+    pub fn announced_offset(&self) -> Duration {
+        self.announced().since(Timestamp(mono().0))
+    }
+
+    /// A person says that the machine's clock is right. Returns the time that is proven from now on. An error: a later one is already.
+    pub fn accept(&self) -> Result<Timestamp> {
+        let (wall, mono) = (wall(), mono());
+        let mut time = self.lock();
+        let floor = time.floor(mono);
+        ensure!(
+            wall >= floor,
+            "this machine's clock says {}, and it is certain that it is at least {}: set the clock first",
+            date_and_time(wall),
+            date_and_time(floor)
+        );
+        time.accept(wall, mono);
+        drop(time);
+        self.accepted.send_replace(());
+        Ok(wall)
+    }
+
+    /// Sees each [`Clock::accept`] from now on.
+    pub fn accepted(&self) -> watch::Receiver<()> {
+        self.accepted.subscribe()
     }
 
     /// A coordinator said so on an authenticated link: this is the time.
@@ -76,10 +127,22 @@ impl Clock {
         self.lock().raise(to, mono());
     }
 
+    /// As [`Clock::unkept`], on a machine that no time server reaches.
+    #[cfg(test)]
+    pub(crate) fn alone() -> Self {
+        Self { synchronised: || false, ..Self::unkept() }
+    }
+
     /// As if nothing later than `floor` had been proven.
     #[cfg(test)]
     pub(crate) fn forget(&self, floor: Timestamp) {
         *self.lock() = TrustedTime::new(floor, mono());
+    }
+
+    /// What is proven to have passed.
+    #[cfg(test)]
+    pub(crate) fn floor(&self) -> Timestamp {
+        self.lock().floor(mono())
     }
 
     /// Writes the floor now.
@@ -110,6 +173,31 @@ impl rustls::time_provider::TimeProvider for Clock {
     fn current_time(&self) -> Option<UnixTime> {
         Some(UnixTime::since_unix_epoch(Duration::from_millis(self.now().at.0)))
     }
+}
+
+/// For a coordinator's mesh port: certificates are judged by [`Clock::announced`].
+#[derive(Debug, Clone)]
+pub struct Announced(pub Clock);
+
+impl rustls::time_provider::TimeProvider for Announced {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_millis(self.0.announced().0)))
+    }
+}
+
+/// "24 November 2026", in this machine's zone.
+pub fn date(at: Timestamp) -> String {
+    calendar(at, "%-d %B %Y")
+}
+
+/// "24 November 2026 22:40", in this machine's zone.
+pub fn date_and_time(at: Timestamp) -> String {
+    calendar(at, "%-d %B %Y %H:%M")
+}
+
+fn calendar(at: Timestamp, format: &str) -> String {
+    let known = i64::try_from(at.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    known.map_or_else(|| at.to_string(), |at| at.to_zoned(jiff::tz::TimeZone::system()).strftime(format).to_string())
 }
 
 /// The machine's clock, believed only within reason.
@@ -161,5 +249,22 @@ mod tests {
         assert!(clock.may_sign());
         clock.forget(Timestamp(wall().0 - 500 * 86_400_000));
         assert!(!clock.may_sign());
+    }
+
+    #[test]
+    fn a_clock_that_nobody_vouches_for_is_told_to_nobody_until_a_person_does() {
+        let clock = Clock::unkept();
+        assert!(clock.announced() >= build_time() && clock.announced().since(wall()) < Duration::from_secs(1));
+        let floor = Timestamp(wall().0 - 500 * 86_400_000);
+        clock.forget(floor);
+        assert!(!clock.vouched_now().trusted);
+        assert!(clock.announced().since(floor) < Duration::from_secs(60), "only what is proven");
+        let accepted = clock.accepted();
+        let taken = clock.accept().unwrap();
+        assert!(accepted.has_changed().unwrap() && clock.may_sign() && clock.vouched_now().trusted);
+        assert!(clock.announced() >= taken && clock.floor() >= taken);
+        let later = wall() + Duration::from_secs(3600);
+        clock.raise(later);
+        assert!(clock.accept().is_err() && clock.floor() >= later, "time that is proven is not taken back");
     }
 }

@@ -48,6 +48,8 @@ pub enum Request {
     Decisions {
         since: Timestamp,
     },
+    /// Coordinator only: a person says that the machine's clock is right.
+    TimeAccept,
     /// Camera only: stop the detectors by hand, or go on.
     Pause {
         secs: Option<u64>,

@@ -23,7 +23,9 @@ pub enum PkiError {
     Certificate(#[from] rcgen::Error),
     #[error("the root key is not on this machine: bring it back with `dms3-node ca import-root FILE`")]
     RootAway,
-    #[error("the issuing certificate ends before the new one would begin: renew it (the root key is needed for that)")]
+    #[error(
+        "the certificate that signs all others of this house has ended: bring the root key back with `dms3-node ca import-root FILE`, and it is renewed"
+    )]
     IssuingExpired,
     #[error("a trust bundle of another house, or with a wrong signature: {0}")]
     Bundle(&'static str),

@@ -35,6 +35,20 @@ pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), PkiError> {
     }
 }
 
+/// As [`write_new`], also on a file system that knows neither links nor modes (a USB stick); a power cut may leave a part of the file.
+pub fn write_new_anywhere(path: &Path, bytes: &[u8], mode: u32) -> Result<(), PkiError> {
+    let mut file = match OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(PkiError::Exists(path.to_owned())),
+        Err(error) => return Err(PkiError::file("write", path)(error)),
+    };
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|error| {
+        let _ = fs::remove_file(path);
+        PkiError::file("write", path)(error)
+    })?;
+    sync_parent(path)
+}
+
 /// Makes a directory, and those above it, that only its owner may enter. One that is there stays as it is.
 pub fn create_dir_private(path: &Path) -> Result<(), PkiError> {
     DirBuilder::new().recursive(true).mode(PRIVATE_DIR).create(path).map_err(PkiError::file("create the directory", path))?;

@@ -27,7 +27,7 @@ impl Authority {
             return Err(PkiError::PassphraseShort(PASSPHRASE_MIN));
         }
         let key = self.root_key()?;
-        files::write_new(to, seal(&self.title(), key.pkcs8(), passphrase)?.as_bytes(), files::PRIVATE)?;
+        files::write_new_anywhere(to, seal(&self.title(), key.pkcs8(), passphrase)?.as_bytes(), files::PRIVATE)?;
         if self.read_export(to, passphrase)?.public() != key.public() {
             return Err(PkiError::NotAnExport { path: to.to_owned(), why: "it was not written as it should be" });
         }
@@ -36,12 +36,16 @@ impl Authority {
         files::sync_parent(&path)
     }
 
-    /// Brings the root key back from such a file.
-    pub fn import_root(&self, from: &Path, passphrase: &str) -> Result<(), PkiError> {
-        self.read_export(from, passphrase)?.save_new(&self.root_key_path())
+    /// Puts the root key of this house where it belongs. Never over one that is there.
+    pub fn take_root(&self, key: &NodeKey) -> Result<(), PkiError> {
+        if key.public() != chain::ed25519_key(self.root_der())? {
+            return Err(PkiError::ForeignRoot);
+        }
+        key.save_new(&self.root_key_path())
     }
 
-    fn read_export(&self, path: &Path, passphrase: &str) -> Result<NodeKey, PkiError> {
+    /// The root key of this house out of such a file.
+    pub fn read_export(&self, path: &Path, passphrase: &str) -> Result<NodeKey, PkiError> {
         let not = |why| PkiError::NotAnExport { path: path.to_owned(), why };
         let bytes = fs::read(path).map_err(PkiError::file("read", path))?;
         let text = String::from_utf8(bytes).map_err(|_| not("it is no text"))?;
@@ -135,9 +139,11 @@ mod tests {
 
         // Typed off a sheet of paper, line breaks elsewhere.
         fs::write(&file, text.replacen('\n', "\r\n\r\n", 2)).unwrap();
-        house.authority.import_root(&file, PASSPHRASE).unwrap();
+        let key = house.authority.read_export(&file, PASSPHRASE).unwrap();
+        assert!(matches!(House::found().authority.take_root(&key), Err(PkiError::ForeignRoot)));
+        house.authority.take_root(&key).unwrap();
         assert_eq!(house.root_key().public(), root);
-        assert!(matches!(house.authority.import_root(&file, PASSPHRASE), Err(PkiError::Exists(_))));
+        assert!(matches!(house.authority.take_root(&key), Err(PkiError::Exists(_))));
     }
 
     #[test]
@@ -160,11 +166,11 @@ mod tests {
         house.authority.export_root(&file, PASSPHRASE).unwrap();
         let import = |text: &str| {
             fs::write(&file, text).unwrap();
-            house.authority.import_root(&file, PASSPHRASE).expect_err("refused")
+            house.authority.read_export(&file, PASSPHRASE).map(|_| ()).expect_err("refused")
         };
         let good = fs::read_to_string(&file).unwrap();
-        assert!(matches!(house.authority.import_root(&file, "wrong passphrase"), Err(PkiError::WrongPassphrase)));
-        assert!(matches!(other.authority.import_root(&file, PASSPHRASE), Err(PkiError::ForeignRoot)));
+        assert!(matches!(house.authority.read_export(&file, "wrong passphrase"), Err(PkiError::WrongPassphrase)));
+        assert!(matches!(other.authority.read_export(&file, PASSPHRASE), Err(PkiError::ForeignRoot)));
 
         let (title, body) = good.split_once('\n').unwrap();
         assert!(matches!(import("my diary\nof today"), PkiError::NotAnExport { .. }));
@@ -181,7 +187,7 @@ mod tests {
 
     fn import_again(house: &House, file: &Path, good: &str) {
         fs::write(file, good).unwrap();
-        house.authority.import_root(file, PASSPHRASE).unwrap();
+        house.authority.take_root(&house.authority.read_export(file, PASSPHRASE).unwrap()).unwrap();
         assert!(house.authority.root_on_box());
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Node {
     pub(crate) name: String,
     dir: PathBuf,
     netns: Option<String>,
+    /// What libfaketime makes of its clock.
+    clock: Mutex<Option<String>>,
     child: Mutex<Option<Child>>,
 }
 
@@ -52,7 +54,7 @@ impl Node {
     pub(crate) fn new(parent: &Path, name: &str, role: &str, netns: Option<&str>, sections: &str) -> Self {
         let dir = parent.join(name);
         fs::create_dir_all(&dir).unwrap();
-        let node = Self { name: name.to_owned(), dir, netns: netns.map(str::to_owned), child: Mutex::new(None) };
+        let node = Self { name: name.to_owned(), dir, netns: netns.map(str::to_owned), clock: Mutex::new(None), child: Mutex::new(None) };
         let (state, run) = (node.state_dir(), node.dir.join("run"));
         fs::write(node.config(), format!("role = {role:?}\nstate_dir = {state:?}\nrun_dir = {run:?}\n{sections}")).unwrap();
         node
@@ -66,6 +68,11 @@ impl Node {
         self.dir.join("state")
     }
 
+    /// From the next process on its clock is wrong: "+200d", or "@1970-01-01 00:05:00" at the start. `None`: right.
+    pub(crate) fn set_clock(&self, clock: Option<&str>) {
+        *self.clock.lock().unwrap() = clock.map(str::to_owned);
+    }
+
     /// `dms3-node ARGS` with this node's config, in its network.
     fn command(&self, args: &[&str]) -> Command {
         let mut command = match &self.netns {
@@ -76,6 +83,10 @@ impl Node {
             }
             None => Command::new(BINARY),
         };
+        if let Some(clock) = &*self.clock.lock().unwrap() {
+            // Waiting must not be faked, or the runtime waits for ever.
+            command.env("LD_PRELOAD", super::skip::libfaketime().unwrap()).env("FAKETIME", clock).env("DONT_FAKE_MONOTONIC", "1");
+        }
         command.args(args).arg("--config").arg(self.config()).env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET").kill_on_drop(true);
         command
     }

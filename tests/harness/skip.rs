@@ -11,6 +11,21 @@ pub(crate) fn cannot_make_networks(test: &str) -> bool {
     true
 }
 
+/// The library that gives a process a wrong clock, where the Debian package `faketime` puts it.
+pub(super) fn libfaketime() -> Option<std::path::PathBuf> {
+    let library = |dir: std::fs::DirEntry| dir.path().join("faketime/libfaketimeMT.so.1");
+    std::fs::read_dir("/usr/lib").ok()?.flatten().map(library).find(|path| path.exists())
+}
+
+/// Whether no process can be given a wrong clock here; else the test is to return.
+pub(crate) fn cannot_fake_clocks(test: &str) -> bool {
+    let missing = libfaketime().is_none();
+    if missing {
+        skipped(test, "faketime", "needs libfaketime (Debian package faketime)");
+    }
+    missing
+}
+
 /// Notes that a test did not run. Panics where all must run.
 pub(crate) fn skipped(test: &str, kind: &str, why: &str) {
     let may = std::env::var("DMS3_MAY_SKIP").unwrap_or_default();

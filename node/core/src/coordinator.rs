@@ -254,6 +254,7 @@ impl Coordinator {
             people: self.house.tracker.person_views(now.mono),
             nodes: self.nodes.views(&self.settings, &self.house, now),
             problems: troubles::all(&self.settings, &self.house, &self.nodes, now).into_iter().map(|trouble| trouble.text).collect(),
+            notes: Vec::new(),
             clock_trusted: now.trusted,
         }
     }

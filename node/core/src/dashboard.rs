@@ -30,7 +30,10 @@ pub struct Dashboard {
     pub nodes: Vec<NodeView>,
     /// What needs a person, worst first; empty when all is well.
     pub problems: Vec<String>,
-    /// The coordinator's own clock is only a lower bound.
+    /// What is good to know and no trouble.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// False: the coordinator's own clock is only a lower bound, or nobody vouches for it.
     pub clock_trusted: bool,
 }
 

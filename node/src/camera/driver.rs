@@ -204,3 +204,55 @@ async fn changed(sources: &mut [Source]) {
     });
     futures_util::future::select_all(waiting).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use dms3_core::camera::{OnLost, Settings, SourceSettings};
+    use dms3_core::protocol::message::StateV1;
+    use dms3_pki::sign_state;
+
+    use super::*;
+    use crate::mesh::testing::House;
+
+    fn state(house: &House, rev: u64, state: ArmState) -> Input {
+        let now = house.clock.now().at;
+        let state = StateV1 { state: state.to_wire(), until: Some(now + Duration::from_secs(3600)), ..house.state(rev) };
+        Input::State { signed: sign_state(house.coordinator.key(), &state).unwrap(), state, live: true, time: now }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_camera_that_cannot_remember_obeys_an_arming_and_no_disarm() {
+        let (house, dir) = (House::new(), tempfile::tempdir().unwrap());
+        let (identity, now) = (house.camera(), house.clock.now());
+        let settings = || Settings {
+            sources: vec![SourceSettings { name: "porch".to_owned(), watch_in: vec![ArmState::Away] }],
+            on_coordinator_lost: OnLost::Hold,
+        };
+        let (memory, machine, effects) = Memory::wake(dir.path(), settings(), &identity, now);
+        // Its directory is gone, as if the card had been pulled.
+        let lost = || Memory::wake(&dir.path().join("gone"), settings(), &identity, now).0;
+        let (order, orders) = watch::channel(WatchOrder::default());
+        let (_report, reports) = watch::channel(super::super::detector::first_report("porch", now.at));
+        let mut driver = Driver {
+            machine,
+            memory,
+            clock: house.clock.clone(),
+            node: identity.node(),
+            sources: vec![Source { name: "porch".to_owned(), order, reports }],
+            ack: watch::Sender::new(None),
+            detectors: watch::Sender::new(DetectorsV1 { sources: Vec::new() }),
+            held: watch::Sender::new(None),
+            link: watch::channel(LinkStatus::default()).1,
+        };
+        driver.carry_out(effects, None).unwrap();
+        driver.take(Input::LinkUp).unwrap();
+        driver.take(state(&house, 1, ArmState::Disarmed)).unwrap();
+        assert!(!orders.borrow().on, "with a disk it is obeyed");
+
+        driver.memory = lost();
+        driver.take(state(&house, 2, ArmState::Away)).unwrap();
+        assert!(orders.borrow().on, "arming is");
+        assert!(driver.take(state(&house, 3, ArmState::Disarmed)).is_err());
+        assert!(orders.borrow().on, "disarming is not");
+    }
+}

@@ -1,6 +1,6 @@
 //! `dms3-node init`: makes this machine the coordinator of a new house.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use dms3_pki::files::create_dir_private;
 use dms3_pki::{AUTHORITY_DIR, Authority, KEY_FILE, NodeKey};
 
 use super::ConfigArg;
-use crate::clock::{Clock, build_time, wall};
+use super::time::is_right;
+use crate::clock::{Clock, build_time, date, date_and_time, wall};
 use crate::config::Config;
 use crate::mesh::keys::MeshKeys;
 use crate::owner::AsOwner;
@@ -26,6 +27,9 @@ pub(crate) struct Args {
     /// Make a house that only people arm and disarm, for a first config
     #[arg(long, conflicts_with = "people")]
     manual: bool,
+    /// Say that this machine's clock is right, although this program was built long before the time that it shows
+    #[arg(long)]
+    accept_clock: bool,
 }
 
 pub(super) async fn run(args: Args, at: &ConfigArg) -> Result<()> {
@@ -46,8 +50,8 @@ pub(super) async fn run(args: Args, at: &ConfigArg) -> Result<()> {
         ensure!(!made.exists(), "{} exists: this machine has a house or is paired already. Nothing was changed", made.display());
     }
     let clock = Clock::open(dir);
+    vouch(&clock, args.accept_clock)?;
     let now = clock.now();
-    ensure!(now.trusted, "this machine's clock is far ahead of every time it knows: set it first, certificates depend on it");
 
     // Made beside its place and moved at the end: a crash leaves nothing that looks like a house.
     let unfinished = dir.join(format!("{AUTHORITY_DIR}.new"));
@@ -79,12 +83,32 @@ pub(super) async fn run(args: Args, at: &ConfigArg) -> Result<()> {
     std::fs::rename(&unfinished, &authority_dir).with_context(|| format!("cannot move {}", unfinished.display()))?;
 
     println!("This machine is the coordinator of a new house, {}.", identity.mesh());
-    println!("Its root key lies in {}; who has a copy can make coordinators. Keep backups of it locked away.", authority_dir.display());
+    println!(
+        "Its root key lies in {}; who has a copy can make coordinators. `sudo dms3-node ca export-root FILE` takes it off this machine, \
+         encrypted: nothing here needs it in daily life.",
+        authority_dir.display()
+    );
     if own.presence.enabled && own.presence.people().is_empty() {
         println!("Add the people who live here to {}.", config.path.display());
     }
     println!("Next: start it (`sudo systemctl enable --now dms3-node`), then pair a camera (`sudo dms3-node token new`).");
     Ok(())
+}
+
+/// A clock far ahead of the build is right on a machine that was installed late, and wrong on one whose battery died: a person knows.
+fn vouch(clock: &Clock, accept: bool) -> Result<()> {
+    if !clock.is_ahead() {
+        return Ok(());
+    }
+    let asked = !accept && std::io::stdin().is_terminal();
+    ensure!(
+        accept || (asked && is_right()?),
+        "this program was built on {} and this machine's clock says {}: set it, certificates depend on it; if it is right, say so with \
+         `dms3-node init --accept-clock`. Nothing was changed",
+        date(build_time()),
+        date_and_time(wall())
+    );
+    clock.accept().map(|_| ())
 }
 
 /// A first config where there is none.
@@ -141,4 +165,23 @@ fn parse_person(text: &str) -> Result<(String, Vec<MacAddr>)> {
     let name = check_name(name).map_err(anyhow::Error::msg)?;
     let devices = devices.split(',').map(|device| MacAddr::parse(device).map_err(anyhow::Error::msg));
     Ok((name, devices.collect::<Result<_>>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use dms3_core::time::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_house_is_founded_by_a_clock_far_ahead_only_if_a_person_vouches_for_it() {
+        let clock = Clock::alone();
+        vouch(&clock, false).unwrap();
+        clock.forget(Timestamp(wall().0 - 500 * 86_400_000));
+        let why = vouch(&clock, false).unwrap_err().to_string();
+        assert!(why.contains("--accept-clock"), "{why}");
+        assert!(!clock.may_sign());
+        vouch(&clock, true).unwrap();
+        assert!(clock.may_sign() && clock.now().trusted);
+    }
 }

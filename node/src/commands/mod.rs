@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Config, DEFAULT_PATH};
 
+mod ca;
 mod check_config;
 pub mod discover;
 pub mod enroll;
@@ -18,6 +19,7 @@ pub mod presence;
 mod run;
 mod status;
 mod text;
+mod time;
 pub mod token;
 
 /// Cameras that watch when nobody is home, and do not when somebody is.
@@ -76,6 +78,10 @@ enum Command {
     Pause(house::PauseArgs),
     /// On a camera: end a pause
     Resume,
+    /// The root key of the house: take it off this machine, bring it back
+    Ca(ca::Args),
+    /// Say that this machine's clock is right
+    Time(time::Args),
     /// Read a config and say what is wrong with it
     CheckConfig,
 }
@@ -108,6 +114,8 @@ impl Cli {
                     Command::Revoke(args) => house::revoke(args, config).await,
                     Command::Pause(args) => house::pause(args, config).await,
                     Command::Resume => house::resume(config).await,
+                    Command::Ca(args) => ca::run(args, config),
+                    Command::Time(args) => time::run(args, config).await,
                     Command::CheckConfig => check_config::run(config),
                 }
             }))

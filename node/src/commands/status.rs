@@ -49,8 +49,8 @@ pub(super) fn print_house(house: &Dashboard, now: Timestamp) {
     if let Some(why) = &house.blind {
         println!("! Not known who is home: {why}.");
     }
-    if !house.clock_trusted {
-        println!("! This machine's clock is not believed: see that it gets the time from the network (NTP).");
+    for note in &house.notes {
+        println!("{note}");
     }
 }
 

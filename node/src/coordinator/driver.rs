@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use dms3_core::coordinator::{Coordinator, Effect, Input};
 use dms3_core::presence::Device;
 use dms3_core::protocol::message::SignedStateV1;
-use dms3_pki::{NodeKey, sign_state};
+use dms3_pki::{Authority, NodeKey, sign_state};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,7 @@ pub(super) struct Driver {
     pub(super) state: watch::Sender<Option<Arc<SignedStateV1>>>,
     pub(super) probes: broadcast::Sender<Device>,
     pub(super) tokens: Tokens,
+    pub(super) authority: watch::Receiver<Arc<Authority>>,
 }
 
 impl Driver {
@@ -70,7 +71,7 @@ impl Driver {
     }
 
     pub(super) async fn take(&mut self, input: Input) -> Result<()> {
-        let effects = self.machine.handle(input, self.clock.now());
+        let effects = self.machine.handle(input, self.clock.vouched_now());
         self.carry_out(effects).await
     }
 
@@ -94,7 +95,7 @@ impl Driver {
                 Effect::Probe { device } => {
                     if self.probes.send(device.clone()).is_err() {
                         // No sensor listens: say so, or the rules would wait for an answer to a question that nobody asked.
-                        let effects = self.machine.handle(Input::Probed { device, sent: false }, self.clock.now());
+                        let effects = self.machine.handle(Input::Probed { device, sent: false }, self.clock.vouched_now());
                         Box::pin(self.carry_out(effects)).await?;
                     }
                 }

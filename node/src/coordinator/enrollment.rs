@@ -36,7 +36,7 @@ const RECHECK: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct EnrollmentContext {
     pub store: Store,
-    pub authority: Arc<Authority>,
+    pub authority: watch::Receiver<Arc<Authority>>,
     pub identity: watch::Receiver<Identity>,
     pub roster: Roster,
     pub tokens: Tokens,
@@ -75,7 +75,8 @@ pub async fn run(context: EnrollmentContext, stop: CancellationToken) -> anyhow:
 
 /// When the last token that needs the port ends; `None`: nothing needs it.
 async fn needed_until(context: &EnrollmentContext) -> anyhow::Result<Option<Timestamp>> {
-    let now = context.clock.now().at;
+    // By the proven time: a token whose end only a doubtful clock knows keeps the port open, and who comes is told why he must wait.
+    let now = context.clock.announced();
     let tokens = context.store.tokens().await?;
     Ok(tokens.iter().filter(|token| token.needs_port(now)).map(|token| token.expires_at).max())
 }
@@ -106,7 +107,7 @@ async fn serve(context: &EnrollmentContext, listener: &Listener, stop: &Cancella
     identity.mark_unchanged();
     loop {
         let Some(until) = needed_until(context).await? else { break };
-        let left = until.since(context.clock.now().at).min(RECHECK);
+        let left = until.since(context.clock.announced()).min(RECHECK);
         let recheck = tokio::time::sleep(left);
         tokio::pin!(recheck);
         loop {
@@ -228,13 +229,13 @@ async fn decide(
     node: NodeId,
     source: IpAddr,
 ) -> anyhow::Result<Result<GrantV1, DenyCode>> {
-    let now = context.clock.now();
     if !context.clock.may_sign() {
         return Ok(Err(DenyCode::Clock));
     }
+    let now = context.clock.announced();
     let Some(token) = context.store.token(begin.token).await? else { return Ok(Err(DenyCode::Token)) };
     let signature_ok = verify_begin(&token.key, &channel.exporter()?, &begin.csr, &begin.signature);
-    let (redeemed, row) = match context.store.redeem(begin.token, node, signature_ok, &begin.hostname, now.at).await? {
+    let (redeemed, row) = match context.store.redeem(begin.token, node, signature_ok, &begin.hostname, now).await? {
         Redemption::Granted(redeemed, row) => (redeemed, row),
         Redemption::Denied { code, locked_now } => {
             if locked_now {
@@ -250,7 +251,8 @@ async fn decide(
         }
     };
     context.roster.refresh(&context.store).await?;
-    let leaf = context.authority.issue(&begin.csr, NodeRole::Camera, &node, now.at)?;
+    let authority = context.authority.borrow().clone();
+    let leaf = authority.issue(&begin.csr, NodeRole::Camera, &node, now)?;
     let identity = context.identity.borrow().clone();
     match redeemed {
         Redeemed::Fresh => tracing::info!("enrolled {:?} ({}) from {source} with token {}", row.name, node.short(), token.id),
@@ -258,10 +260,10 @@ async fn decide(
     }
     Ok(Ok(GrantV1 {
         leaf,
-        issuing: context.authority.issuing_der().to_vec(),
+        issuing: authority.issuing_der().to_vec(),
         bundle: identity.bundle().signed().clone(),
         coordinators: vec![CoordinatorHintV1 { node: identity.node(), port: context.mesh_port }],
-        time: now.at,
+        time: now,
         name: row.name,
     }))
 }

@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use dms3_core::coordinator::{Coordinator, Input, Settings};
 use dms3_core::id::BootId;
 use dms3_core::presence::Device;
-use dms3_core::time::Timestamp;
 use dms3_pki::{AUTHORITY_DIR, Authority, Identity};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +15,7 @@ use self::driver::Driver;
 use self::enrollment::{EnrollmentContext, Tokens};
 use self::peers::PeersContext;
 use self::presence::PresenceSensors;
+use self::renewal::Renewal;
 use self::roster::Roster;
 use crate::clock::Clock;
 use crate::config::{Config, CoordinatorConfig};
@@ -34,9 +34,9 @@ pub mod renewal;
 mod requests;
 pub mod roster;
 
-/// How often old rows are dropped.
 /// Who was paired, renamed and revoked stays readable for so long.
 const AUDIT_FOR: Duration = Duration::from_secs(365 * 86400);
+/// How often old rows are dropped.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
 /// Starts every service of a coordinator. Returns once the sockets are bound.
@@ -50,9 +50,21 @@ pub async fn start(
 ) -> Result<()> {
     let store = Store::open(&config.state_dir).await?;
     let authority = Arc::new(Authority::open(&config.state_dir.join(AUTHORITY_DIR)).context("cannot open the house's authority")?);
+    let renewal = Renewal {
+        authority: watch::Sender::new(authority.clone()),
+        identity: watch::Sender::new(identity),
+        state_dir: config.state_dir.clone(),
+        clock: clock.clone(),
+    };
+    // Before anybody sees it: a camera obeys no coordinator whose certificate is expired.
+    if let Err(error) = renewal.look(1.0) {
+        tracing::error!("{error:#}");
+    }
+    let (authority_in, identity_in) = (renewal.authority.subscribe(), renewal.identity.subscribe());
+    let identity = identity_in.borrow().clone();
     let roster = Roster::new(store.roster().await?);
-    let now = clock.now();
-    let known = store.known_addresses(now.at - own.sightings_for).await?;
+    let now = clock.vouched_now();
+    let known = store.known_addresses(clock.announced() - own.sightings_for).await?;
     let remembered = store.memory().await?;
     let zone = jiff::tz::TimeZone::system().iana_name().unwrap_or("UTC").to_owned();
     let people = own.presence.people();
@@ -81,12 +93,11 @@ pub async fn start(
     let (requests, requests_in) = mpsc::channel(32);
     let (alerts, alerts_in) = mpsc::channel(64);
     let (state, state_in) = watch::channel(None);
-    let (identity_out, identity_in) = watch::channel(identity.clone());
     let (enroll_port, enroll_port_in) = watch::channel(None);
     // Probes nobody takes (the sensors are starting again) are lost on purpose: the rules count only those that were sent.
     let (probes, _) = tokio::sync::broadcast::channel::<Device>(256);
     let stop = services.stop_token();
-    let tokens = Tokens::new(store.clone(), authority.clone(), roster.clone(), clock.clone());
+    let tokens = Tokens::new(store.clone(), authority, roster.clone(), clock.clone());
 
     let driver = Driver {
         machine,
@@ -97,6 +108,7 @@ pub async fn start(
         state,
         probes: probes.clone(),
         tokens: tokens.clone(),
+        authority: authority_in.clone(),
     };
     services.vital("driver", driver.run(effects, inputs_in, requests_in, alerts_in, stop.clone()));
     services.vital(
@@ -108,7 +120,7 @@ pub async fn start(
                 state: state_in,
                 inputs: inputs.clone(),
                 roster: roster.clone(),
-                authority: authority.clone(),
+                authority: authority_in.clone(),
                 clock: clock.clone(),
                 boot,
             },
@@ -117,16 +129,11 @@ pub async fn start(
     );
     services.vital("control", control.run(requests, stop.clone()));
 
-    let renewal = (authority.clone(), config.state_dir.clone(), clock.clone());
-    services.restarting(
-        "renewal",
-        move |stop| renewal::run(renewal.0.clone(), renewal.1.clone(), identity_out.clone(), renewal.2.clone(), stop),
-        |_| {},
-    );
+    services.restarting("renewal", move |stop| renewal::run(renewal.clone(), stop), |_| {});
     let enrollment = EnrollmentContext {
         store: store.clone(),
-        authority,
-        identity: identity_in.clone(),
+        authority: authority_in,
+        identity: identity_in,
         roster,
         tokens,
         clock: clock.clone(),
@@ -205,12 +212,120 @@ async fn remember(
 
 async fn prune(store: Store, keep: Keep, clock: Clock, stop: CancellationToken) -> Result<()> {
     loop {
-        let now = clock.now();
-        // A clock that is only a lower bound drops nothing that it should not: it is early, never late.
-        store.prune(keep, Timestamp(now.at.0)).await?;
+        // The proven time is early, never late: it drops nothing that should stay.
+        store.prune(keep, clock.announced()).await?;
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(PRUNE_EVERY) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dms3_core::presence::Presence;
+    use dms3_pki::{KEY_FILE, NodeKey};
+
+    use super::*;
+    use crate::config::Role;
+    use crate::control::{Answer, Request, ask};
+    use crate::mesh::testing::{DAY, eventually};
+
+    /// The state directory of a house that was founded so long ago, with a certificate of that age.
+    async fn founded(age: Duration, clock: &Clock) -> (tempfile::TempDir, Config, Identity) {
+        let dir = tempfile::tempdir().unwrap();
+        let then = clock.now().at - age;
+        let authority = Authority::create(&dir.path().join(AUTHORITY_DIR), then).unwrap();
+        let key = Arc::new(NodeKey::generate().unwrap());
+        key.save_new(&dir.path().join(KEY_FILE)).unwrap();
+        let identity = authority.own_identity(key, then).unwrap();
+        identity.store(dir.path()).unwrap();
+        Store::create(dir.path()).await.unwrap().close().await;
+        let text = format!(
+            "role = \"coordinator\"\nstate_dir = {0:?}\nrun_dir = {0:?}\n[mesh]\nlisten = \"127.0.0.1:0\"\nmdns = \"off\"\n\
+             [coordinator]\nenroll_listen = \"127.0.0.1:0\"\n[coordinator.presence]\nenabled = false\n",
+            dir.path().display().to_string()
+        );
+        let config = Config::parse(&text, &dir.path().join("dms3.toml")).unwrap();
+        (dir, config, identity)
+    }
+
+    async fn started(config: &Config, identity: Identity, clock: &Clock) -> Services {
+        let Role::Coordinator(own) = &config.role else { panic!("a coordinator") };
+        let mut services = Services::default();
+        start(config, own, identity, BootId([1; 4]), clock.clone(), &mut services).await.unwrap();
+        services
+    }
+
+    async fn status(config: &Config) -> dms3_core::dashboard::Dashboard {
+        let mut house = None;
+        eventually("it answers", async || {
+            house = ask(&config.control_socket(), &Request::Status).await.ok();
+            house.is_some()
+        })
+        .await;
+        match house.unwrap() {
+            Answer::House(house) => *house,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// One thread: no service has run yet when `start` returns.
+    #[tokio::test]
+    async fn a_coordinator_that_was_off_for_too_long_renews_its_certificate_before_anybody_sees_it() {
+        let clock = Clock::alone();
+        let (dir, config, identity) = founded(100 * DAY, &clock).await;
+        let _services = started(&config, identity, &clock).await;
+        assert!(Identity::load(dir.path()).unwrap().unwrap().not_after() > clock.now().at + 89 * DAY);
+    }
+
+    #[tokio::test]
+    async fn a_house_whose_certificates_will_end_says_when_and_what_to_do() {
+        let clock = Clock::alone();
+        let (dir, config, identity) = founded(1500 * DAY, &clock).await;
+        let root = dir.path().join(AUTHORITY_DIR).join("root.key");
+        std::fs::rename(&root, dir.path().join("away")).unwrap();
+        let _services = started(&config, identity, &clock).await;
+        let house = status(&config).await;
+        assert!(house.problems.iter().any(|problem| problem.contains("dms3-node ca import-root")), "{:?}", house.problems);
+        assert_eq!((house.notes, house.presence), (Vec::<String>::new(), Presence::Unknown));
+
+        std::fs::rename(dir.path().join("away"), &root).unwrap();
+        let house = status(&config).await;
+        assert_eq!(house.problems, Vec::<String>::new());
+        assert!(house.notes[0].contains("dms3-node ca export-root"), "{:?}", house.notes);
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_nobody_vouches_for_is_a_problem_until_a_person_accepts_it() {
+        let clock = Clock::alone();
+        let (_dir, config, identity) = founded(DAY, &clock).await;
+        clock.forget(clock.now().at - 60 * DAY);
+        let _services = started(&config, identity, &clock).await;
+        let house = status(&config).await;
+        assert!(!house.clock_trusted && house.problems.iter().any(|problem| problem.contains("dms3-node time accept")), "{house:?}");
+        let Answer::Done(words) = ask(&config.control_socket(), &Request::TimeAccept).await.unwrap() else { panic!("done") };
+        assert!(words.contains("taken as right"), "{words}");
+        let house = status(&config).await;
+        assert!(house.clock_trusted && house.problems.is_empty(), "{house:?}");
+        let store = Store::open(&config.state_dir).await.unwrap();
+        let audit = store.audit(clock.floor() - DAY).await.unwrap();
+        assert!(audit.iter().any(|entry| entry.kind == crate::store::AuditKind::TimeAccepted), "who did is written down: {audit:?}");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_dropped_by_a_clock_that_nobody_vouches_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, clock, stop) = (Store::create(dir.path()).await.unwrap(), Clock::alone(), CancellationToken::new());
+        stop.cancel();
+        let keep = Keep { audit: Duration::from_secs(30 * 86400), ..Keep::default() };
+        let then = clock.now().at - Duration::from_secs(200 * 86400);
+        store.time_accepted(then, "anna").await.unwrap();
+        clock.forget(then);
+        prune(store.clone(), keep, clock.clone(), stop.clone()).await.unwrap();
+        assert_eq!(store.audit(then).await.unwrap().len(), 1);
+        clock.accept().unwrap();
+        prune(store.clone(), keep, clock, stop).await.unwrap();
+        assert_eq!(store.audit(then).await.unwrap(), [], "and by one that a person vouches for it is");
     }
 }

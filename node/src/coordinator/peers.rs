@@ -23,12 +23,16 @@ use tokio_util::sync::CancellationToken;
 
 use self::strangers::Strangers;
 use super::roster::Roster;
-use crate::clock::Clock;
+use crate::clock::{Announced, Clock};
 use crate::mesh::endpoint::Endpoint;
 use crate::services::panic_words;
 
 /// A push that was encoded this long ago still says the right time.
 const FRESH: Duration = Duration::from_millis(100);
+/// How often it is looked whether the time that Welcomes tell was set or became known.
+const LOOK_AT_TIME: Duration = Duration::from_secs(60);
+/// A time that moved by less is no news.
+const TIME_MOVED: Duration = Duration::from_secs(120);
 
 /// What the links of a coordinator need.
 #[derive(Debug)]
@@ -40,7 +44,8 @@ pub struct PeersContext {
     pub state: watch::Receiver<Option<Arc<SignedStateV1>>>,
     pub inputs: mpsc::Sender<Input>,
     pub roster: Roster,
-    pub authority: Arc<Authority>,
+    /// A renewed issuing certificate is used from then on.
+    pub authority: watch::Receiver<Arc<Authority>>,
     pub clock: Clock,
     pub boot: BootId,
 }
@@ -53,6 +58,8 @@ struct Shared {
     pushes: std::sync::Mutex<Option<Push>>,
     strangers: Strangers,
     unknown_frames: Arc<AtomicU64>,
+    /// [`Clock::announced_offset`] that holds; links whose Welcome told another time are to dial again.
+    told: watch::Sender<Duration>,
 }
 
 /// One state, encoded once for all links.
@@ -82,12 +89,16 @@ pub async fn run(context: PeersContext, stop: CancellationToken) -> Result<()> {
     let mut identity = context.identity.clone();
     let present = identity.borrow_and_update().clone();
     serve(&context, &present)?;
+    let told = watch::Sender::new(context.clock.announced_offset());
+    let mut accepted = context.clock.accepted();
+    let mut look_at_time = tokio::time::interval(LOOK_AT_TIME);
     let shared = Arc::new(Shared {
         context,
         links: Links::default(),
         pushes: std::sync::Mutex::new(None),
         strangers: Strangers::default(),
         unknown_frames: Arc::default(),
+        told,
     });
     let mut sessions = JoinSet::new();
     let mut serials = HashMap::new();
@@ -101,6 +112,8 @@ pub async fn run(context: PeersContext, stop: CancellationToken) -> Result<()> {
                     tracing::error!("the mesh port cannot present the renewed certificate and goes on with the old one: {error:#}");
                 }
             }
+            _ = look_at_time.tick() => shared.look_at_time(),
+            Ok(()) = accepted.changed() => shared.look_at_time(),
             arrival = endpoint.accept() => {
                 let Some(arrival) = arrival else { bail!("the mesh port was closed") };
                 serial += 1;
@@ -130,12 +143,25 @@ pub async fn run(context: PeersContext, stop: CancellationToken) -> Result<()> {
 }
 
 fn serve(context: &PeersContext, identity: &Identity) -> Result<()> {
-    let tls = tls::mesh_server(identity, Arc::new(context.roster.clone()), Arc::new(context.clock.clone()))?;
+    let time = Arc::new(Announced(context.clock.clone()));
+    let tls = tls::mesh_server(identity, Arc::new(context.roster.clone()), time)?;
     context.endpoint.serve(tls)
 }
 
 impl Shared {
-    /// The frame that pushes `state`.
+    /// A Welcome tells the time once for the life of a link. If it was only what is proven then and is more now, links are made anew.
+    fn look_at_time(&self) {
+        let now = self.context.clock.announced_offset();
+        self.told.send_if_modified(|told| {
+            let moved = now.abs_diff(*told) > TIME_MOVED;
+            if moved {
+                *told = now;
+            }
+            moved
+        });
+    }
+
+    /// The frame that pushes `state`. Its time is the one that `until` was written by, whatever it is worth: a lease is the difference.
     fn push(&self, state: &Arc<SignedStateV1>) -> Result<Arc<[u8]>, FrameError> {
         let now = self.context.clock.now().at;
         let mut pushes = self.pushes.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,9 +2,12 @@
 
 use anyhow::Result;
 use dms3_core::coordinator::Input;
+use dms3_core::dashboard::Dashboard;
 use dms3_core::roster::check_name;
 
 use super::driver::Driver;
+use super::renewal::ISSUING_LAST_YEAR;
+use crate::clock::{date, date_and_time};
 use crate::control::{Answer, Asked, Request};
 
 impl Driver {
@@ -15,7 +18,7 @@ impl Driver {
                 Ok(()) => {
                     tracing::info!("{} asks: {command:?}", asked.by);
                     self.take(Input::Command { command, by: asked.by }).await?;
-                    Answer::House(Box::new(self.machine.dashboard(self.clock.now())))
+                    Answer::House(Box::new(self.house()))
                 }
                 Err(why) => Answer::Refused(why),
             },
@@ -29,10 +32,32 @@ impl Driver {
         Ok(())
     }
 
+    /// All that is shown, with what only this machine knows of its authority.
+    fn house(&self) -> Dashboard {
+        let mut house = self.machine.dashboard(self.clock.vouched_now());
+        let authority = self.authority.borrow();
+        let root_is_here = authority.root_on_box();
+        match authority.issuing_not_after() {
+            Ok(end) if end.since(self.clock.announced()) < ISSUING_LAST_YEAR && !root_is_here => house.problems.push(format!(
+                "The certificate that signs all others of this house ends on {}, and no camera is linked after that: bring the root key back with \
+                 `sudo dms3-node ca import-root FILE`, and it is renewed.",
+                date(end)
+            )),
+            Ok(_) => {}
+            Err(error) => house.problems.push(format!("The certificate that signs all others of this house cannot be read: {error}.")),
+        }
+        if root_is_here {
+            house
+                .notes
+                .push("The root key of this house is on this machine: `sudo dms3-node ca export-root FILE` takes it off.".to_owned());
+        }
+        house
+    }
+
     async fn look_up(&mut self, request: Request, by: &str) -> Result<Answer> {
         let now = self.clock.now();
         Ok(match request {
-            Request::Status | Request::Command(_) => Answer::House(Box::new(self.machine.dashboard(now))),
+            Request::Status | Request::Command(_) => Answer::House(Box::new(self.house())),
             Request::TokenNew(request) => {
                 let new = self.tokens.make(request).await?;
                 tracing::info!("{by} made token {}", new.token.id);
@@ -70,6 +95,13 @@ impl Driver {
                     row.name,
                     row.node.short()
                 ))
+            }
+            Request::TimeAccept => {
+                let at = self.clock.accept()?;
+                tracing::warn!("{by} vouches for this machine's clock: it is {}", date_and_time(at));
+                self.clock.save()?;
+                self.store.time_accepted(at, by).await?;
+                Answer::Done(format!("{} is taken as right.", date_and_time(at)))
             }
             Request::Decisions { since } => Answer::Decisions(self.store.decisions(since).await?),
             Request::Pause { .. } => Answer::Refused("only a camera can be paused: run this on the camera".to_owned()),

@@ -29,7 +29,7 @@ pub(crate) struct House {
 impl House {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let clock = Clock::unkept();
+        let clock = Clock::alone();
         let now = clock.now().at;
         let authority = Authority::create(&dir.path().join(AUTHORITY_DIR), now).unwrap();
         let coordinator = authority.own_identity(Arc::new(NodeKey::generate().unwrap()), now).unwrap();

@@ -42,10 +42,11 @@ pub enum AuditKind {
     TokenLocked,
     BadSignature,
     Forgotten,
+    TimeAccepted,
 }
 
 impl AuditKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Enrolled,
         Self::Revoked,
         Self::Renamed,
@@ -54,6 +55,7 @@ impl AuditKind {
         Self::TokenLocked,
         Self::BadSignature,
         Self::Forgotten,
+        Self::TimeAccepted,
     ];
 
     pub fn word(self) -> &'static str {
@@ -66,6 +68,7 @@ impl AuditKind {
             Self::TokenLocked => "token-locked",
             Self::BadSignature => "bad-signature",
             Self::Forgotten => "forgotten",
+            Self::TimeAccepted => "time-accepted",
         }
     }
 }
@@ -179,6 +182,13 @@ impl Store {
             sqlx::query(sql).bind(stamp(before)).execute(&mut *tx).await?;
         }
         tx.commit().await.context("cannot drop what is too old")
+    }
+
+    /// Writes down that a person vouched for the machine's clock, which said `at`.
+    pub async fn time_accepted(&self, at: Timestamp, by: &str) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        note(&mut tx, at, AuditKind::TimeAccepted, None, by).await?;
+        tx.commit().await.context("cannot write down who vouched for the clock")
     }
 
     /// What happened to the authority of this house since then, oldest first.

@@ -476,3 +476,23 @@ fn the_memory_of_a_camera_has_the_bytes_that_are_deployed() {
     let frozen = "01020102aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa0103ac020503010607";
     assert_eq!(data_encoding::HEXLOWER.encode(&bytes), frozen);
 }
+
+#[test]
+fn nothing_on_the_disk_makes_a_disarm_longer_than_its_lease() {
+    for trusted in [true, false] {
+        let mut node = Node::disarmed(OnLost::Hold);
+        // As a clock far ahead or a bug would leave it.
+        let (memory, held) = node.disk.as_mut().unwrap();
+        memory.lease_left = 1000 * HOUR;
+        let mut far = disarm(5, node.now.at, 1000 * HOUR);
+        far.epoch = 1;
+        memory.held = Some(signed(&far));
+        *held = Some(far);
+        node.now.trusted = trusted;
+        node.restart(0);
+        node.pass(11 * HOUR);
+        assert_eq!(node.camera.effective(), Disarmed);
+        node.pass(HOUR);
+        assert_eq!(node.camera.effective(), Away, "trusted: {trusted}");
+    }
+}

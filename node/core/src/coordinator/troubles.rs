@@ -131,7 +131,9 @@ pub(super) fn all(settings: &Settings, house: &House, nodes: &Nodes, now: Now) -
         add(if blind_for >= settings.blind_alert_after { Key::Blind } else { Key::Shown(4, "blind".to_owned()) }, text);
     }
     if !now.trusted {
-        let text = "The coordinator's clock is not to be trusted: set it, or let it reach a time server.".to_owned();
+        let text = "The coordinator's clock is not to be trusted: no camera is paired and no certificate renewed. Let it reach a time server or set it; \
+                    if it is right, say so with `sudo dms3-node time accept`."
+            .to_owned();
         add(Key::Shown(6, "clock".to_owned()), text);
     }
     troubles.sort_by_key(|trouble| rank(&trouble.key));

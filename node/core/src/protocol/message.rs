@@ -116,6 +116,7 @@ pub struct HelloV1 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WelcomeV1 {
     pub boot: BootId,
+    /// What is proven of the time, or the time: the other side keeps it as a lower bound for good.
     pub time: Timestamp,
     /// The name under which people know the other side.
     pub name: String,
@@ -137,7 +138,8 @@ pub struct RejectV1 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushV1 {
     pub signed: SignedStateV1,
-    /// The sender's trusted time, so that a lease is measured against the clock that wrote it.
+    /// By the clock that wrote `until`, so that a lease is measured against it, and for nothing else: it may be a clock that nobody
+    /// vouches for.
     pub time: Timestamp,
 }
 
@@ -335,7 +337,7 @@ impl DenyCode {
             Self::Locked => "this token was locked after too many wrong attempts. Make a new one with `dms3-node token new`",
             Self::Malformed => "the coordinator could not read our request: are both nodes of the same version?",
             Self::Clock => {
-                "the coordinator does not trust its own clock and signs nothing until it is right (see `dms3-node status` there)"
+                "the coordinator's clock is not vouched for, so it signs nothing. Let it reach a time server, or if its clock is right, run `sudo dms3-node time accept` there; then enrol again"
             }
             Self::Internal => "the coordinator could not store the pairing: see its log",
             Self::Revoked => "this node was revoked by a person. Remove its state directory to give it a new key, then pair it anew",

@@ -45,15 +45,20 @@ impl Uplink {
     /// Until the link ends; tells the rules of its beginning and end. An error is one of this machine (its disk).
     pub(super) async fn session(&mut self, found: Found) -> Result<LinkError> {
         let Found { connection, link, coordinator, address, welcome } = found;
+        // First: whoever the root names no longer is not believed what the time is, nor dialled again.
+        if let Some(bundle) = &welcome.bundle {
+            self.take_bundle(bundle)?;
+            if !self.context.identity.bundle().is_coordinator(&coordinator) {
+                close(&connection, CloseCode::NotACoordinator);
+                return Ok(LinkError::Ours(CloseCode::NotACoordinator));
+            }
+        }
         self.context.clock.told(welcome.time);
         self.backoff.reset();
         self.said = None;
         self.heard.keep(address);
         if let Err(error) = dial::remember(&self.context.state_dir, address) {
             tracing::warn!("the coordinator's address cannot be kept for the next start: {error:#}");
-        }
-        if let Some(bundle) = &welcome.bundle {
-            self.take_bundle(bundle)?;
         }
         if welcome.renew_only {
             tracing::warn!("this node's certificate is expired: asking the coordinator at {address} for a new one");
@@ -171,8 +176,8 @@ impl Uplink {
     }
 
     /// It came over a live link with an authenticated coordinator; whether it says what holds, its signature tells.
+    /// Its time only measures the lease against the clock that wrote `until`; what the time is, the Welcome said.
     async fn take_state(&mut self, push: PushV1) {
-        self.context.clock.told(push.time);
         let identity = &self.context.identity;
         let input = match verify_state(&push.signed, &identity.mesh(), identity.bundle()) {
             Ok(state) => Input::State { signed: push.signed, state, live: true, time: push.time },
@@ -186,6 +191,10 @@ impl Uplink {
 
     fn take_certificate(&mut self, renewed: &RenewedV1) -> Result<()> {
         match self.context.identity.renewed(&renewed.chain, self.context.clock.now().at) {
+            // All end with the certificate that signed them: near its end a new one is no gain, and every hour a write.
+            Ok(identity) if identity.not_after() <= self.context.identity.not_after() => {
+                tracing::debug!("the renewed certificate lasts no longer than the one we have");
+            }
             Ok(identity) => {
                 self.become_identity(identity)?;
                 self.jitter = rand::random_range(0.0..1.0);

@@ -429,3 +429,117 @@ async fn two_machines_with_one_identity_do_not_throw_each_other_out_all_the_time
     let _peer = port.linked(&house, 2).await;
     assert!(ended.elapsed() >= TAKEN_OVER, "{:?}", ended.elapsed());
 }
+
+#[tokio::test]
+async fn a_camera_keeps_the_time_of_a_welcome_and_never_that_of_a_push() {
+    let house = House::new();
+    house.clock.forget(house.clock.now().at - 10 * DAY);
+    let port = Port::of(&house);
+    let mut camera = Camera::start(&house, house.camera(), &[port.address]);
+    let welcomed = Timestamp(house.clock.now().at.0);
+    let mut peer = port.linked(&house, 2).await;
+    assert_eq!(camera.input().await, Input::LinkUp);
+    assert!(house.clock.floor() >= welcomed, "the coordinator told it");
+    // A coordinator whose clock is 200 days ahead writes leases by it; that is not the time.
+    let time = welcomed + 200 * DAY;
+    peer.say(Message::Push(dms3_core::protocol::message::PushV1 { signed: house.signed(7), time })).await;
+    assert!(matches!(camera.input().await, Input::State { time: told, .. } if told == time), "the lease is measured by it");
+    assert!(house.clock.floor() < welcomed + DAY);
+}
+
+fn bundle(house: &House, epoch: u64, coordinators: Vec<dms3_core::id::NodeId>) -> SignedBundleV1 {
+    let roots = vec![house.authority.root_der().to_vec()];
+    house
+        .authority
+        .sign_bundle(&dms3_core::protocol::message::BundleV1 { mesh: house.coordinator.mesh(), epoch, roots, coordinators })
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_welcome_whose_bundle_does_not_name_the_one_who_sent_it_makes_no_link() {
+    let house = House::new();
+    house.clock.forget(house.clock.now().at - 10 * DAY);
+    let port = Port::of(&house);
+    let mut camera = Camera::start(&house, house.camera(), &[port.address]);
+    let floor = house.clock.floor();
+    let (mut peer, _) = port.met().await;
+    let bundle = bundle(&house, 2, vec![camera.identity.node()]);
+    peer.say(Message::Welcome(dms3_core::protocol::message::WelcomeV1 { bundle: Some(bundle), ..house.welcome(2) })).await;
+    assert_eq!(peer.close_code().await, Some(CloseCode::NotACoordinator));
+    let kept = Identity::load(camera.state_dir.path()).unwrap().unwrap();
+    assert_eq!(kept.bundle().epoch(), 2, "the root's word is kept");
+    assert!(camera.inputs.try_recv().is_err(), "and nothing of the one who handed it on");
+    assert_eq!(remembered(camera.state_dir.path()), None);
+    assert!(house.clock.floor().since(floor) < DAY);
+}
+
+#[tokio::test]
+async fn whoever_answers_our_hello_with_anything_but_a_welcome_in_time_is_left() {
+    let house = House::new();
+    let port = Port::of(&house);
+    let mut camera = Camera::start(&house, house.camera(), &[port.address]);
+    let (silent, _) = port.met().await;
+    let waited = Instant::now();
+    assert_eq!(silent.close_code().await, Some(CloseCode::Timeout));
+    assert!(waited.elapsed() > Duration::from_secs(4), "a busy coordinator has its time");
+    let (mut hasty, _) = port.met().await;
+    hasty.say(house.push(7)).await;
+    assert_eq!(hasty.close_code().await, Some(CloseCode::Protocol));
+    assert!(camera.inputs.try_recv().is_err(), "no state without a link");
+    let _peer = port.linked(&house, 2).await;
+    assert_eq!(camera.input().await, Input::LinkUp);
+}
+
+#[tokio::test]
+async fn a_coordinator_that_says_what_only_cameras_say_is_left() {
+    let house = House::new();
+    let port = Port::of(&house);
+    let mut camera = Camera::start(&house, house.camera(), &[port.address]);
+    let mut peer = port.linked(&house, 2).await;
+    assert_eq!(camera.input().await, Input::LinkUp);
+    peer.say(Message::Detectors(DetectorsV1 { sources: Vec::new() })).await;
+    assert_eq!(peer.close_code().await, Some(CloseCode::Protocol));
+    assert_eq!(camera.input().await, Input::LinkDown);
+}
+
+#[tokio::test]
+async fn a_camera_with_an_expired_certificate_takes_nothing_but_a_new_one() {
+    let house = House::new();
+    let port = Port::of(&house);
+    let mut camera = Camera::start(&house, house.camera_of(100 * DAY), &[port.address]);
+    let (mut peer, _) = port.met().await;
+    peer.say(Message::Welcome(dms3_core::protocol::message::WelcomeV1 { renew_only: true, ..house.welcome(2) })).await;
+    assert!(matches!(peer.hear().await, Message::Renew(_)));
+    peer.say(house.push(7)).await;
+    assert_eq!(peer.close_code().await, Some(CloseCode::Protocol));
+    assert!(camera.inputs.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_state_of_a_newer_version_that_must_be_understood_arms() {
+    let house = House::new();
+    let port = Port::of(&house);
+    let mut camera = Camera::start(&house, house.camera(), &[port.address]);
+    let mut peer = port.linked(&house, 2).await;
+    assert_eq!(camera.input().await, Input::LinkUp);
+    // A push (4) of version 2.
+    peer.link.sender.send_frame(&[0, 0, 0, 3, 0, 4, 2, 1, 1, 2, 3]).await.unwrap();
+    assert!(matches!(camera.input().await, Input::Unreadable { .. }));
+    assert_eq!(peer.close_code().await, Some(CloseCode::Protocol));
+}
+
+#[tokio::test]
+async fn a_certificate_that_lasts_no_longer_than_ours_is_not_written() {
+    let house = House::new();
+    let port = Port::of(&house);
+    let mut camera = Camera::start(&house, house.camera_of(40 * DAY), &[port.address]);
+    let mut peer = port.linked(&house, 2).await;
+    assert_eq!(camera.input().await, Input::LinkUp);
+    let csr = camera.identity.key().csr().unwrap();
+    let issued = |age| house.authority.issue_chain(&csr, NodeRole::Camera, &camera.identity.node(), house.clock.now().at - age).unwrap();
+    let kept = || Identity::load(camera.state_dir.path()).unwrap().unwrap();
+    peer.say(Message::Renewed(RenewedV1 { chain: issued(41 * DAY) })).await;
+    peer.say(Message::Bundle(bundle(&house, 2, vec![house.coordinator.node()]))).await;
+    eventually("it took what came after", async || kept().bundle().epoch() == 2).await;
+    assert_eq!(kept().leaf(), camera.identity.leaf());
+}

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use dms3_core::id::{NodeId, TokenId};
 use dms3_core::protocol::frame::Message;
-use dms3_core::protocol::message::{BeginV1, BundleV1, DenyCode, DenyV1, StoredV1};
+use dms3_core::protocol::message::{BeginV1, BundleV1, CoordinatorHintV1, DenyCode, DenyV1, GrantV1, StoredV1};
 use dms3_core::roster::{NodeRole, NodeStatus, RosterRow};
 use dms3_core::time::Timestamp;
-use dms3_pki::{Authority, Identity, KEY_FILE, NodeKey, TokenWord, token_key};
+use dms3_pki::{Authority, Identity, KEY_FILE, NodeKey, TokenWord, node_of_request, token_key};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -22,8 +22,8 @@ use crate::clock::Clock;
 use crate::coordinator::enrollment::{self, EnrollmentContext, TokenRequest, Tokens};
 use crate::coordinator::roster::Roster;
 use crate::mesh::dial::{DialError, remembered};
-use crate::mesh::enrollment::{Channel, dial};
-use crate::store::Store;
+use crate::mesh::enrollment::{Channel, Listener, dial};
+use crate::store::{Redemption, Store};
 
 use super::{EnrollArgs, Machine, read_token, resolve, run, wipe};
 
@@ -69,7 +69,7 @@ impl House {
         let (alert, alerts) = mpsc::channel(8);
         let context = EnrollmentContext {
             store: store.clone(),
-            authority: authority.clone(),
+            authority: watch::Sender::new(authority.clone()).subscribe(),
             identity: identity.subscribe(),
             roster: roster.clone(),
             tokens: tokens.clone(),
@@ -721,4 +721,100 @@ async fn an_address_may_be_written_in_any_usual_way() {
         assert_eq!(resolve(text).await.unwrap(), [address.parse().unwrap()], "{text}");
     }
     assert!(resolve("localhost:port").await.is_err());
+}
+
+/// What a node makes of a grant that a coordinator of its house got wrong, and where it would have kept it.
+async fn granted(house: &House, change: impl FnOnce(&mut GrantV1, NodeId, &[u8])) -> (anyhow::Result<Enrolled>, bool, Clock, TempDir) {
+    let token = house.token(1).await;
+    let coordinator = house.identity.borrow().clone();
+    let listener = Listener::open("127.0.0.1:0".parse().unwrap(), &coordinator, &house.clock).unwrap();
+    let address = listener.local_addr().unwrap();
+    let answer = async {
+        let mut channel = listener.accept().await.unwrap().admit().await.unwrap();
+        let Message::Begin(begin) = channel.read().await.unwrap() else { panic!("no Begin") };
+        let node = node_of_request(&begin.csr).unwrap();
+        let now = house.clock.now().at;
+        let mut grant = GrantV1 {
+            leaf: house.authority.issue(&begin.csr, NodeRole::Camera, &node, now).unwrap(),
+            issuing: house.authority.issuing_der().to_vec(),
+            bundle: coordinator.bundle().signed().clone(),
+            coordinators: vec![CoordinatorHintV1 { node: coordinator.node(), port: MESH_PORT }],
+            time: now + Duration::from_secs(20 * 86_400),
+            name: "porch".to_owned(),
+        };
+        change(&mut grant, node, &begin.csr);
+        channel.write(&Message::Grant(Box::new(grant))).await.unwrap();
+        let stored = matches!(channel.read().await, Ok(Message::Stored(_)));
+        channel.finish().await;
+        stored
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let node = new_node(dir.path(), &token);
+    let clock = node.clock.clone();
+    let (enrolled, stored) = tokio::join!(enrol(node, candidates(&[address]).await), answer);
+    (enrolled, stored, clock, dir)
+}
+
+#[tokio::test]
+async fn of_an_answer_that_does_not_fit_in_every_part_nothing_is_kept() {
+    let house = House::found().await;
+    let soon = house.clock.now().at + Duration::from_secs(86_400);
+    let coordinator = house.identity.borrow().node();
+    let as_coordinator = |grant: &mut GrantV1, node: NodeId, csr: &[u8]| {
+        // Even if the root itself named it.
+        let roots = vec![house.authority.root_der().to_vec()];
+        let bundle = BundleV1 { mesh: house.authority.mesh(), epoch: 2, roots, coordinators: vec![coordinator, node] };
+        grant.bundle = house.authority.sign_bundle(&bundle).unwrap();
+        grant.leaf = house.authority.issue(csr, NodeRole::Coordinator, &node, house.clock.now().at).unwrap();
+    };
+    type Change<'a> = Box<dyn FnOnce(&mut GrantV1, NodeId, &[u8]) + 'a>;
+    let wrong: [(&str, Change<'_>); 5] = [
+        ("port", Box::new(|grant, _, _| grant.coordinators.clear())),
+        ("port", Box::new(|grant, node, _| grant.coordinators[0].node = node)),
+        ("name", Box::new(|grant, _, _| grant.name = "po\u{1b}[2Jrch".to_owned())),
+        ("name", Box::new(|grant, _, _| grant.name.clear())),
+        ("something else than a camera", Box::new(as_coordinator)),
+    ];
+    for (what, change) in wrong {
+        let (enrolled, stored, clock, dir) = granted(&house, change).await;
+        let error = format!("{:#}", enrolled.unwrap_err());
+        assert!(error.contains("not kept") && error.contains(what), "{what}: {error}");
+        assert!(!stored, "{what}");
+        assert!(Identity::load(dir.path()).unwrap().is_none(), "{what}");
+        assert_eq!(remembered(dir.path()), None, "{what}");
+        assert!(clock.floor() < soon, "{what}: not even the time");
+        assert!(!dir.path().join("clock").exists(), "{what}");
+    }
+    let (enrolled, stored, clock, dir) = granted(&house, |_, _, _| ()).await;
+    assert_eq!(enrolled.unwrap().name, "porch");
+    assert!(stored && clock.floor() > soon && remembered(dir.path()).is_some());
+}
+
+#[tokio::test]
+async fn the_coordinators_own_key_uses_no_token_up() {
+    let house = House::found().await;
+    let token = house.token(1).await;
+    let own = house.identity.borrow().node();
+    let came = house.store.redeem(token.id, own, true, "house", house.clock.now().at).await.unwrap();
+    assert_eq!(came, Redemption::Denied { code: DenyCode::Malformed, locked_now: false });
+    assert_eq!(house.store.token(token.id).await.unwrap().unwrap().used_by, []);
+    assert_eq!(house.cameras().await, []);
+}
+
+#[tokio::test]
+async fn only_the_word_that_it_is_stored_ends_a_use_of_a_token() {
+    let house = House::found().await;
+    let token = house.token(1).await;
+    let address = house.address().await;
+    let mut attempt = Attempt::from(loopback(2), address, &token).await;
+    let begin = attempt.begin(&token);
+    attempt.say(begin.clone()).await.unwrap();
+    attempt.channel.write(&Message::Begin(begin)).await.unwrap();
+    assert!(attempt.channel.read().await.is_err(), "it is not talked to any more");
+    let row = house.store.token(token.id).await.unwrap().unwrap();
+    assert_eq!((row.used_by, row.stored_by), (vec![attempt.key.id()], vec![]));
+    let mut again = Attempt::from(loopback(3), house.address().await, &token).await;
+    again.key = attempt.key;
+    let begin = again.begin(&token);
+    again.say(begin).await.expect("it comes again, and the port is open for it");
 }

@@ -76,8 +76,8 @@ impl Tokens {
 
     pub async fn make(&self, request: TokenRequest) -> anyhow::Result<NewToken> {
         ensure!(
-            self.clock.may_sign() && self.clock.now().trusted,
-            "the clock of this machine cannot be trusted, and a token carries the time: set the clock, or wait until NTP has set it"
+            self.clock.vouched_now().trusted,
+            "the clock of this machine cannot be trusted, and a token carries the time: wait until NTP has set it, or set it yourself; if it is right, say so with `sudo dms3-node time accept`"
         );
         let now = self.clock.now().at;
         let (word, row) = new_token(&self.authority, request, now)?;
@@ -90,7 +90,7 @@ impl Tokens {
 
     /// The newest first.
     pub async fn list(&self) -> anyhow::Result<Vec<TokenView>> {
-        let now = self.clock.now().at;
+        let now = self.clock.announced();
         Ok(self.store.tokens().await?.iter().map(|row| self.view(row, now)).collect())
     }
 

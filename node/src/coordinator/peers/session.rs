@@ -10,7 +10,7 @@ use dms3_core::protocol::frame::{self, HELLO_LIMIT, Message};
 use dms3_core::protocol::message::{AckV1, CloseCode, DetectorsV1, HelloV1, RejectV1, RenewV1, RenewedV1, SignedStateV1, WelcomeV1};
 use dms3_core::roster::RosterRow;
 use dms3_pki::peer::{PeerIdentity, peer_identity};
-use dms3_pki::{Admission, Admit, own_state};
+use dms3_pki::{Admission, Admit, PkiError, own_state};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -60,8 +60,10 @@ pub(super) async fn run(shared: Arc<Shared>, arrival: Arrival, serial: u64, stop
 
 async fn converse(shared: &Shared, connection: &Connection, pass: Pass, from: SocketAddr, serial: u64) {
     let identity = shared.context.identity.borrow().clone();
-    let now = shared.context.clock.now();
-    let peer = match peer_identity(&peer_certificates(connection), &identity.mesh(), now.at) {
+    let now = shared.context.clock.announced();
+    // Before the time is told, so that no news of it falls in between.
+    let mut told = shared.told.subscribe();
+    let peer = match peer_identity(&peer_certificates(connection), &identity.mesh(), now) {
         Ok(peer) => peer,
         Err(refusal) => {
             shared.strangers.note(from, &refusal.to_string());
@@ -96,7 +98,7 @@ async fn converse(shared: &Shared, connection: &Connection, pass: Pass, from: So
 
     let welcome = WelcomeV1 {
         boot: shared.context.boot,
-        time: now.at,
+        time: now,
         name: row.name.clone(),
         bundle: (hello.bundle_epoch < identity.bundle().epoch()).then(|| identity.bundle().signed().clone()),
         renew_only: peer.expired,
@@ -118,6 +120,7 @@ async fn converse(shared: &Shared, connection: &Connection, pass: Pass, from: So
         biased;
         () = replaced.cancelled() => End::Ours(CloseCode::TakenOver, "a newer link of it took over".to_owned()),
         code = put_out(shared, &mut roster, &peer) => End::Ours(code, code.words().to_owned()),
+        Ok(()) = told.changed() => End::Ours(CloseCode::Resync, "the time of this coordinator was set or became known".to_owned()),
         end = talk(shared, connection, sender, receiver, &row) => end,
     };
     let at = canonical(connection.remote_address());
@@ -182,7 +185,9 @@ async fn renew_only(shared: &Shared, connection: &Connection, mut link: Link, ro
     let result = timeout(RENEWAL, async {
         match link.receiver.recv(connection).await? {
             Message::Renew(renew) => {
-                renewed(shared, &mut link.sender, row, &renew).await?;
+                if !renewed(shared, &mut link.sender, row, &renew).await? {
+                    return Ok(CloseCode::Busy);
+                }
                 // It closes once it has stored the certificate.
                 let error = link.receiver.recv(connection).await.err();
                 Ok(error.map_or(CloseCode::RenewOnly, |error| error.answer()))
@@ -255,7 +260,8 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
                         Err(End::Ours(CloseCode::Protocol, "it asks for certificates too often".to_owned()))
                     } else {
                         renewed_at = Some(now);
-                        renewed(shared, &mut sender, row, &renew).await
+                        // Unanswered, it asks again in an hour, and stays linked: it is to hear whether the house is armed.
+                        renewed(shared, &mut sender, row, &renew).await.map(|_| ())
                     }
                 }
                 Ok(message) => {
@@ -294,18 +300,25 @@ async fn heard(shared: &Shared, node: NodeId, message: Message) -> Result<(), En
     shared.context.inputs.send(input).await.map_err(gone)
 }
 
-/// A new certificate over the key that the roster pins.
-async fn renewed(shared: &Shared, sender: &mut Sender, row: &RosterRow, renew: &RenewV1) -> Result<(), End> {
-    let now = shared.context.clock.now();
-    if !now.trusted {
-        let why = "this coordinator's clock is not to be trusted, so it signs no certificates (see `dms3-node status`)";
-        return Err(End::Ours(CloseCode::Busy, why.to_owned()));
+/// A new certificate over the key that the roster pins. False: not now, and that is not the node's fault.
+async fn renewed(shared: &Shared, sender: &mut Sender, row: &RosterRow, renew: &RenewV1) -> Result<bool, End> {
+    if !shared.context.clock.may_sign() {
+        tracing::warn!(
+            "the certificate of node {} is not renewed: this coordinator's clock is not vouched for (`dms3-node status`)",
+            row.name
+        );
+        return Ok(false);
     }
-    match shared.context.authority.issue_chain(&renew.csr, row.role, &row.node, now.at) {
+    let authority = shared.context.authority.borrow().clone();
+    match authority.issue_chain(&renew.csr, row.role, &row.node, shared.context.clock.announced()) {
         Ok(chain) => {
             sender.send(&Message::Renewed(RenewedV1 { chain })).await?;
             tracing::info!("renewed the certificate of node {}", row.name);
-            Ok(())
+            Ok(true)
+        }
+        Err(error @ PkiError::IssuingExpired) => {
+            tracing::warn!("the certificate of node {} is not renewed: {error}", row.name);
+            Ok(false)
         }
         Err(error) => Err(End::Ours(CloseCode::Internal, format!("its certificate cannot be renewed: {:#}", anyhow::Error::from(error)))),
     }

@@ -48,7 +48,7 @@ impl Coordinator {
             state: state_in,
             inputs: inputs_to,
             roster: roster.clone(),
-            authority: house.authority.clone(),
+            authority: watch::Sender::new(house.authority.clone()).subscribe(),
             clock: house.clock.clone(),
             boot: BootId([9; 4]),
         };
@@ -452,6 +452,118 @@ async fn a_live_link_renews_its_own_certificate_and_no_other() {
     let mut node = Node::linked(&house, &later, coordinator.address).await;
     node.say(Message::Renew(RenewV1 { csr: thief.key().csr().unwrap() })).await;
     assert_eq!(node.close_code().await, Some(CloseCode::Internal));
+}
+
+#[tokio::test]
+async fn a_coordinator_whose_clock_nobody_vouches_for_links_its_cameras_tells_what_is_proven_and_renews_nothing() {
+    let house = House::new();
+    // Its clock is 200 days past all that is proven. By that clock the certificate of this camera ended long ago.
+    let porch = house.camera_of(150 * DAY);
+    let (wall, floor) = (house.clock.now().at, house.clock.now().at - 200 * DAY);
+    house.clock.forget(floor);
+    let mut coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    let mut node = Node::dial(&house, &porch, coordinator.address).await.unwrap();
+    let welcome = node.greet(house.hello()).await.unwrap();
+    assert!(welcome.time.since(floor) < DAY && !welcome.renew_only, "{welcome:?}");
+    assert!(matches!(coordinator.input().await, Input::LinkUp { .. }));
+
+    // The question stays without an answer, and the camera linked: it is to hear whether the house is armed.
+    node.say(Message::Renew(RenewV1 { csr: porch.key().csr().unwrap() })).await;
+    node.say(detectors()).await;
+    assert!(matches!(coordinator.input().await, Input::Detectors { .. }));
+    coordinator.publish(house.signed(7));
+    let Message::Push(push) = node.hear().await.unwrap() else { panic!("a certificate was signed") };
+    assert!(push.time >= wall, "a lease is measured by the clock that wrote it");
+
+    house.clock.accept().unwrap();
+    assert_eq!(node.close_code().await, Some(CloseCode::Resync), "the time is known now");
+    let mut node = Node::dial(&house, &porch, coordinator.address).await.unwrap();
+    let welcome = node.greet(house.hello()).await.unwrap();
+    assert!(welcome.time >= wall && welcome.renew_only, "{welcome:?}");
+    node.say(Message::Renew(RenewV1 { csr: porch.key().csr().unwrap() })).await;
+    assert!(matches!(node.hear().await.unwrap(), Message::Renewed(_)));
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_not_renewed_by_a_clock_that_nobody_vouches_for() {
+    let house = House::new();
+    // Too long in the drawer by that clock, and not by what is proven.
+    let porch = house.camera_of(540 * DAY);
+    house.clock.forget(house.clock.now().at - 200 * DAY);
+    let coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    let mut node = Node::dial(&house, &porch, coordinator.address).await.unwrap();
+    assert!(node.greet(house.hello()).await.unwrap().renew_only);
+    node.say(Message::Renew(RenewV1 { csr: porch.key().csr().unwrap() })).await;
+    assert_eq!(node.close_code().await, Some(CloseCode::Busy));
+}
+
+#[tokio::test]
+async fn a_camera_that_asks_for_certificates_all_the_time_is_sent_away() {
+    let house = House::new();
+    let porch = house.camera();
+    let coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    let mut node = Node::linked(&house, &porch, coordinator.address).await;
+    let renew = || Message::Renew(RenewV1 { csr: porch.key().csr().unwrap() });
+    node.say(renew()).await;
+    assert!(matches!(node.hear().await.unwrap(), Message::Renewed(_)));
+    node.say(renew()).await;
+    assert_eq!(node.close_code().await, Some(CloseCode::Protocol));
+}
+
+#[tokio::test]
+async fn an_expired_node_that_does_not_say_what_it_came_for_is_sent_away() {
+    let house = House::new();
+    let porch = house.camera_of(100 * DAY);
+    let coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    let mut node = Node::dial(&house, &porch, coordinator.address).await.unwrap();
+    assert!(node.greet(house.hello()).await.unwrap().renew_only);
+    assert_eq!(node.close_code().await, Some(CloseCode::Timeout));
+}
+
+#[tokio::test]
+async fn a_camera_that_takes_nothing_from_us_is_let_go_after_ten_seconds() {
+    let house = House::new();
+    let porch = house.camera();
+    let mut coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    let node = Node::linked(&house, &porch, coordinator.address).await;
+    assert!(matches!(coordinator.input().await, Input::LinkUp { .. }));
+    let began = Instant::now();
+    let mut rev = 0;
+    // It reads nothing; two of these fill its window.
+    let closed = loop {
+        rev += 1;
+        let state = StateV1 { reason: "long ".repeat(10_000), ..house.state(rev) };
+        coordinator.publish(sign_state(house.coordinator.key(), &state).unwrap());
+        if let Ok(closed) = timeout(Duration::from_millis(100), node.connection.closed()).await {
+            break LinkError::Closed(closed);
+        }
+        assert!(began.elapsed() < PATIENCE, "its link holds memory for ever");
+    };
+    assert_eq!(closed.close_code(), Some(CloseCode::Timeout));
+    assert!(began.elapsed() > Duration::from_secs(9), "a slow network has its time");
+    assert_eq!(coordinator.input().await, Input::LinkDown { node: porch.node() });
+}
+
+#[tokio::test]
+async fn a_newer_bundle_reaches_the_cameras_that_are_linked() {
+    let house = House::new();
+    let porch = house.camera();
+    let coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    let mut node = Node::linked(&house, &porch, coordinator.address).await;
+    let bundle = dms3_core::protocol::message::BundleV1 {
+        mesh: house.coordinator.mesh(),
+        epoch: 2,
+        roots: vec![house.authority.root_der().to_vec()],
+        coordinators: vec![house.coordinator.node()],
+    };
+    let signed = house.authority.sign_bundle(&bundle).unwrap();
+    coordinator.identity.send_replace(house.coordinator.with_bundle(&signed).unwrap().unwrap());
+    assert_eq!(node.hear().await.unwrap(), Message::Bundle(signed));
+    // A new certificate alone is no news for them.
+    let renewed = house.authority.renew_own(&coordinator.identity.borrow(), house.clock.now().at + DAY).unwrap();
+    coordinator.identity.send_replace(renewed);
+    coordinator.publish(house.signed(1));
+    assert_eq!(node.pushed().await.rev, 1);
 }
 
 #[tokio::test]

@@ -1,0 +1,79 @@
+//! `dms3-node ca`: takes the root key of the house off this machine, and brings it back.
+
+use std::io::{IsTerminal as _, Read as _};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use dms3_pki::{AUTHORITY_DIR, Authority, PASSPHRASE_MIN};
+use zeroize::Zeroizing;
+
+use super::ConfigArg;
+use crate::owner::AsOwner;
+
+/// No passphrase is longer.
+const PASSPHRASE_MAX: u64 = 4096;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: CaCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum CaCommand {
+    /// Encrypt the root key with a passphrase into a new file, and remove it from this machine.
+    /// It is asked for on a terminal, else read from standard input
+    ExportRoot {
+        /// Where to: a USB stick, say; print it too
+        file: PathBuf,
+    },
+    /// Bring the root key back from such a file
+    ImportRoot { file: PathBuf },
+}
+
+pub(super) fn run(args: Args, at: &ConfigArg) -> Result<()> {
+    let config = at.load()?;
+    config.coordinator()?;
+    let dir = config.state_dir.join(AUTHORITY_DIR);
+    // Whoever may not read the keys is told so by the first of them; root reads and writes FILE as root, on whatever stick it lies.
+    let authority = Authority::open(&dir).context("cannot open the authority of this house (if it is not yours, run this with sudo)")?;
+    match args.command {
+        CaCommand::ExportRoot { file } => {
+            ensure!(authority.root_on_box(), "the root key is not on this machine: it was exported before");
+            ensure!(!file.exists(), "{} exists already: it is not overwritten. Nothing was changed", file.display());
+            println!("Choose a passphrase of at least {PASSPHRASE_MIN} characters. Without it the file is worth nothing, to you too.");
+            let passphrase = passphrase(true)?;
+            authority.export_root(&file, &passphrase)?;
+            println!(
+                "The root key is in {} and no longer on this machine. Keep that file and the passphrase apart and safe: the house goes on without \
+                 them, but needs them once in four years, and for a second coordinator (`dms3-node ca import-root FILE`). Old backups of this \
+                 machine still hold the key.",
+                file.display()
+            );
+        }
+        CaCommand::ImportRoot { file } => {
+            ensure!(!authority.root_on_box(), "the root key is on this machine already. Nothing was changed");
+            let key = authority.read_export(&file, &passphrase(false)?)?;
+            let _owner = AsOwner::of(&dir)?;
+            authority.take_root(&key)?;
+            println!(
+                "The root key is on this machine again. What needs it is done within a minute while the node runs; then `dms3-node ca export-root FILE` \
+                 takes it off again."
+            );
+        }
+    }
+    Ok(())
+}
+
+/// From the terminal, without an echo (twice for a new one), else the first line of standard input.
+fn passphrase(new: bool) -> Result<Zeroizing<String>> {
+    if !std::io::stdin().is_terminal() {
+        let mut text = Zeroizing::new(String::new());
+        std::io::stdin().take(PASSPHRASE_MAX).read_to_string(&mut text).context("cannot read the passphrase from standard input")?;
+        return Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()));
+    }
+    let ask = |prompt: &str| rpassword::prompt_password(prompt).map(Zeroizing::new).context("cannot read the passphrase from the terminal");
+    let passphrase = ask("Passphrase (it is not shown): ")?;
+    ensure!(!new || passphrase == ask("Again: ")?, "these are two different passphrases. Nothing was changed");
+    Ok(passphrase)
+}
