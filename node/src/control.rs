@@ -90,6 +90,8 @@ pub struct CameraStatus {
 pub struct Asked {
     pub request: Request,
     pub by: String,
+    /// User id of whoever asks, as the kernel says.
+    pub uid: u32,
     pub answer: oneshot::Sender<Answer>,
 }
 
@@ -151,14 +153,14 @@ impl Control {
 
 async fn converse(mut stream: UnixStream, requests: mpsc::Sender<Asked>) -> Result<()> {
     let answer = match visitor(&stream) {
-        Ok(by) => {
+        Ok((by, uid)) => {
             let (read, _) = stream.split();
             let mut line = String::new();
             BufReader::new(read.take(LIMIT)).read_line(&mut line).await.context("reading the request")?;
             match serde_json::from_str(&line) {
                 Ok(request) => {
                     let (answer, answered) = oneshot::channel();
-                    requests.send(Asked { request, by, answer }).await.map_err(|_| anyhow!("the node is stopping"))?;
+                    requests.send(Asked { request, by, uid, answer }).await.map_err(|_| anyhow!("the node is stopping"))?;
                     answered.await.unwrap_or_else(|_| Answer::Refused("the node is stopping".to_owned()))
                 }
                 Err(error) => {
@@ -175,18 +177,24 @@ async fn converse(mut stream: UnixStream, requests: mpsc::Sender<Asked>) -> Resu
 }
 
 /// Who asks, as the kernel says. Root, our own user, and members of the group may.
-fn visitor(stream: &UnixStream) -> Result<String> {
+fn visitor(stream: &UnixStream) -> Result<(String, u32)> {
     let peer = stream.peer_cred().context("the kernel does not say who asks")?;
     let user = nix::unistd::User::from_uid(peer.uid().into()).ok().flatten();
     let name = user.as_ref().map_or_else(|| format!("user {}", peer.uid()), |user| user.name.clone());
     if peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() {
-        return Ok(name);
+        return Ok((name, peer.uid()));
     }
     let group = nix::unistd::Group::from_name(GROUP).ok().flatten();
     let member = group.is_some_and(|group| {
         peer.gid() == group.gid.as_raw() || user.as_ref().is_some_and(|user| user.gid == group.gid || group.mem.contains(&user.name))
     });
-    if member { Ok(name) } else { bail!("{name} may not command this node: only root and members of the group {GROUP} may") }
+    if member { Ok((name, peer.uid())) } else { bail!("{name} may not command this node: only root and members of the group {GROUP} may") }
+}
+
+/// The service whose socket lies in /run/NAME, as scripts/install names it.
+fn unit_of_socket(socket: &Path) -> &str {
+    let dir = socket.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+    dir.filter(|name| name.starts_with("dms3-")).unwrap_or("dms3-node")
 }
 
 /// Asks the running node.
@@ -197,7 +205,8 @@ pub async fn ask(socket: &Path, request: &Request) -> Result<Answer> {
                 anyhow!("you may not talk to the node: use sudo, or become a member of the group {GROUP} ({})", socket.display())
             }
             std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
-                anyhow!("no node is running here ({}): start it with `systemctl start dms3-node` or `dms3-node run`", socket.display())
+                let unit = unit_of_socket(socket);
+                anyhow!("no node is running here ({}): start it with `sudo systemctl start {unit}` or `dms3-node run`", socket.display())
             }
             _ => anyhow!(error).context(format!("cannot reach the node over {}", socket.display())),
         })?;
