@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -17,11 +18,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::coordinator::enrollment::{NewToken, TokenRequest, TokenView};
+use crate::store::AuditEntry;
 
 /// Longest request or answer, in bytes.
 const LIMIT: u64 = 1 << 20;
 /// Nobody holds the socket longer than this without saying anything.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Rest after a visitor could not be let in.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 /// Conversations at once.
 const AT_ONCE: usize = 32;
 /// Whoever is in this group may command the house.
@@ -45,8 +49,11 @@ pub enum Request {
     Revoke {
         node: String,
     },
-    Decisions {
+    Log {
         since: Timestamp,
+    },
+    Forget {
+        person: String,
     },
     /// Camera only: stop the detectors by hand, or go on.
     Pause {
@@ -62,9 +69,18 @@ pub enum Answer {
     Camera(Box<CameraStatus>),
     Token(Box<NewToken>),
     Tokens(Vec<TokenView>),
-    Decisions(Vec<Decision>),
+    Log(Log),
     Done(String),
     Refused(String),
+}
+
+/// What was decided, and what happened to the authority of the house, oldest first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Log {
+    pub decisions: Vec<Decision>,
+    pub audit: Vec<AuditEntry>,
+    /// Older rows were left out.
+    pub cut: bool,
 }
 
 /// What a camera node says of itself.
@@ -129,14 +145,22 @@ impl Control {
     }
 
     /// Serves until the stop; a visitor's fault ends only his own conversation.
-    pub async fn run(self, requests: mpsc::Sender<Asked>, stop: CancellationToken) -> Result<()> {
+    pub async fn run(self: Arc<Self>, requests: mpsc::Sender<Asked>, stop: CancellationToken) -> Result<()> {
         let mut visitors = JoinSet::new();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 Some(_) = visitors.join_next() => {}
                 visitor = self.listener.accept(), if visitors.len() < AT_ONCE => {
-                    let (stream, _) = visitor.context("the control socket failed")?;
+                    let (stream, _) = match visitor {
+                        Ok(visitor) => visitor,
+                        Err(error) => {
+                            // Out of descriptors, say: the house goes on, and so does this when there are some again.
+                            tracing::warn!("the control socket cannot take a visitor: {error}");
+                            tokio::time::sleep(ACCEPT_AGAIN).await;
+                            continue;
+                        }
+                    };
                     let requests = requests.clone();
                     visitors.spawn(async move {
                         match tokio::time::timeout(PATIENCE * 2, converse(stream, requests)).await {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -110,7 +111,7 @@ async fn until_paired(config: &Config, shutdown: std::pin::Pin<&mut impl Future<
     tokio::select! {
         () = shutdown => Ok(None),
         found = waiting => found,
-        ended = control.run(requests, CancellationToken::new()) => ended.and(Ok(None)),
+        ended = Arc::new(control).run(requests, CancellationToken::new()) => ended.and(Ok(None)),
         () = answering => Ok(None),
     }
 }

@@ -1,12 +1,15 @@
 //! Runs the coordinator's rules: inputs in, effects out, carried out in order. Save, then publish.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use dms3_core::coordinator::{Coordinator, Effect, Input};
+use dms3_core::dashboard::Dashboard;
 use dms3_core::presence::Device;
 use dms3_core::protocol::message::SignedStateV1;
+use dms3_core::time::Mono;
 use dms3_pki::{NodeKey, sign_state};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
@@ -18,6 +21,9 @@ use crate::clock::Clock;
 use crate::control::Asked;
 use crate::store::Store;
 
+/// What has no end of its own is shown for so long, and no more of it at once.
+const NOTICE_FOR: Duration = Duration::from_secs(86_400);
+const NOTICES: usize = 20;
 /// The rules never wait longer than this for time to pass.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -30,6 +36,8 @@ pub(super) struct Driver {
     pub(super) state: watch::Sender<Option<Arc<SignedStateV1>>>,
     pub(super) probes: broadcast::Sender<Device>,
     pub(super) tokens: Tokens,
+    /// What services told people of (a locked token), by its key, and when: it has no end of its own.
+    pub(super) notices: BTreeMap<String, (Mono, String)>,
 }
 
 impl Driver {
@@ -61,12 +69,27 @@ impl Driver {
                 }
                 Some((key, text)) = alerts.recv() => {
                     tracing::warn!("alert {key}: {text}");
+                    self.notices.insert(key, (self.clock.now().mono, text));
+                    // Each one costs an attacker ten tries at a live token; still nobody fills our memory.
+                    while self.notices.len() > NOTICES {
+                        let oldest = self.notices.iter().min_by_key(|(_, (at, _))| *at).map(|(key, _)| key.clone());
+                        oldest.map(|key| self.notices.remove(&key));
+                    }
                     continue;
                 }
                 Ok(()) = roster.changed() => Input::Roster(roster.borrow_and_update().to_vec()),
             };
             self.take(input).await?;
         }
+    }
+
+    /// All that is shown.
+    pub(super) fn house(&mut self) -> Dashboard {
+        let now = self.clock.now();
+        self.notices.retain(|_, (at, _)| now.mono.since(*at) < NOTICE_FOR);
+        let mut house = self.machine.dashboard(now);
+        house.problems.extend(self.notices.values().map(|(_, text)| text.clone()));
+        house
     }
 
     pub(super) async fn take(&mut self, input: Input) -> Result<()> {

@@ -1,5 +1,6 @@
 //! A coordinator: who runs what.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use dms3_core::id::BootId;
 use dms3_core::presence::Device;
 use dms3_core::time::Timestamp;
 use dms3_pki::{AUTHORITY_DIR, Authority, Identity};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::driver::Driver;
@@ -34,9 +35,9 @@ pub mod renewal;
 mod requests;
 pub mod roster;
 
-/// How often old rows are dropped.
 /// Who was paired, renamed and revoked stays readable for so long.
 const AUDIT_FOR: Duration = Duration::from_secs(365 * 86400);
+/// How often old rows are dropped.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
 /// Starts every service of a coordinator. Returns once the sockets are bound.
@@ -97,6 +98,7 @@ pub async fn start(
         state,
         probes: probes.clone(),
         tokens: tokens.clone(),
+        notices: BTreeMap::new(),
     };
     services.vital("driver", driver.run(effects, inputs_in, requests_in, alerts_in, stop.clone()));
     services.vital(
@@ -115,7 +117,8 @@ pub async fn start(
             stop.clone(),
         ),
     );
-    services.vital("control", control.run(requests, stop.clone()));
+    let control = Arc::new(control);
+    services.restarting("control", move |stop| control.clone().run(requests.clone(), stop), |_| {});
 
     let renewal = (authority.clone(), config.state_dir.clone(), clock.clone());
     services.restarting(
@@ -173,7 +176,8 @@ pub async fn start(
             },
         );
         let clock = clock.clone();
-        services.vital("addresses", remember(store, learned_in, clock, stop));
+        let learned = Arc::new(Mutex::new(learned_in));
+        services.restarting("addresses", move |stop| remember(store.clone(), learned.clone(), clock.clone(), stop), |_| {});
     } else {
         tracing::warn!("presence is switched off in the config: only people arm and disarm this house");
     }
@@ -183,10 +187,11 @@ pub async fn start(
 /// Keeps the addresses at which devices were seen, so that a restart knows where to probe.
 async fn remember(
     store: Store,
-    mut learned: mpsc::Receiver<(Device, std::net::IpAddr)>,
+    learned: Arc<Mutex<mpsc::Receiver<(Device, std::net::IpAddr)>>>,
     clock: Clock,
     stop: CancellationToken,
 ) -> Result<()> {
+    let mut learned = learned.lock().await;
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),

@@ -5,7 +5,10 @@ use dms3_core::coordinator::Input;
 use dms3_core::roster::check_name;
 
 use super::driver::Driver;
-use crate::control::{Answer, Asked, Request};
+use crate::control::{Answer, Asked, Log, Request};
+
+/// Decisions, and audit rows, in one answer: a few hundred bytes each.
+const ROWS: usize = 1000;
 
 impl Driver {
     /// A request that cannot be done is refused in words; only a failing store ends the driver.
@@ -15,7 +18,7 @@ impl Driver {
                 Ok(()) => {
                     tracing::info!("{} asks: {command:?}", asked.by);
                     self.take(Input::Command { command, by: asked.by }).await?;
-                    Answer::House(Box::new(self.machine.dashboard(self.clock.now())))
+                    Answer::House(Box::new(self.house()))
                 }
                 Err(why) => Answer::Refused(why),
             },
@@ -32,7 +35,7 @@ impl Driver {
     async fn look_up(&mut self, request: Request, by: &str) -> Result<Answer> {
         let now = self.clock.now();
         Ok(match request {
-            Request::Status | Request::Command(_) => Answer::House(Box::new(self.machine.dashboard(now))),
+            Request::Status | Request::Command(_) => Answer::House(Box::new(self.house())),
             Request::TokenNew(request) => {
                 let new = self.tokens.make(request).await?;
                 tracing::info!("{by} made token {}", new.token.id);
@@ -71,7 +74,27 @@ impl Driver {
                     row.node.short()
                 ))
             }
-            Request::Decisions { since } => Answer::Decisions(self.store.decisions(since).await?),
+            Request::Log { since } => {
+                let (mut decisions, mut audit) = (self.store.decisions(since).await?, self.store.audit(since).await?);
+                let cut = decisions.len() > ROWS || audit.len() > ROWS;
+                decisions.drain(..decisions.len().saturating_sub(ROWS));
+                audit.drain(..audit.len().saturating_sub(ROWS));
+                Answer::Log(Log { decisions, audit, cut })
+            }
+            Request::Forget { person } => {
+                let devices = self.machine.devices_of(&person);
+                let changed = self.store.forget(&person, &devices, now.at).await?;
+                self.take(Input::Forget { person: person.clone() }).await?;
+                tracing::info!("{by} had a person forgotten");
+                let again = if devices.is_empty() {
+                    ""
+                } else {
+                    " As long as the config names this person, new rows will: take the section out and restart the node."
+                };
+                Answer::Done(format!(
+                    "{person:?} is forgotten: {changed} rows were changed. What was written to the system's log stays there.{again}"
+                ))
+            }
             Request::Pause { .. } => Answer::Refused("only a camera can be paused: run this on the camera".to_owned()),
         })
     }
