@@ -5,6 +5,7 @@
 
 mod architecture;
 mod arming;
+mod cli;
 mod configs;
 mod decoders;
 mod examples;

@@ -22,6 +22,8 @@ pub(crate) struct Node {
     pub(crate) name: String,
     dir: PathBuf,
     netns: Option<String>,
+    /// Its process and commands are of this user; `None`: of ours.
+    pub(crate) user: Option<u32>,
     child: Mutex<Option<Child>>,
 }
 
@@ -52,7 +54,7 @@ impl Node {
     pub(crate) fn new(parent: &Path, name: &str, role: &str, netns: Option<&str>, sections: &str) -> Self {
         let dir = parent.join(name);
         fs::create_dir_all(&dir).unwrap();
-        let node = Self { name: name.to_owned(), dir, netns: netns.map(str::to_owned), child: Mutex::new(None) };
+        let node = Self { name: name.to_owned(), dir, netns: netns.map(str::to_owned), user: None, child: Mutex::new(None) };
         let (state, run) = (node.state_dir(), node.dir.join("run"));
         fs::write(node.config(), format!("role = {role:?}\nstate_dir = {state:?}\nrun_dir = {run:?}\n{sections}")).unwrap();
         node
@@ -76,6 +78,9 @@ impl Node {
             }
             None => Command::new(BINARY),
         };
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         command.args(args).arg("--config").arg(self.config()).env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET").kill_on_drop(true);
         command
     }
