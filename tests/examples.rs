@@ -52,3 +52,41 @@ fn a_misspelt_key_is_named_with_its_line() {
     assert!(!good);
     assert!(said.contains("lisen") && said.contains("line 3") && said.contains("listen"), "{said}");
 }
+
+/// The keys that may stand in `section`, as the program itself names them when it hears of another one.
+fn keys_of(role: &str, section: &str) -> Vec<String> {
+    let (_, said) = check_config(&format!("role = \"{role}\"\n{section}\nno_such_key = 1\n"));
+    let list = said.rsplit("expected ").next().unwrap();
+    let keys: Vec<_> = list.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    assert!(said.contains("no_such_key") && !keys.is_empty(), "{section}: {said}");
+    keys
+}
+
+#[test]
+fn every_key_that_can_be_written_stands_in_the_example_of_its_role() {
+    for (role, sections) in [
+        (
+            "coordinator",
+            &["", "[log]", "[mesh]", "[mesh.limits]", "[coordinator]", "[coordinator.presence]", "[[coordinator.presence.person]]"][..],
+        ),
+        ("camera", &["", "[log]", "[mesh]", "[mesh.limits]", "[camera]", "[[camera.detector]]"][..]),
+    ] {
+        let text = read(&format!("{role}.toml"));
+        for section in sections {
+            // The text of this section alone, so that `listen` of another one does not count.
+            let start = if section.is_empty() {
+                0
+            } else {
+                text.find(&format!("\n{section}\n")).unwrap_or_else(|| panic!("{role}: {section}")) + 1
+            };
+            let end = text[start + 1..].find("\n[").map_or(text.len(), |end| start + 1 + end);
+            for key in keys_of(role, section) {
+                let sub_section = [format!("[{key}]"), format!("{}.{key}]", section.trim_matches(['[', ']']))];
+                let other_role = ["coordinator", "camera"].contains(&key.as_str());
+                let there = text[start..end].lines().any(|line| line.trim_start_matches(['#', ' ']).starts_with(&format!("{key} = ")))
+                    || sub_section.iter().any(|name| text.contains(name));
+                assert!(there || other_role, "{role}.toml does not explain {key} in {section}");
+            }
+        }
+    }
+}

@@ -6,6 +6,7 @@
 mod architecture;
 mod arming;
 mod authority;
+mod cli;
 mod clocks;
 mod configs;
 mod decoders;

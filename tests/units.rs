@@ -39,7 +39,7 @@ fn systemd_understands_every_line_of_both_services() {
         let text = fs::read_to_string(config_dir().join(unit)).unwrap();
         assert!(text.contains("ExecStart=/usr/local/bin/dms3-node run"), "{unit}");
         let file = dir.path().join(unit);
-        fs::write(&file, text.replace("/usr/local/bin/dms3-node run", env!("CARGO_BIN_EXE_dms3-node"))).unwrap();
+        fs::write(&file, text.replace("/usr/local/bin/dms3-node", env!("CARGO_BIN_EXE_dms3-node"))).unwrap();
         let answer = systemd_analyze(&["verify", "--man=no"], &file);
         let said = String::from_utf8_lossy(&answer.stderr);
         let about_it: Vec<_> = said.lines().filter(|line| line.contains(unit)).collect();
@@ -70,6 +70,38 @@ fn only_the_coordinator_has_a_capability_and_only_a_camera_has_devices() {
     assert_eq!(values(&camera, "AmbientCapabilities="), [""]);
     assert_eq!(values(&camera, "DevicePolicy="), ["closed"]);
     assert!(values(&camera, "DeviceAllow=").contains(&"char-video4linux rw"));
+}
+
+/// What the service itself may not: wipe a token where only root writes. Before the node starts, and never for so long that systemd gives up.
+#[test]
+fn a_token_on_the_boot_partition_is_used_by_a_camera_before_it_starts() {
+    let [coordinator, camera] = UNITS.map(|unit| fs::read_to_string(config_dir().join(unit)).unwrap());
+    assert_eq!(
+        values(&camera, "ExecStartPre="),
+        ["-+/usr/local/bin/dms3-node enroll --boot --timeout 30s --config /etc/dms3/dms3.toml"],
+        "its failure is no reason not to start"
+    );
+    assert!(values(&coordinator, "ExecStartPre=").is_empty());
+    // 90 s by default.
+    assert!(values(&camera, "TimeoutStartSec=").is_empty());
+}
+
+#[test]
+fn a_second_node_on_a_machine_shares_nothing_with_the_first_but_the_binary() {
+    let dir = tempfile::tempdir().unwrap();
+    let install = config_dir().join("../scripts/install");
+    let arguments = ["--role", "camera", "--unit", "dms3-porch", "--binary", env!("CARGO_BIN_EXE_dms3-node"), "--root"];
+    let answer = Command::new(install).args(arguments).arg(dir.path()).output().unwrap();
+    assert!(answer.status.success(), "{answer:?}");
+    let unit = fs::read_to_string(dir.path().join("etc/systemd/system/dms3-porch.service")).unwrap();
+    for key in ["User", "Group", "ConfigurationDirectory", "StateDirectory", "RuntimeDirectory", "LogsDirectory"] {
+        assert_eq!(values(&unit, &format!("{key}=")), ["dms3-porch"]);
+    }
+    for key in ["ExecStart=", "ExecStartPre="] {
+        assert!(values(&unit, key)[0].ends_with("--config /etc/dms3-porch/dms3.toml"), "{unit}");
+    }
+    let config = fs::read_to_string(dir.path().join("etc/dms3-porch/dms3.toml")).unwrap();
+    assert!(config.contains("\nstate_dir = \"/var/lib/dms3-porch\"\n") && config.contains("\nrun_dir = \"/run/dms3-porch\"\n"), "{config}");
 }
 
 fn values<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {

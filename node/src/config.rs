@@ -1,11 +1,12 @@
 //! `dms3.toml` becomes a valid `Config`, or one error that names file, line, key and what is allowed.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use dms3_core::arming::ArmState;
+use dms3_core::arming::{ArmState, LEASE};
 use dms3_core::camera::OnLost;
 use dms3_core::roster::check_name;
 use serde::Deserialize;
@@ -16,6 +17,15 @@ use crate::mesh::MeshConfig;
 
 /// Where the config lies unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/dms3/dms3.toml";
+
+/// The service of the node whose config lies at `path`, as scripts/install names it: /etc/dms3-porch/dms3.toml is dms3-porch.
+pub fn unit_of(path: &Path) -> String {
+    let dir = path.parent().filter(|dir| dir.starts_with("/etc")).and_then(Path::file_name).and_then(|name| name.to_str());
+    match dir {
+        Some(name) if name != "dms3" => name.to_owned(),
+        _ => "dms3-node".to_owned(),
+    }
+}
 
 /// A config that can be run.
 #[derive(Debug, Clone)]
@@ -151,10 +161,22 @@ pub struct CameraConfig {
 #[serde(try_from = "OnLostFile")]
 pub struct OnLostConfig(pub OnLost);
 
+/// A disarmed camera without a coordinator arms itself after this, unless somebody says otherwise.
+pub const ARM_AFTER: Duration = Duration::from_secs(15 * 60);
+
 impl Default for OnLostConfig {
     fn default() -> Self {
-        Self(OnLost::ArmAfter { after: Duration::from_secs(15 * 60), state: ArmState::Away })
+        Self(OnLost::ArmAfter { after: ARM_AFTER, state: ArmState::Away })
     }
+}
+
+/// At once would arm at every hiccup of the link; after [`LEASE`] the leave has ended anyway.
+pub fn check_arm_after(after: Duration) -> Result<(), String> {
+    let shortest = Duration::from_secs(1);
+    if (shortest..=LEASE).contains(&after) {
+        return Ok(());
+    }
+    Err(format!("arm_after = \"{}\" is not possible: write 1s to 12h, such as 15m", humantime::format_duration(after)))
 }
 
 #[derive(Deserialize)]
@@ -184,7 +206,10 @@ impl TryFrom<OnLostFile> for OnLostConfig {
                 Err("a camera that lost its coordinator cannot arm itself as \"disarmed\": write as = \"away\" or as = \"night\""
                     .to_owned())
             }
-            OnLostFile::Arm(arm) => Ok(Self(OnLost::ArmAfter { after: arm.arm_after, state: arm.state })),
+            OnLostFile::Arm(arm) => {
+                check_arm_after(arm.arm_after)?;
+                Ok(Self(OnLost::ArmAfter { after: arm.arm_after, state: arm.state }))
+            }
         }
     }
 }
@@ -224,11 +249,12 @@ fn default_run_dir() -> PathBuf {
 impl Config {
     /// Reads and checks the file.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| {
-            format!(
-                "cannot read the config {} (another place: --config FILE; a first one: `dms3-node init` or `dms3-node enroll` write it)",
-                path.display()
-            )
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let what_to_do = match error.kind() {
+                ErrorKind::PermissionDenied => "use sudo, or become a member of the group dms3",
+                _ => "another place: --config FILE; a first one: `dms3-node init` or `dms3-node enroll` write it",
+            };
+            anyhow::Error::from(error).context(format!("cannot read the config {} ({what_to_do})", path.display()))
         })?;
         Self::parse(&text, path)
     }
@@ -274,6 +300,11 @@ impl Config {
             }
         };
         Ok(Self { path: path.to_owned(), state_dir: file.state_dir, run_dir: file.run_dir, log: file.log, mesh: file.mesh, role, warnings })
+    }
+
+    /// What a command needs to be told of this node: nothing, or " --config FILE".
+    pub fn option(&self) -> String {
+        if self.path == Path::new(DEFAULT_PATH) { String::new() } else { format!(" --config {}", self.path.display()) }
     }
 
     /// The socket for `status`, `arm` and the like.

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -17,11 +18,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::coordinator::enrollment::{NewToken, TokenRequest, TokenView};
+use crate::store::AuditEntry;
 
 /// Longest request or answer, in bytes.
 const LIMIT: u64 = 1 << 20;
 /// Nobody holds the socket longer than this without saying anything.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Rest after a visitor could not be let in.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 /// Conversations at once.
 const AT_ONCE: usize = 32;
 /// Whoever is in this group may command the house.
@@ -45,11 +49,14 @@ pub enum Request {
     Revoke {
         node: String,
     },
-    Decisions {
+    Log {
         since: Timestamp,
     },
     /// Coordinator only: a person says that the machine's clock is right.
     TimeAccept,
+    Forget {
+        person: String,
+    },
     /// Camera only: stop the detectors by hand, or go on.
     Pause {
         secs: Option<u64>,
@@ -64,9 +71,18 @@ pub enum Answer {
     Camera(Box<CameraStatus>),
     Token(Box<NewToken>),
     Tokens(Vec<TokenView>),
-    Decisions(Vec<Decision>),
+    Log(Log),
     Done(String),
     Refused(String),
+}
+
+/// What was decided, and what happened to the authority of the house, oldest first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Log {
+    pub decisions: Vec<Decision>,
+    pub audit: Vec<AuditEntry>,
+    /// Older rows were left out.
+    pub cut: bool,
 }
 
 /// What a camera node says of itself.
@@ -92,6 +108,8 @@ pub struct CameraStatus {
 pub struct Asked {
     pub request: Request,
     pub by: String,
+    /// User id of whoever asks, as the kernel says.
+    pub uid: u32,
     pub answer: oneshot::Sender<Answer>,
 }
 
@@ -129,14 +147,22 @@ impl Control {
     }
 
     /// Serves until the stop; a visitor's fault ends only his own conversation.
-    pub async fn run(self, requests: mpsc::Sender<Asked>, stop: CancellationToken) -> Result<()> {
+    pub async fn run(self: Arc<Self>, requests: mpsc::Sender<Asked>, stop: CancellationToken) -> Result<()> {
         let mut visitors = JoinSet::new();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 Some(_) = visitors.join_next() => {}
                 visitor = self.listener.accept(), if visitors.len() < AT_ONCE => {
-                    let (stream, _) = visitor.context("the control socket failed")?;
+                    let (stream, _) = match visitor {
+                        Ok(visitor) => visitor,
+                        Err(error) => {
+                            // Out of descriptors, say: the house goes on, and so does this when there are some again.
+                            tracing::warn!("the control socket cannot take a visitor: {error}");
+                            tokio::time::sleep(ACCEPT_AGAIN).await;
+                            continue;
+                        }
+                    };
                     let requests = requests.clone();
                     visitors.spawn(async move {
                         match tokio::time::timeout(PATIENCE * 2, converse(stream, requests)).await {
@@ -153,14 +179,14 @@ impl Control {
 
 async fn converse(mut stream: UnixStream, requests: mpsc::Sender<Asked>) -> Result<()> {
     let answer = match visitor(&stream) {
-        Ok(by) => {
+        Ok((by, uid)) => {
             let (read, _) = stream.split();
             let mut line = String::new();
             BufReader::new(read.take(LIMIT)).read_line(&mut line).await.context("reading the request")?;
             match serde_json::from_str(&line) {
                 Ok(request) => {
                     let (answer, answered) = oneshot::channel();
-                    requests.send(Asked { request, by, answer }).await.map_err(|_| anyhow!("the node is stopping"))?;
+                    requests.send(Asked { request, by, uid, answer }).await.map_err(|_| anyhow!("the node is stopping"))?;
                     answered.await.unwrap_or_else(|_| Answer::Refused("the node is stopping".to_owned()))
                 }
                 Err(error) => {
@@ -177,18 +203,24 @@ async fn converse(mut stream: UnixStream, requests: mpsc::Sender<Asked>) -> Resu
 }
 
 /// Who asks, as the kernel says. Root, our own user, and members of the group may.
-fn visitor(stream: &UnixStream) -> Result<String> {
+fn visitor(stream: &UnixStream) -> Result<(String, u32)> {
     let peer = stream.peer_cred().context("the kernel does not say who asks")?;
     let user = nix::unistd::User::from_uid(peer.uid().into()).ok().flatten();
     let name = user.as_ref().map_or_else(|| format!("user {}", peer.uid()), |user| user.name.clone());
     if peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() {
-        return Ok(name);
+        return Ok((name, peer.uid()));
     }
     let group = nix::unistd::Group::from_name(GROUP).ok().flatten();
     let member = group.is_some_and(|group| {
         peer.gid() == group.gid.as_raw() || user.as_ref().is_some_and(|user| user.gid == group.gid || group.mem.contains(&user.name))
     });
-    if member { Ok(name) } else { bail!("{name} may not command this node: only root and members of the group {GROUP} may") }
+    if member { Ok((name, peer.uid())) } else { bail!("{name} may not command this node: only root and members of the group {GROUP} may") }
+}
+
+/// The service whose socket lies in /run/NAME, as scripts/install names it.
+fn unit_of_socket(socket: &Path) -> &str {
+    let dir = socket.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+    dir.filter(|name| name.starts_with("dms3-")).unwrap_or("dms3-node")
 }
 
 /// Asks the running node.
@@ -199,7 +231,8 @@ pub async fn ask(socket: &Path, request: &Request) -> Result<Answer> {
                 anyhow!("you may not talk to the node: use sudo, or become a member of the group {GROUP} ({})", socket.display())
             }
             std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
-                anyhow!("no node is running here ({}): start it with `systemctl start dms3-node` or `dms3-node run`", socket.display())
+                let unit = unit_of_socket(socket);
+                anyhow!("no node is running here ({}): start it with `sudo systemctl start {unit}` or `dms3-node run`", socket.display())
             }
             _ => anyhow!(error).context(format!("cannot reach the node over {}", socket.display())),
         })?;

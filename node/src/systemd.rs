@@ -21,6 +21,11 @@ pub fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
+/// Whether systemd started this node, and so starts it again.
+pub fn is_there() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 fn notify(what: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(what) {
         tracing::debug!("systemd did not hear us: {error}");

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub(crate) use fake_motion::FakeMotion;
 pub(crate) use house::{House, Plan};
 pub(crate) use lan::{Host, Lan};
-pub(crate) use node::Node;
+pub(crate) use node::{BINARY, Node};
 pub(crate) use port::Port;
 
 /// Longest wait for what has no promised time. Machines that run tests are slow and shared.

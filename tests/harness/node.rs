@@ -24,6 +24,8 @@ pub(crate) struct Node {
     netns: Option<String>,
     /// What libfaketime makes of its clock.
     clock: Mutex<Option<String>>,
+    /// Its process and commands are of this user; `None`: of ours.
+    pub(crate) user: Option<u32>,
     child: Mutex<Option<Child>>,
 }
 
@@ -54,7 +56,14 @@ impl Node {
     pub(crate) fn new(parent: &Path, name: &str, role: &str, netns: Option<&str>, sections: &str) -> Self {
         let dir = parent.join(name);
         fs::create_dir_all(&dir).unwrap();
-        let node = Self { name: name.to_owned(), dir, netns: netns.map(str::to_owned), clock: Mutex::new(None), child: Mutex::new(None) };
+        let node = Self {
+            name: name.to_owned(),
+            dir,
+            netns: netns.map(str::to_owned),
+            clock: Mutex::new(None),
+            user: None,
+            child: Mutex::new(None),
+        };
         let (state, run) = (node.state_dir(), node.dir.join("run"));
         fs::write(node.config(), format!("role = {role:?}\nstate_dir = {state:?}\nrun_dir = {run:?}\n{sections}")).unwrap();
         node
@@ -86,6 +95,9 @@ impl Node {
         if let Some(clock) = &*self.clock.lock().unwrap() {
             // Waiting must not be faked, or the runtime waits for ever.
             command.env("LD_PRELOAD", super::skip::libfaketime().unwrap()).env("FAKETIME", clock).env("DONT_FAKE_MONOTONIC", "1");
+        }
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
         }
         command.args(args).arg("--config").arg(self.config()).env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET").kill_on_drop(true);
         command

@@ -136,6 +136,15 @@ pub enum Input {
         node: NodeId,
         report: HealthV1,
     },
+    /// The link of the node goes on from another address.
+    Moved {
+        node: NodeId,
+        address: String,
+    },
+    /// A person is to be forgotten: the reason that holds keeps no name.
+    Forget {
+        person: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -216,6 +225,8 @@ impl Coordinator {
             }
             Input::Detectors { node, report } => self.nodes.detectors(node, report, now),
             Input::Health { node, report } => self.nodes.health(node, report, now),
+            Input::Moved { node, address } => self.nodes.moved(node, address, now),
+            Input::Forget { person } => self.house.forget(&person),
         }
         let decided = self.house.settle(&self.settings, cause, now);
         if decided.iter().any(|effect| matches!(effect, Effect::Publish { .. })) {
@@ -230,6 +241,12 @@ impl Coordinator {
     /// The state that holds now.
     pub fn state(&self) -> &StateV1 {
         &self.house.memory.state
+    }
+
+    /// The devices of a person of the config.
+    pub fn devices_of(&self, person: &str) -> Vec<Device> {
+        let people = self.settings.people.iter().filter(|known| known.name == person);
+        people.flat_map(|known| known.devices.clone()).collect()
     }
 
     /// Who is home, as it was at the last input.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::arming::ArmState;
 use crate::id::NodeId;
 use crate::presence::{Presence, Sensor};
+use crate::protocol::message::HealthV1;
 use crate::roster::{NodeRole, NodeStatus};
 use crate::time::Timestamp;
 
@@ -63,8 +64,36 @@ pub struct NodeView {
     /// Whether that is the state of now.
     pub current: bool,
     pub detectors: Vec<DetectorView>,
-    /// Seconds from the decision to its acknowledgement of the state of now, in milliseconds.
+    /// From the decision to its acknowledgement of the state of now, in milliseconds.
     pub ack_ms: Option<u64>,
+    /// What it said last of its machine.
+    pub health: Option<HealthV1>,
+}
+
+/// A detector that should watch now and is not seen to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missing<'a> {
+    pub node: &'a NodeView,
+    pub detector: &'a DetectorView,
+}
+
+impl Missing<'_> {
+    /// "porch", or "porch/garden" where one node drives several cameras or names one otherwise.
+    pub fn name(&self) -> String {
+        let (node, source) = (&self.node.name, &self.detector.source);
+        if self.node.detectors.len() == 1 || node == source { node.clone() } else { format!("{node}/{source}") }
+    }
+}
+
+impl Dashboard {
+    /// How many detectors should watch now, and those that are not seen to.
+    pub fn watch(&self) -> (usize, Vec<Missing<'_>>) {
+        let nodes = self.nodes.iter().filter(|node| node.status == NodeStatus::Active);
+        let all = nodes.flat_map(|node| node.detectors.iter().map(move |detector| Missing { node, detector }));
+        let should: Vec<_> = all.filter(|one| one.detector.should_watch).collect();
+        let watches = |one: &Missing<'_>| one.node.liveness == "online" && one.detector.phase == "watching";
+        (should.len(), should.into_iter().filter(|one| !watches(one)).collect())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -52,6 +52,23 @@ pub fn check_name(text: &str) -> Result<String, String> {
     Ok(name.to_owned())
 }
 
+/// The name as a word of its own becomes "somebody"; inside other words it stays.
+pub fn without_name(text: &str, name: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(name).filter(|_| !name.is_empty()) {
+        let (before, found) = rest.split_at(at);
+        let after = found.get(name.len()..).unwrap_or_default();
+        let apart = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric());
+        kept.push_str(before);
+        let whole = apart(kept.chars().next_back()) && apart(after.chars().next());
+        kept.push_str(if whole { "somebody" } else { name });
+        rest = after;
+    }
+    kept.push_str(rest);
+    kept
+}
+
 /// The name for a new node: what the person wished, else what the machine calls itself, made distinct from those of `others`.
 pub fn name_for(wished: Option<&str>, hostname: &str, others: &[RosterRow]) -> String {
     let tidy = |text: &str| {

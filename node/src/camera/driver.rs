@@ -147,6 +147,10 @@ impl Driver {
     fn answer(&mut self, asked: Asked) -> Result<()> {
         let answer = match asked.request {
             Request::Status => Answer::Camera(Box::new(self.status())),
+            // A camera that watches nothing is what a burglar wants: not for everybody who may arm and disarm the house.
+            Request::Pause { .. } if asked.uid != 0 => {
+                Answer::Refused("only root may stop the detectors of this camera by hand, or let them go on: use sudo".to_owned())
+            }
             Request::Pause { secs } => {
                 tracing::warn!("{} {}", asked.by, if secs.is_some() { "stops the detectors by hand" } else { "ends the pause" });
                 self.take(Input::Pause(secs.map(Duration::from_secs)))?;

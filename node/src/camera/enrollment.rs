@@ -32,6 +32,8 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Rest before a candidate's next turn.
 const REST: Duration = Duration::from_secs(2);
+/// Who is sent away because others pair right now may come again sooner than this; later only who came too often.
+const CROWDED: Duration = Duration::from_secs(5);
 /// A stranger may advertise thousands.
 const REMEMBERED: usize = 256;
 
@@ -97,7 +99,12 @@ pub async fn enrol(request: Enrollment, candidates: mpsc::Receiver<SocketAddr>) 
             Answer::Busy(wait) => {
                 // Those who were sent away together do not come back together.
                 let wait = wait.max(Duration::from_millis(100)).mul_f64(rand::random_range(1.0..1.5));
-                tracing::info!("{} (in {:.1} s)", DenyCode::Busy.words(), wait.as_secs_f64());
+                if wait > CROWDED {
+                    // Not others: this address has had its share.
+                    println!("Too many attempts from this machine's address: again in {} s.", wait.as_secs());
+                } else {
+                    tracing::info!("{} (in {:.1} s)", DenyCode::Busy.words(), wait.as_secs_f64());
+                }
                 search.busy = true;
                 search.rest(candidate, wait, None);
             }
@@ -233,12 +240,16 @@ impl Search {
     fn explain(&self, waited: Duration) -> String {
         let waited = waited.as_secs();
         if self.busy {
-            return format!("the coordinator was busy pairing others for all of {waited} s: try again in a minute");
+            return format!(
+                "the coordinator did not take this machine within {waited} s: it pairs others, or there were too many attempts from this address. Try again in a minute"
+            );
         }
         if self.known.is_empty() {
             return format!(
                 "no coordinator was heard within {waited} s. Check that:\n\
-                 - the coordinator runs, and `dms3-node token list` there shows this token as live;\n\
+                 - `dms3-node token list` on the coordinator shows this token as live: a used-up word closes the port, and `token new` makes \
+                 another one;\n\
+                 - the coordinator runs;\n\
                  - this machine is on the same network (not on a guest or separate Wi-Fi);\n\
                  - no firewall blocks UDP 5353 (mDNS) and UDP 47101 (enrollment).\n\
                  Or say where it is: `dms3-node enroll --coordinator ADDRESS`"

@@ -131,7 +131,8 @@ where
             stop.clone(),
         ),
     );
-    services.vital("control", control.run(requests, stop));
+    let control = Arc::new(control);
+    services.restarting("control", move |stop| control.clone().run(requests.clone(), stop), |_| {});
     let (state_dir, health_clock) = (config.state_dir.clone(), clock.clone());
     services.restarting(
         "health",

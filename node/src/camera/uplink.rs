@@ -7,6 +7,7 @@ mod session;
 mod tests;
 
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -17,6 +18,7 @@ use dms3_core::camera::Input;
 use dms3_core::id::BootId;
 use dms3_core::protocol::message::{AckV1, CloseCode, DetectorsV1, HealthV1, SignedBundleV1, SignedStateV1};
 use dms3_pki::{Identity, tls};
+use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +28,7 @@ use crate::mesh::dial::Backoff;
 use crate::mesh::discovery::{self, Heard};
 use crate::mesh::endpoint::Endpoint;
 use crate::mesh::{MdnsMode, MeshConfig};
+use crate::services::panic_words;
 
 /// After a link that worked the first attempt comes at once, spread a little over the cameras of a house.
 const AT_ONCE: Duration = Duration::from_millis(250);
@@ -91,8 +94,11 @@ async fn listen(mesh: &MeshConfig, heard: &Heard) {
         return std::future::pending().await;
     }
     loop {
-        if let Err(error) = discovery::browse(mesh, heard, CancellationToken::new()).await {
-            tracing::warn!("discovery stopped, starting it again: {error:#}");
+        // Nor may a panic of it end the link.
+        match AssertUnwindSafe(discovery::browse(mesh, heard, CancellationToken::new())).catch_unwind().await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("discovery stopped, starting it again: {error:#}"),
+            Err(panic) => tracing::error!("discovery panicked, starting it again: {}", panic_words(panic.as_ref())),
         }
         sleep(LISTEN_AGAIN).await;
     }

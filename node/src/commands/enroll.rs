@@ -9,6 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use dms3_core::arming::ArmState;
+use dms3_core::camera::OnLost;
 use dms3_pki::{Identity, TokenError, TokenWord, root_pin_of};
 use nix::unistd::{Gid, fchown, geteuid};
 use tokio::sync::mpsc;
@@ -18,11 +20,14 @@ use crate::camera;
 use crate::camera::enrollment::{Enrolled, Enrollment, Refused, enrol};
 use crate::clock::Clock;
 use crate::commands::ConfigArg;
-use crate::config::{Config, Role};
+use crate::config::{Config, Role, unit_of};
 use crate::mesh::discovery;
 use crate::owner::AsOwner;
 use crate::store::STORE_FILE;
 
+use self::choices::Choices;
+
+mod choices;
 #[cfg(test)]
 mod tests;
 
@@ -38,7 +43,7 @@ const WORD_LIMIT: u64 = 4096;
 const CAMERA_CONFIG: &str =
     "# Written by `dms3-node enroll`. Every key and its default: the example camera.toml that comes with dms3-node.\nrole = \"camera\"\n";
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct EnrollArgs {
     /// The token, or "-" to read it from standard input. Without it: dms3-token.txt on the boot partition, else you are asked for it.
     /// Arguments are visible to every program of this machine: give only single-use tokens like this
@@ -58,6 +63,13 @@ pub struct EnrollArgs {
     /// Pair again although this machine is enrolled: in the same house, or in another one
     #[arg(long)]
     pub again: bool,
+    /// When this camera watches: away (nobody home), night (people sleep), or both with a comma, as outdoors. On a terminal you are
+    /// asked; without one: away
+    #[arg(long, value_name = "STATES", value_delimiter = ',', value_parser = choices::parse_state)]
+    pub watch_in: Vec<ArmState>,
+    /// Disarmed, and the coordinator is gone: after which time it arms itself (15m), or hold. On a terminal you are asked; without one: 15m
+    #[arg(long, value_name = "TIME|hold", value_parser = choices::parse_on_lost)]
+    pub on_coordinator_lost: Option<OnLost>,
 }
 
 /// What the command needs to know of this machine.
@@ -111,7 +123,7 @@ pub async fn from_boot_partition(config: &Config) -> bool {
     if refused().as_ref() == Some(&word) {
         return false;
     }
-    let args = EnrollArgs { token: None, token_file: None, boot: true, coordinator: None, timeout: BOOT_PATIENCE, again: false };
+    let args = EnrollArgs { boot: true, timeout: BOOT_PATIENCE, ..EnrollArgs::default() };
     match pair(args, config).await {
         Ok(()) => true,
         Err(error) => {
@@ -124,6 +136,11 @@ pub async fn from_boot_partition(config: &Config) -> bool {
     }
 }
 
+/// A token that lies where only root may write outlives its use by the service.
+pub fn boot_token_is_left() -> bool {
+    boot_token(&BOOT_TOKENS.map(PathBuf::from)).is_some()
+}
+
 pub async fn run(args: EnrollArgs, machine: Machine) -> anyhow::Result<()> {
     ensure!(
         !machine.is_coordinator && !machine.state_dir.join(STORE_FILE).exists(),
@@ -134,22 +151,31 @@ pub async fn run(args: EnrollArgs, machine: Machine) -> anyhow::Result<()> {
     let Some(given) = read_token(&args, &BOOT_TOKENS.map(PathBuf::from))? else { return Ok(()) };
     let token = TokenWord::parse(&given.word)?;
     make_state_dir(&machine.state_dir)?;
+    let before = Identity::load(&machine.state_dir)?.map(|identity| identity.mesh());
+    let config = config_text(&machine.config)?;
+    // Asked once, before anything is done: the service that waits reads the config again when it is paired.
+    let ask = before.is_none() && !args.boot && std::io::stdin().is_terminal();
+    let choices = Choices::make(&args, config.as_deref(), ask)?;
+    if let Some(text) = &config
+        && choices.write_into(&machine.config, text)?
+    {
+        println!("Wrote that into {}.", machine.config.display());
+    }
 
     let outcome = {
         let _owner = AsOwner::of(&machine.state_dir)?;
         match already(&machine.state_dir, &token, args.again)? {
             Some(words) => words,
             None => {
-                let before = Identity::load(&machine.state_dir)?.map(|identity| identity.mesh());
                 let enrolled = find_and_enrol(&args, &machine.state_dir, token, machine.heard).await?;
                 if before.is_some_and(|before| before != enrolled.mesh) {
                     camera::memory::forget(&machine.state_dir)?;
                 }
-                tell(&enrolled, before.is_some())
+                tell(&enrolled, before.is_some(), &unit_of(&machine.config))
             }
         }
     };
-    if write_config(&machine.config, &machine.state_dir)? {
+    if write_config(&machine.config, &machine.state_dir, &choices)? {
         println!("Wrote {}.", machine.config.display());
     }
     if let Some(file) = &given.wipe {
@@ -218,18 +244,14 @@ async fn find_and_enrol(
     }
 }
 
-fn tell(enrolled: &Enrolled, again: bool) -> String {
-    format!(
-        "This machine is now the camera {:?} (node {}) of house {}.\n{}",
-        enrolled.name,
-        enrolled.identity.node().short(),
-        enrolled.mesh,
-        if again {
-            "If its service runs, restart it: sudo systemctl restart dms3-node"
-        } else {
-            "Its service takes that up by itself; if it is not running yet: sudo systemctl enable --now dms3-node"
-        }
-    )
+fn tell(enrolled: &Enrolled, again: bool, unit: &str) -> String {
+    let next = if again {
+        format!("If its service runs, restart it: sudo systemctl restart {unit}")
+    } else {
+        format!("Its service takes that up by itself; if it is not running yet: sudo systemctl enable --now {unit}")
+    };
+    let (node, mesh) = (enrolled.identity.node().short(), enrolled.mesh);
+    format!("This machine is now the camera {:?} (node {node}) of house {mesh}.\n{next}", enrolled.name)
 }
 
 /// A token's text and the file to wipe once it was used.
@@ -322,6 +344,15 @@ async fn resolve(coordinator: &str) -> anyhow::Result<Vec<SocketAddr>> {
     Ok(found)
 }
 
+/// `None`: there is no config yet.
+fn config_text(config: &Path) -> anyhow::Result<Option<String>> {
+    match fs::read_to_string(config) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", config.display())),
+    }
+}
+
 fn make_state_dir(dir: &Path) -> anyhow::Result<()> {
     if !dir.exists() {
         dms3_pki::files::create_dir_private(dir).context("if this is not your own directory, run it with sudo")?;
@@ -330,7 +361,7 @@ fn make_state_dir(dir: &Path) -> anyhow::Result<()> {
 }
 
 /// A camera's config if there is none; readable by the group of the state directory, which is the service's. True if it was written.
-fn write_config(config: &Path, state_dir: &Path) -> anyhow::Result<bool> {
+fn write_config(config: &Path, state_dir: &Path, choices: &Choices) -> anyhow::Result<bool> {
     let failed = || format!("cannot write {}", config.display());
     if let Some(parent) = config.parent() {
         fs::create_dir_all(parent).with_context(failed)?;
@@ -344,6 +375,7 @@ fn write_config(config: &Path, state_dir: &Path) -> anyhow::Result<bool> {
     if state_dir != Path::new("/var/lib/dms3") {
         text.push_str(&format!("state_dir = {:?}\n", state_dir.display().to_string()));
     }
+    text.push_str(&choices.sections());
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).with_context(failed)?;
     if geteuid().is_root() {
         let group = fs::metadata(state_dir).with_context(failed)?.gid();

@@ -40,6 +40,9 @@ pub(super) async fn run(args: Args, at: &ConfigArg) -> Result<()> {
     write_config(&args, &at.config)?;
     let config = at.load()?;
     let own = config.coordinator()?.clone();
+    for warning in &config.warnings {
+        println!("Note: {warning}");
+    }
     let dir = &config.state_dir;
     if !dir.exists() {
         create_dir_private(dir)?;
@@ -113,7 +116,7 @@ fn vouch(clock: &Clock, accept: bool) -> Result<()> {
 
 /// A first config where there is none.
 fn write_config(args: &Args, path: &Path) -> Result<()> {
-    if path.exists() {
+    if path.try_exists().with_context(|| format!("cannot look at {}: use sudo", path.display()))? {
         ensure!(
             args.people.is_empty() && !args.manual,
             "{} exists: write the people there instead of giving them here. Nothing was changed",

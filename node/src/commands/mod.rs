@@ -14,6 +14,7 @@ pub mod discover;
 pub mod enroll;
 mod house;
 mod init;
+mod log;
 mod nodes;
 pub mod presence;
 mod run;
@@ -64,6 +65,10 @@ enum Command {
     Nodes(nodes::Args),
     /// What holds now, and why
     Status(status::Args),
+    /// What was decided and why, and who was let in and put out
+    Log(log::Args),
+    /// Take a person's name and devices out of all that is remembered
+    Forget(log::ForgetArgs),
     /// Arm the house
     Arm(house::ArmArgs),
     /// Disarm the house
@@ -107,6 +112,8 @@ impl Cli {
                     Command::Presence(args) => presence::run(args).await,
                     Command::Nodes(args) => nodes::run(args, config).await,
                     Command::Status(args) => status::run(args, config).await,
+                    Command::Log(args) => log::run(args, config).await,
+                    Command::Forget(args) => log::forget(args, config).await,
                     Command::Arm(args) => house::arm(args, config).await,
                     Command::Disarm(args) => house::disarm(args, config).await,
                     Command::Auto => house::auto(config).await,

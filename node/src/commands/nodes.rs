@@ -1,6 +1,7 @@
 //! `dms3-node nodes`: who is of the house, and what each one does.
 
 use anyhow::{Result, bail};
+use dms3_core::arming::ArmState;
 use dms3_core::dashboard::NodeView;
 use dms3_core::roster::{NodeRole, NodeStatus};
 use dms3_core::time::Timestamp;
@@ -29,12 +30,15 @@ pub(super) async fn run(args: Args, config: &ConfigArg) -> Result<()> {
     }
     let head = ["NAME", "ROLE", "LINK", "STATE", "DETECTORS", "CONTACT", "ADDRESS", "VERSION", "ID"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
-    rows.extend(house.nodes.iter().map(|node| row(node, clock::wall())));
+    rows.extend(house.nodes.iter().map(|node| row(node, house.state, clock::wall())));
     print!("{}", table(&rows));
+    for problem in &house.problems {
+        println!("! {problem}");
+    }
     Ok(())
 }
 
-fn row(node: &NodeView, now: Timestamp) -> Vec<String> {
+fn row(node: &NodeView, state: ArmState, now: Timestamp) -> Vec<String> {
     let dash = || "-".to_owned();
     let role = match node.role {
         NodeRole::Coordinator => "coordinator",
@@ -42,7 +46,7 @@ fn row(node: &NodeView, now: Timestamp) -> Vec<String> {
     };
     let link = if node.status == NodeStatus::Revoked { "revoked" } else { node.liveness.as_str() };
     let applied = match node.applied {
-        Some((epoch, rev)) if node.current => format!("{epoch}.{rev}"),
+        Some((epoch, rev)) if node.current => format!("{} {epoch}.{rev}", state.words()),
         Some((epoch, rev)) => format!("{epoch}.{rev} (older)"),
         None => dash(),
     };

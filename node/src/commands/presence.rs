@@ -20,7 +20,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Shows the devices on the network, live; needs no config
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// One JSON object a line, for each device and for each new address of one
+    /// One JSON object a line, for each device and for each new address of one; with --for, at the end each once more with its age_ms
     #[arg(long)]
     json: bool,
     /// Ends after this time, for example 10s; else at Ctrl-C
@@ -77,7 +77,7 @@ async fn show(senses: &mut Senses, shown: &mut Shown, span: Option<Duration>) ->
                     Some(span) => tokio::time::sleep_until(started + span).await,
                     None => std::future::pending().await,
                 }
-            } => return shown.draw(),
+            } => return shown.finish(),
             _ = sweep.tick() => {
                 if !senses.sweep() {
                     eprintln!("The addresses of this network cannot be asked one by one: devices show when they say something.");
@@ -134,21 +134,44 @@ impl Shown {
         let Some(row) = self.devices.get(&mac) else { return Ok(()) };
         let mut out = std::io::stdout().lock();
         match self.how {
-            How::Json => writeln!(
-                out,
-                "{}",
-                json!({
-                    "mac": mac.to_string(),
-                    "ip": row.ip,
-                    "private_address": mac.is_private(),
-                    "gateway": self.is_gateway(row),
-                    "sensor": row.sensor,
-                    "seen_ms": row.at.0,
-                })
-            )?,
+            How::Json => writeln!(out, "{}", self.object(mac, row))?,
             How::Lines | How::Table => writeln!(out, "{}", self.line(mac, row, ""))?,
         }
         Ok(out.flush()?)
+    }
+
+    /// All that was found, with the age of each sighting.
+    fn finish(&self) -> Result<()> {
+        if matches!(self.how, How::Table) {
+            return self.draw();
+        }
+        let now = self.clock.now().mono;
+        let mut out = std::io::stdout().lock();
+        if matches!(self.how, How::Lines) {
+            writeln!(out, "\n{} devices in all:", self.devices.len())?;
+        }
+        for (mac, row) in &self.devices {
+            let age = now.since(row.seen);
+            if matches!(self.how, How::Json) {
+                let mut object = self.object(*mac, row);
+                object["age_ms"] = json!(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+                writeln!(out, "{object}")?;
+            } else {
+                writeln!(out, "{}", self.line(*mac, row, &format!("{} ago", duration_words(age))))?;
+            }
+        }
+        Ok(out.flush()?)
+    }
+
+    fn object(&self, mac: MacAddr, row: &Row) -> serde_json::Value {
+        json!({
+            "mac": mac.to_string(),
+            "ip": row.ip,
+            "private_address": mac.is_private(),
+            "gateway": self.is_gateway(row),
+            "sensor": row.sensor,
+            "seen_ms": row.at.0,
+        })
     }
 
     /// The whole list anew, on a terminal.

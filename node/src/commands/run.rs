@@ -2,12 +2,15 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use dms3_core::id::BootId;
 use dms3_pki::Identity;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -16,14 +19,15 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::ConfigArg;
 use crate::clock::{Clock, build_time, wall};
 use crate::config::{Config, LogConfig, LogTarget, Role};
+use crate::control::{Answer, Asked, Control};
 use crate::services::Services;
 use crate::{camera, coordinator, systemd};
 
 /// How often a camera that is not paired looks whether it was.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-pub(super) async fn run(config: &ConfigArg) -> Result<()> {
-    let config = config.load()?;
+pub(super) async fn run(at: &ConfigArg) -> Result<()> {
+    let config = at.load()?;
     start_log(&config.log)?;
     tracing::info!("dms3-node {} starts as {} with {}", env!("CARGO_PKG_VERSION"), config.role.word(), config.path.display());
     for warning in &config.warnings {
@@ -37,7 +41,14 @@ pub(super) async fn run(config: &ConfigArg) -> Result<()> {
             "this machine's clock is before the time this program was built: it counts from there until a coordinator or NTP tells"
         );
     }
-    let Some(identity) = identity(&config, shutdown.as_mut()).await? else { return Ok(()) };
+    let (identity, config) = match identity(&config)? {
+        Some(identity) => (identity, config),
+        None => match until_paired(&config, shutdown.as_mut()).await? {
+            // What `enroll` was told is in the config since then.
+            Some(identity) => (identity, at.load()?),
+            None => return Ok(()),
+        },
+    };
     let _lock = crate::state_lock::take(&config.state_dir)?;
     let boot = BootId(rand::random());
     let mut services = Services::default();
@@ -57,29 +68,51 @@ pub(super) async fn run(config: &ConfigArg) -> Result<()> {
     result
 }
 
-/// Who this node is. A camera that is not paired waits for it, so that `enroll` is all a user has to do.
-async fn identity(config: &Config, mut shutdown: std::pin::Pin<&mut impl Future<Output = ()>>) -> Result<Option<Identity>> {
-    if let Some(identity) = Identity::load(&config.state_dir).context("cannot read this node's identity")? {
-        return Ok(Some(identity));
-    }
+fn identity(config: &Config) -> Result<Option<Identity>> {
+    Identity::load(&config.state_dir).context("cannot read this node's identity")
+}
+
+/// A camera that is not paired waits for it and says so to whoever asks, so that `enroll` is all a user has to do.
+async fn until_paired(config: &Config, shutdown: std::pin::Pin<&mut impl Future<Output = ()>>) -> Result<Option<Identity>> {
     if let Role::Coordinator(_) = config.role {
         bail!("this coordinator has no house yet: make one with `sudo dms3-node init`");
     }
-    tracing::warn!(
-        "this camera is not paired: run `sudo dms3-node enroll` here and paste the word that `sudo dms3-node token new` shows on the coordinator"
+    let to_do = format!(
+        "this camera is not paired: run `sudo dms3-node enroll{}` here and paste the word that `sudo dms3-node token new` shows on the coordinator",
+        config.option()
     );
-    systemd::ready("not paired: run `sudo dms3-node enroll`");
-    loop {
-        if super::enroll::from_boot_partition(config).await {
-            tracing::info!("paired with the token of the boot partition");
+    let control = Control::bind(&config.control_socket()).await?;
+    let (requests, mut asked) = mpsc::channel::<Asked>(4);
+    tracing::warn!("{to_do}");
+    systemd::ready(&to_do);
+    let waiting = async {
+        loop {
+            if super::enroll::from_boot_partition(config).await {
+                tracing::info!("paired with the token of the boot partition");
+                if super::enroll::boot_token_is_left() && systemd::is_there() {
+                    // The service may not write there; what runs before it starts may.
+                    tracing::info!("starting again, so that the token on the boot partition is wiped");
+                    return Ok(None);
+                }
+            }
+            if let Some(identity) = identity(config)? {
+                return Ok(Some(identity));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+            systemd::alive();
         }
-        if let Some(identity) = Identity::load(&config.state_dir).context("cannot read this node's identity")? {
-            return Ok(Some(identity));
+    };
+    let answering = async {
+        while let Some(asked) = asked.recv().await {
+            // Whoever asked may have gone away.
+            drop(asked.answer.send(Answer::Refused(to_do.clone())));
         }
-        tokio::select! {
-            () = &mut shutdown => return Ok(None),
-            () = tokio::time::sleep(LOOK_AGAIN) => systemd::alive(),
-        }
+    };
+    tokio::select! {
+        () = shutdown => Ok(None),
+        found = waiting => found,
+        ended = Arc::new(control).run(requests, CancellationToken::new()) => ended.and(Ok(None)),
+        () = answering => Ok(None),
     }
 }
 

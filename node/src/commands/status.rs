@@ -1,8 +1,11 @@
 //! `dms3-node status`: what holds now, why, and whether every camera obeys.
 
+use std::io::IsTerminal as _;
+
 use anyhow::{Result, bail};
-use dms3_core::dashboard::Dashboard;
+use dms3_core::dashboard::{Dashboard, Missing};
 use dms3_core::presence::Presence;
+use dms3_core::roster::{NodeRole, NodeStatus};
 use dms3_core::time::Timestamp;
 
 use super::ConfigArg;
@@ -30,7 +33,13 @@ pub(super) async fn run(args: Args, config: &ConfigArg) -> Result<()> {
 
 pub(super) fn print_house(house: &Dashboard, now: Timestamp) {
     let until = house.override_until.map(|until| format!(" Until {}.", clock_time(until, now))).unwrap_or_default();
-    println!("{} since {}: {}.{until} {}", house.state.words(), clock_time(house.since, now), house.reason, watching(house));
+    println!(
+        "{} since {}: {}.{until} {}",
+        house.state.words(),
+        clock_time(house.since, now),
+        house.reason,
+        watching(house, now, std::io::stdout().is_terminal())
+    );
     if let Some((state, at)) = house.pending {
         println!("{} in {} s: leave now.", state.words(), at.since(now).as_secs());
     }
@@ -46,29 +55,41 @@ pub(super) fn print_house(house: &Dashboard, now: Timestamp) {
         };
         println!("  {}: {presence}{seen}", person.name);
     }
-    if let Some(why) = &house.blind {
-        println!("! Not known who is home: {why}.");
-    }
     for note in &house.notes {
         println!("{note}");
     }
 }
 
-/// "2 of 2 watching.", or who does not.
-pub(super) fn watching(house: &Dashboard) -> String {
-    let detectors = house.nodes.iter().flat_map(|node| node.detectors.iter().map(move |detector| (node, detector)));
-    let should: Vec<_> = detectors.filter(|(_, detector)| detector.should_watch).collect();
-    if should.is_empty() {
-        let cameras = house.nodes.iter().filter(|node| node.role == dms3_core::roster::NodeRole::Camera);
-        let active = cameras.filter(|node| node.status == dms3_core::roster::NodeStatus::Active).count();
+/// "2 of 2 watching.", or who does not and why.
+pub(super) fn watching(house: &Dashboard, now: Timestamp, colours: bool) -> String {
+    let (should, missing) = house.watch();
+    if should == 0 {
+        let cameras = house.nodes.iter().filter(|node| node.role == NodeRole::Camera);
+        let active = cameras.filter(|node| node.status == NodeStatus::Active).count();
         return match (house.state.is_armed(), active) {
             (_, 0) => "No camera yet: pair one with `dms3-node token new`.".to_owned(),
-            (true, _) => "No camera confirmed that it watches.".to_owned(),
+            (true, _) => "No camera is to watch.".to_owned(),
             (false, _) => "No camera watches.".to_owned(),
         };
     }
-    let watching = should.iter().filter(|(node, detector)| node.liveness == "online" && detector.phase == "watching").count();
-    format!("{watching} of {} watching.", should.len())
+    let count = format!("{} of {should} watching", should - missing.len());
+    if missing.is_empty() {
+        return format!("{count}.");
+    }
+    let names: Vec<_> = missing.iter().map(|one| format!("{}: {}", one.name(), why(one, now))).collect();
+    let text = format!("{count} ({}).", names.join("; "));
+    if colours { format!("\x1b[31m{text}\x1b[0m") } else { text }
+}
+
+/// Why it is not seen to watch.
+fn why(one: &Missing<'_>, now: Timestamp) -> String {
+    match (one.node.liveness.as_str(), one.node.last_contact) {
+        ("online", _) if one.detector.detail.is_empty() => one.detector.phase.clone(),
+        ("online", _) => format!("{}, {}", one.detector.phase, one.detector.detail.trim_end_matches('.')),
+        ("never seen", _) => "never linked yet".to_owned(),
+        (_, Some(last)) => format!("not linked since {}", clock_time(last, now)),
+        (_, None) => "not linked since the coordinator started".to_owned(),
+    }
 }
 
 fn print_camera(camera: &CameraStatus) {

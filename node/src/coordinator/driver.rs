@@ -1,5 +1,6 @@
 //! Runs the coordinator's rules: inputs in, effects out, carried out in order. Save, then publish.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use anyhow::{Context, Result};
 use dms3_core::coordinator::{Coordinator, Effect, Input};
 use dms3_core::presence::Device;
 use dms3_core::protocol::message::SignedStateV1;
+use dms3_core::time::Mono;
 use dms3_pki::{Authority, NodeKey, sign_state};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
@@ -18,6 +20,9 @@ use crate::clock::Clock;
 use crate::control::Asked;
 use crate::store::Store;
 
+/// What has no end of its own is shown for so long, and no more of it at once.
+pub(super) const NOTICE_FOR: Duration = Duration::from_secs(86_400);
+const NOTICES: usize = 20;
 /// The rules never wait longer than this for time to pass.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -31,6 +36,8 @@ pub(super) struct Driver {
     pub(super) probes: broadcast::Sender<Device>,
     pub(super) tokens: Tokens,
     pub(super) authority: watch::Receiver<Arc<Authority>>,
+    /// What services told people of (a locked token), by its key, and when: it has no end of its own.
+    pub(super) notices: BTreeMap<String, (Mono, String)>,
 }
 
 impl Driver {
@@ -62,6 +69,12 @@ impl Driver {
                 }
                 Some((key, text)) = alerts.recv() => {
                     tracing::warn!("alert {key}: {text}");
+                    self.notices.insert(key, (self.clock.now().mono, text));
+                    // Each one costs an attacker ten tries at a live token; still nobody fills our memory.
+                    while self.notices.len() > NOTICES {
+                        let oldest = self.notices.iter().min_by_key(|(_, (at, _))| *at).map(|(key, _)| key.clone());
+                        oldest.map(|key| self.notices.remove(&key));
+                    }
                     continue;
                 }
                 Ok(()) = roster.changed() => Input::Roster(roster.borrow_and_update().to_vec()),

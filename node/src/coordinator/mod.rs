@@ -1,5 +1,6 @@
 //! A coordinator: who runs what.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use dms3_core::coordinator::{Coordinator, Input, Settings};
 use dms3_core::id::BootId;
 use dms3_core::presence::Device;
 use dms3_pki::{AUTHORITY_DIR, Authority, Identity};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::driver::Driver;
@@ -109,6 +110,7 @@ pub async fn start(
         probes: probes.clone(),
         tokens: tokens.clone(),
         authority: authority_in.clone(),
+        notices: BTreeMap::new(),
     };
     services.vital("driver", driver.run(effects, inputs_in, requests_in, alerts_in, stop.clone()));
     services.vital(
@@ -127,7 +129,8 @@ pub async fn start(
             stop.clone(),
         ),
     );
-    services.vital("control", control.run(requests, stop.clone()));
+    let control = Arc::new(control);
+    services.restarting("control", move |stop| control.clone().run(requests.clone(), stop), |_| {});
 
     services.restarting("renewal", move |stop| renewal::run(renewal.clone(), stop), |_| {});
     let enrollment = EnrollmentContext {
@@ -180,7 +183,8 @@ pub async fn start(
             },
         );
         let clock = clock.clone();
-        services.vital("addresses", remember(store, learned_in, clock, stop));
+        let learned = Arc::new(Mutex::new(learned_in));
+        services.restarting("addresses", move |stop| remember(store.clone(), learned.clone(), clock.clone(), stop), |_| {});
     } else {
         tracing::warn!("presence is switched off in the config: only people arm and disarm this house");
     }
@@ -190,10 +194,11 @@ pub async fn start(
 /// Keeps the addresses at which devices were seen, so that a restart knows where to probe.
 async fn remember(
     store: Store,
-    mut learned: mpsc::Receiver<(Device, std::net::IpAddr)>,
+    learned: Arc<Mutex<mpsc::Receiver<(Device, std::net::IpAddr)>>>,
     clock: Clock,
     stop: CancellationToken,
 ) -> Result<()> {
+    let mut learned = learned.lock().await;
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),

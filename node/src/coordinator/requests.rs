@@ -5,10 +5,13 @@ use dms3_core::coordinator::Input;
 use dms3_core::dashboard::Dashboard;
 use dms3_core::roster::check_name;
 
-use super::driver::Driver;
+use super::driver::{Driver, NOTICE_FOR};
 use super::renewal::ISSUING_LAST_YEAR;
 use crate::clock::{date, date_and_time};
-use crate::control::{Answer, Asked, Request};
+use crate::control::{Answer, Asked, Log, Request};
+
+/// Decisions, and audit rows, in one answer: a few hundred bytes each.
+const ROWS: usize = 1000;
 
 impl Driver {
     /// A request that cannot be done is refused in words; only a failing store ends the driver.
@@ -33,8 +36,11 @@ impl Driver {
     }
 
     /// All that is shown, with what only this machine knows of its authority.
-    fn house(&self) -> Dashboard {
-        let mut house = self.machine.dashboard(self.clock.vouched_now());
+    fn house(&mut self) -> Dashboard {
+        let now = self.clock.vouched_now();
+        self.notices.retain(|_, (at, _)| now.mono.since(*at) < NOTICE_FOR);
+        let mut house = self.machine.dashboard(now);
+        house.problems.extend(self.notices.values().map(|(_, text)| text.clone()));
         let authority = self.authority.borrow();
         let root_is_here = authority.root_on_box();
         match authority.issuing_not_after() {
@@ -103,7 +109,27 @@ impl Driver {
                 self.store.time_accepted(at, by).await?;
                 Answer::Done(format!("{} is taken as right.", date_and_time(at)))
             }
-            Request::Decisions { since } => Answer::Decisions(self.store.decisions(since).await?),
+            Request::Log { since } => {
+                let (mut decisions, mut audit) = (self.store.decisions(since).await?, self.store.audit(since).await?);
+                let cut = decisions.len() > ROWS || audit.len() > ROWS;
+                decisions.drain(..decisions.len().saturating_sub(ROWS));
+                audit.drain(..audit.len().saturating_sub(ROWS));
+                Answer::Log(Log { decisions, audit, cut })
+            }
+            Request::Forget { person } => {
+                let devices = self.machine.devices_of(&person);
+                let changed = self.store.forget(&person, &devices, now.at).await?;
+                self.take(Input::Forget { person: person.clone() }).await?;
+                tracing::info!("{by} had a person forgotten");
+                let again = if devices.is_empty() {
+                    ""
+                } else {
+                    " As long as the config names this person, new rows will: take the section out and restart the node."
+                };
+                Answer::Done(format!(
+                    "{person:?} is forgotten: {changed} rows were changed. What was written to the system's log stays there.{again}"
+                ))
+            }
             Request::Pause { .. } => Answer::Refused("only a camera can be paused: run this on the camera".to_owned()),
         })
     }

@@ -9,7 +9,9 @@ use dms3_core::coordinator::Decision;
 use dms3_core::dashboard::PersonView;
 use dms3_core::id::NodeId;
 use dms3_core::presence::{Device, MacAddr};
+use dms3_core::roster::without_name;
 use dms3_core::time::Timestamp;
+use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, SqliteConnection};
 
 use super::{Store, fixed, parsed, stamp, unstamp};
@@ -32,7 +34,8 @@ impl Default for Keep {
 }
 
 /// What happened to the authority of this house.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum AuditKind {
     Enrolled,
     Revoked,
@@ -80,7 +83,7 @@ impl std::str::FromStr for AuditKind {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEntry {
     pub at: Timestamp,
     pub kind: AuditKind,
@@ -138,7 +141,7 @@ impl Store {
     }
 
     /// Removes a person from what is kept: his devices' addresses, and his name and evidence from the decision log.
-    /// Returns how many rows changed. (The newest state may still name him until the next one.)
+    /// Returns how many rows changed. (What holds now is the machine's own: `Input::Forget`.)
     pub async fn forget(&self, person: &str, devices: &[Device], now: Timestamp) -> anyhow::Result<u64> {
         let mut tx = self.begin().await?;
         let mut changed = 0;
@@ -248,21 +251,4 @@ fn parse_device(text: &str) -> anyhow::Result<Device> {
         Some(("host", host)) => Ok(Device::Host(host.to_owned())),
         _ => anyhow::bail!("the store holds the unknown device {text:?}"),
     }
-}
-
-/// The name as a word of its own becomes "somebody"; inside other words it stays.
-fn without_name(text: &str, name: &str) -> String {
-    let mut kept = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find(name).filter(|_| !name.is_empty()) {
-        let (before, found) = rest.split_at(at);
-        let after = found.get(name.len()..).unwrap_or_default();
-        let apart = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric());
-        kept.push_str(before);
-        let whole = apart(kept.chars().next_back()) && apart(after.chars().next());
-        kept.push_str(if whole { "somebody" } else { name });
-        rest = after;
-    }
-    kept.push_str(rest);
-    kept
 }

@@ -6,6 +6,7 @@ use super::{Command, Decision, Effect, LEASE, MemoryV1, Settings};
 use crate::arming::{ArmState, Override, decide, follow_presence};
 use crate::presence::{Presence, PresenceTracker};
 use crate::protocol::message::StateV1;
+use crate::roster::without_name;
 use crate::time::{Mono, Now, Timestamp, duration_words};
 
 /// What is left of a timed override is saved so often.
@@ -121,6 +122,11 @@ impl House {
                 Some(Reason { named: format!("automatic again ({by}): {now_says}"), anonymous: format!("automatic again: {now_says}") })
             }
         }
+    }
+
+    /// What holds stays; only the name in its reason goes. Saved with the next look at what must be.
+    pub(super) fn forget(&mut self, person: &str) {
+        self.memory.reason = without_name(&self.memory.reason, person);
     }
 
     /// A camera holds a state that we signed. If it is not older than ours and not ours, then we forgot something: our numbers go past it,

@@ -55,6 +55,8 @@ pub(super) struct Source {
     /// Whether it was told to watch, as it says.
     pub(super) watch: bool,
     report: Option<Report>,
+    /// Whether it watches in a state, as its node said last.
+    watches_in: BTreeMap<ArmState, bool>,
     idle_since: Option<Mono>,
     /// It should watch and does not. Ends when it watches, or no longer should.
     pub(super) failing: bool,
@@ -115,7 +117,7 @@ impl Nodes {
         }
         facts.sources.retain(|name, _| ack.sources.iter().any(|source| source.source == *name));
         for source in &ack.sources {
-            facts.sources.entry(source.source.clone()).or_default().watch = source.watch;
+            facts.sources.entry(source.source.clone()).or_default().told(ArmState::from_wire(source.effective), source.watch);
         }
         if current {
             facts.owes_since = None;
@@ -128,7 +130,7 @@ impl Nodes {
         let facts = self.heard(node, now);
         for source in report.sources {
             let report = Report { phase: DetectorPhase::from_wire(source.phase), since: source.since, detail: source.detail };
-            facts.sources.entry(source.source).or_default().report = Some(report);
+            facts.sources.entry(source.source).or_default().reports(report);
         }
     }
 
@@ -189,6 +191,7 @@ impl Nodes {
             current: false,
             detectors: Vec::new(),
             ack_ms: None,
+            health: None,
         };
         let version = house.memory.state.version();
         if row.node == settings.me {
@@ -206,9 +209,21 @@ impl Nodes {
             view.applied = facts.applied;
             view.current = facts.is_current(version);
             view.ack_ms = facts.ack_ms;
-            view.detectors = facts.sources.iter().map(|(name, source)| source.view(name)).collect();
+            view.health = facts.health.clone();
+            let (state, confirmed) = (house.memory.state.arm_state(), facts.is_current(version));
+            view.detectors = facts.sources.iter().map(|(name, source)| source.view(name, state, confirmed)).collect();
+            // A camera that was not heard of since we started has one at least, and nobody knows that it may rest.
+            let unknown = row.role == NodeRole::Camera && row.status == NodeStatus::Active && view.detectors.is_empty();
+            if unknown && !facts.linked && state.is_armed() {
+                view.detectors.push(Source::default().view(&row.name, state, false));
+            }
         }
         view
+    }
+
+    /// A link that moved with its node: it is heard from another address.
+    pub(super) fn moved(&mut self, node: NodeId, address: String, now: Now) {
+        self.heard(node, now).address = Some(address);
     }
 
     fn heard(&mut self, node: NodeId, now: Now) -> &mut Facts {
@@ -304,10 +319,32 @@ impl Source {
         }
     }
 
-    fn view(&self, name: &str) -> DetectorView {
+    fn told(&mut self, effective: ArmState, watch: bool) {
+        self.watch = watch;
+        // One that is stopped by hand is told to rest in a state in which it should watch.
+        if !self.is_paused() {
+            self.watches_in.insert(effective, watch);
+        }
+    }
+
+    fn reports(&mut self, report: Report) {
+        self.report = Some(report);
+        // Its node may have said so before it said why.
+        if self.is_paused() {
+            self.watches_in.clear();
+        }
+    }
+
+    /// Without its word for that state it should: then it is missed rather than forgotten.
+    fn should_watch(&self, state: ArmState, confirmed: bool) -> bool {
+        if confirmed && !self.is_paused() { self.watch } else { self.watches_in.get(&state).copied().unwrap_or(state.is_armed()) }
+    }
+
+    /// `confirmed`: its node has acknowledged the state of now.
+    fn view(&self, name: &str, state: ArmState, confirmed: bool) -> DetectorView {
         DetectorView {
             source: name.to_owned(),
-            should_watch: self.watch,
+            should_watch: self.should_watch(state, confirmed),
             phase: self.report.as_ref().map_or("unknown", |report| report.phase.words()).to_owned(),
             since: self.report.as_ref().map(|report| report.since),
             detail: self.report.as_ref().map(|report| report.detail.clone()).unwrap_or_default(),

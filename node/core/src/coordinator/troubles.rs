@@ -19,6 +19,11 @@ const ACK_WITHIN: Duration = Duration::from_secs(5);
 /// A camera that obeys more than the state may be about to hear the confirmation.
 const RAISED_FOR: Duration = Duration::from_secs(5);
 
+/// A camera with less room than this soon keeps no more pictures.
+const DISK_FREE_MIB: u64 = 200;
+/// A Pi slows itself down from here on.
+const HOT_CELSIUS: i32 = 80;
+
 /// One condition, named so that its end can be told.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Key {
@@ -118,6 +123,9 @@ pub(super) fn all(settings: &Settings, house: &House, nodes: &Nodes, now: Now) -
                 add(Key::Shown(5, format!("paused:{}:{name}", row.node.short())), text);
             }
         }
+        for (what, text) in health_troubles(row, facts) {
+            add(Key::Shown(6, format!("{what}:{}", row.node.short())), text);
+        }
         if facts.raised_for(now.mono).is_some_and(|for_so_long| for_so_long >= RAISED_FOR) {
             add(Key::Raised(row.node), format!("{} armed itself, although the house is {}.", row.name, state_words(house)));
         }
@@ -137,6 +145,28 @@ pub(super) fn all(settings: &Settings, house: &House, nodes: &Nodes, now: Now) -
         add(Key::Shown(6, "clock".to_owned()), text);
     }
     troubles.sort_by_key(|trouble| rank(&trouble.key));
+    troubles
+}
+
+/// What a linked node said of its machine that needs a person.
+fn health_troubles(row: &RosterRow, facts: &Facts) -> Vec<(&'static str, String)> {
+    let mut troubles = Vec::new();
+    let Some(health) = facts.health.as_ref().filter(|_| facts.linked) else { return troubles };
+    let name = &row.name;
+    if health.disk_total_mib > 0 && health.disk_free_mib < DISK_FREE_MIB {
+        troubles.push(("disk", format!("{name}: disk nearly full ({} MB free).", health.disk_free_mib)));
+    }
+    if !health.clock_trusted {
+        troubles.push(("clock", format!("{name}: its clock is not to be trusted: let it reach a time server.")));
+    }
+    if let Some(celsius) = health.cpu_millicelsius.map(|milli| milli / 1000).filter(|celsius| *celsius >= HOT_CELSIUS) {
+        troubles.push(("hot", format!("{name}: its processor is at {celsius} °C.")));
+    }
+    if health.unknown_frames > 0 {
+        let count = health.unknown_frames;
+        troubles
+            .push(("version", format!("{name}: it does not know {count} messages of this coordinator: install the same version on both.")));
+    }
     troubles
 }
 

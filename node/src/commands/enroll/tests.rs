@@ -599,14 +599,7 @@ async fn noise_on_the_port_hurts_nobody() {
 }
 
 fn args(token: &str) -> EnrollArgs {
-    EnrollArgs {
-        token: Some(token.to_owned()),
-        token_file: None,
-        boot: false,
-        coordinator: None,
-        timeout: Duration::from_secs(20),
-        again: false,
-    }
+    EnrollArgs { token: Some(token.to_owned()), timeout: Duration::from_secs(20), ..EnrollArgs::default() }
 }
 
 fn machine(dir: &Path, heard: &[SocketAddr]) -> Machine {

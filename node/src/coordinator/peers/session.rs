@@ -231,6 +231,7 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
     state.mark_changed();
     let mut budget = Budget::new(Instant::now());
     let mut renewed_at: Option<Instant> = None;
+    let mut at = connection.remote_address();
     loop {
         let waits = budget.waits(Instant::now());
         let step = tokio::select! {
@@ -266,6 +267,13 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
                 }
                 Ok(message) => {
                     budget.spend();
+                    let from = connection.remote_address();
+                    if from != at {
+                        at = from;
+                        let moved = Input::Moved { node: row.node, address: canonical(from).to_string() };
+                        // The driver is gone only when the node stops, which is noticed below.
+                        let _ = shared.context.inputs.send(moved).await;
+                    }
                     heard(shared, row.node, message).await
                 }
                 Err(error) => Err(End::Link(error)),

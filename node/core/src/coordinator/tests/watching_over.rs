@@ -155,3 +155,118 @@ fn the_worst_comes_first() {
     let problems = house.dashboard().problems;
     assert!(problems[0].starts_with("porch should watch") && problems[1].contains("cable") && problems[2].contains("clock"));
 }
+
+/// (how many should watch, who of them does not)
+fn watch(house: &House) -> (usize, Vec<String>) {
+    let dashboard = house.dashboard();
+    let (should, missing) = dashboard.watch();
+    (should, missing.iter().map(crate::dashboard::Missing::name).collect())
+}
+
+#[test]
+fn a_camera_that_was_lost_while_disarmed_is_missed_when_the_house_is_armed() {
+    let mut house = House::with_anna_home().with_porch();
+    house.link(None);
+    house.acks();
+    house.reports(DetectorPhase::Stopped);
+    house.handle(Input::LinkDown { node: PORCH });
+    assert_eq!(watch(&house), (0, vec![]));
+    house.arm(Away, None);
+    assert_eq!(watch(&house), (1, vec!["porch".to_owned()]));
+    house.link(None);
+    assert_eq!(watch(&house), (1, vec!["porch".to_owned()]), "it has not said yet that it obeys");
+    house.acks();
+    house.reports(DetectorPhase::Watching);
+    assert_eq!(watch(&house), (1, vec![]));
+    house.roster(&[(PORCH, NodeRole::Camera, NodeStatus::Revoked)]);
+    assert_eq!(watch(&house), (0, vec![]), "who is put out is not counted on");
+}
+
+#[test]
+fn a_camera_that_a_restarted_coordinator_has_not_heard_of_is_missed_too() {
+    let mut house = House::new().with_porch();
+    house.restart(0);
+    let mut house = house.with_porch();
+    assert_eq!(watch(&house), (1, vec!["porch".to_owned()]));
+    house.link(None);
+    house.acks();
+    house.reports(DetectorPhase::Watching);
+    assert_eq!(watch(&house), (1, vec![]));
+}
+
+#[test]
+fn a_camera_that_rests_at_night_is_not_missed_at_night() {
+    let mut house = House::with_anna_home().with_porch();
+    house.arm(Night, None);
+    house.link(None);
+    let (epoch, rev) = house.machine.state().version();
+    let source = SourceAckV1 { source: "porch".to_owned(), effective: Night.to_wire(), watch: false };
+    house.handle(Input::Ack { node: PORCH, ack: AckV1 { epoch, rev, sources: vec![source], held: None }, held: None });
+    assert_eq!(watch(&house), (0, vec![]));
+    house.handle(Input::LinkDown { node: PORCH });
+    assert_eq!(watch(&house), (0, vec![]));
+    house.arm(Away, None);
+    assert_eq!(watch(&house).0, 1);
+}
+
+#[test]
+fn a_camera_that_is_stopped_by_hand_is_missed_as_long_as_it_should_watch() {
+    let mut house = House::new().with_porch();
+    house.link(None);
+    house.acks();
+    let (epoch, rev) = house.machine.state().version();
+    let source = SourceAckV1 { source: "porch".to_owned(), effective: Away.to_wire(), watch: false };
+    house.handle(Input::Ack { node: PORCH, ack: AckV1 { epoch, rev, sources: vec![source], held: None }, held: None });
+    house.reports(DetectorPhase::Paused);
+    assert_eq!(watch(&house), (1, vec!["porch".to_owned()]));
+}
+
+#[test]
+fn what_a_camera_says_of_its_machine_is_shown_while_it_is_linked() {
+    let mut house = House::with_anna_home().with_porch();
+    house.link(None);
+    house.acks();
+    let well = HealthV1 {
+        at: house.now.at,
+        node_uptime: 1,
+        machine_uptime: 1,
+        cpu_millicelsius: Some(52_000),
+        load_centi: 1,
+        mem_total_kib: 1,
+        mem_available_kib: 1,
+        disk_total_mib: 30_000,
+        disk_free_mib: 20_000,
+        unknown_frames: 0,
+        clock_trusted: true,
+    };
+    house.handle(Input::Health { node: PORCH, report: well.clone() });
+    assert_eq!(house.dashboard().problems, Vec::<String>::new());
+    let ill = HealthV1 { cpu_millicelsius: Some(85_100), disk_free_mib: 90, unknown_frames: 3, clock_trusted: false, ..well };
+    house.handle(Input::Health { node: PORCH, report: ill.clone() });
+    let problems = house.dashboard().problems;
+    for words in ["porch: disk nearly full (90 MB free).", "clock is not to be trusted", "85 °C", "3 messages"] {
+        assert!(problems.iter().any(|problem| problem.contains(words)), "{words}: {problems:?}");
+    }
+    assert_eq!(porch(&house).health, Some(ill));
+    house.handle(Input::LinkDown { node: PORCH });
+    assert_eq!(house.dashboard().problems, Vec::<String>::new(), "nobody knows how it is now");
+}
+
+#[test]
+fn a_camera_whose_link_moved_is_shown_at_its_new_address() {
+    let mut house = House::new().with_porch();
+    house.link(None);
+    house.handle(Input::Moved { node: PORCH, address: "10.0.0.9:5".to_owned() });
+    assert_eq!(porch(&house).address.as_deref(), Some("10.0.0.9:5"));
+}
+
+#[test]
+fn a_person_who_is_forgotten_is_named_no_more_and_the_state_stays() {
+    let mut house = House::with_anna_home();
+    let before = (house.state(), house.machine.state().version());
+    assert!(house.dashboard().reason.contains("Anna"), "{}", house.dashboard().reason);
+    house.handle(Input::Forget { person: "Anna".to_owned() });
+    assert!(!house.dashboard().reason.contains("Anna"));
+    assert!(!house.disk.reason.contains("Anna"), "it is saved at once");
+    assert_eq!((house.state(), house.machine.state().version()), before);
+}
