@@ -195,7 +195,7 @@ mod tests {
     const EXAMPLE: &str = include_str!("../../../../config/camera.toml");
 
     fn outdoors() -> Choices {
-        Choices { watch_in: Some(vec![ArmState::Away, ArmState::Night]), on_lost: Some(OnLost::Hold) }
+        Choices { watch_in: Some(vec![ArmState::Night, ArmState::Away]), on_lost: Some(OnLost::Hold) }
     }
 
     fn holds(text: &str, choices: &Choices) {

@@ -90,6 +90,9 @@ pub(crate) enum Change {
     Links,
 }
 
+/// Until the kernel is asked again.
+const BUSY: Duration = Duration::from_millis(5);
+
 type Messages = std::pin::Pin<Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Send + Sync>>;
 
 pub(crate) struct Netlink {
@@ -135,16 +138,13 @@ impl Netlink {
 
     /// Every interface that could be looked on (all, or those of these names), with or without carrier.
     pub(crate) async fn links(&self, wanted: &[String]) -> Result<Vec<Link>> {
-        let read = async {
+        let read = || async {
             let links: Vec<_> = self.handle.link().get().execute().try_collect().await?;
             let addresses: Vec<_> = self.handle.address().get().execute().try_collect().await?;
             let routes: Vec<_> = self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute().try_collect().await?;
-            Ok::<_, rtnetlink::Error>((links, addresses, routes))
+            Ok((links, addresses, routes))
         };
-        let (links, addresses, routes) = tokio::time::timeout(ANSWER_WITHIN, read)
-            .await
-            .context("the kernel does not answer about the network")?
-            .context("cannot read the interfaces of this machine")?;
+        let (links, addresses, routes) = answered(read).await.context("cannot read the interfaces of this machine")?;
         let mut links: Vec<Link> = links.iter().filter_map(link).filter(|link| is_wanted(&link.name, wanted)).collect();
         let places: HashMap<u32, usize> = links.iter().enumerate().map(|(place, link)| (link.index, place)).collect();
         for address in addresses {
@@ -176,12 +176,22 @@ impl Netlink {
     }
 
     async fn neighbours(&self) -> Result<Vec<NeighbourMessage>> {
-        let dump = self.handle.neighbours().get().execute().try_collect::<Vec<_>>();
-        tokio::time::timeout(ANSWER_WITHIN, dump)
-            .await
-            .context("the kernel does not answer about its neighbours")?
-            .context("cannot read the kernel's neighbours")
+        let read = || self.handle.neighbours().get().execute().try_collect::<Vec<_>>();
+        answered(read).await.context("cannot read the kernel's neighbours")
     }
+}
+
+/// What the kernel answers, in time. It is busy while it still lists what was asked before and is not wanted any more.
+async fn answered<T, F: Future<Output = Result<T, rtnetlink::Error>>>(read: impl Fn() -> F) -> Result<T> {
+    let asked = async {
+        loop {
+            match read().await {
+                Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::EBUSY => tokio::time::sleep(BUSY).await,
+                other => return other,
+            }
+        }
+    };
+    Ok(tokio::time::timeout(ANSWER_WITHIN, asked).await.context("the kernel does not answer")??)
 }
 
 fn is_wanted(name: &str, wanted: &[String]) -> bool {
@@ -282,6 +292,15 @@ mod tests {
             assert_eq!(reachable(&neighbour(state, NeighbourFlags::empty())), None, "{state:?}");
         }
         assert_eq!(reachable(&neighbour(Reachable, NeighbourFlags::ExtLearned)), None);
+    }
+
+    #[tokio::test]
+    async fn a_list_that_was_asked_for_and_is_not_wanted_any_more_is_in_nobodys_way() {
+        let netlink = Netlink::open().unwrap();
+        // The kernel begins each and goes on with it only as it is read.
+        for links in futures_util::future::join_all((0..20).map(|_| netlink.links(&[]))).await {
+            links.unwrap();
+        }
     }
 
     #[test]
