@@ -145,6 +145,9 @@ fn transport(keep_alive: Option<Duration>) -> TransportConfig {
         .send_window(256 * 1024)
         .datagram_receive_buffer_size(None)
         .mtu_discovery_config(Some(mtu))
+        // Many packets in one system call: for cameras, whose clips are long. A coordinator says little, to many, and would hold room for
+        // ten packets (14 kB) for each of them.
+        .enable_segmentation_offload(keep_alive.is_some())
         // A home's network answers in milliseconds; with the internet's 333 ms a lost first packet costs a second.
         .initial_rtt(Duration::from_millis(100));
     transport
