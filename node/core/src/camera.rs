@@ -13,6 +13,10 @@ use crate::time::{Mono, Now, Timestamp, duration_words};
 const SAVE_EVERY: Duration = Duration::from_secs(60);
 /// And so often while no coordinator is there.
 const SAVE_EVERY_LOST: Duration = Duration::from_secs(10);
+/// What could not be saved is tried again so often.
+const SAVE_AGAIN: Duration = Duration::from_secs(10);
+/// The longest time for which a person stops the detectors by hand, so that it cannot be forgotten.
+pub const PAUSE_LIMIT: Duration = Duration::from_secs(12 * 3600);
 
 /// What the rules need to know of the config.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,13 +76,16 @@ pub enum Input {
     Unreadable {
         why: String,
     },
+    /// What became of a [`Effect::Save`]. One that succeeded need only be told while [`Camera::owes_save`].
+    Saved(Result<(), String>),
     /// A person at this machine (root) stops the detectors for a while, or (`None`) ends that.
     Pause(Option<Duration>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Write it before any effect that follows.
+    /// Write it before any effect that follows. If that fails while [`Camera::effective`] is disarmed, none of those that follow holds;
+    /// either way the rules are told.
     Save(Box<MemoryV1>),
     /// What each source is to do now; repeated freely, the detector compares.
     Watch {
@@ -106,6 +113,8 @@ pub struct Camera {
     last: Mono,
     saved: MemoryV1,
     saved_at: Mono,
+    /// The last save failed, so what is on the disk is something older.
+    owed: bool,
     /// What each source was told last.
     told: Vec<SourceAckV1>,
 }
@@ -124,6 +133,7 @@ impl Camera {
             confirmed: false,
             last: now.mono,
             saved_at: now.mono,
+            owed: false,
             told: Vec::new(),
         };
         let mut alerts = Vec::new();
@@ -161,6 +171,12 @@ impl Camera {
                 let text = format!("a state came that cannot be read ({why}): this camera armed itself");
                 alerts.extend(self.raise(ArmState::Away, "unreadable", text));
             }
+            Input::Saved(result) => {
+                let before = self.memory.raised;
+                alerts.extend(self.was_saved(result));
+                // What was said of it before may not have got out.
+                answer = (self.memory.raised != before).then_some(Answer::Applied);
+            }
             Input::Pause(time) => alerts.extend(self.pause(time, now)),
         }
         alerts.extend(self.settle(now));
@@ -181,6 +197,11 @@ impl Camera {
     /// How much longer the detectors are stopped by hand.
     pub fn paused(&self) -> Option<Duration> {
         self.memory.paused.map(|(_, left)| Duration::from_millis(left))
+    }
+
+    /// What holds is not on the disk: a restart would find something older.
+    pub fn owes_save(&self) -> bool {
+        self.owed
     }
 
     /// The state that it holds, whatever it obeys.
@@ -225,8 +246,20 @@ impl Camera {
         }
     }
 
+    /// A disk that is full or gone must not keep a camera from arming, and a disarm that a restart would not know of is none.
+    fn was_saved(&mut self, result: Result<(), String>) -> Option<Effect> {
+        let Err(why) = result else {
+            self.owed = false;
+            return None;
+        };
+        let news = !std::mem::replace(&mut self.owed, true);
+        let text = format!("what holds cannot be kept on the disk of this camera ({why}): it stays armed and tries again");
+        let raised = if self.effective().is_armed() { None } else { self.raise(ArmState::Away, "disk", text.clone()) };
+        raised.or_else(|| news.then(|| Effect::Alert { key: "disk".to_owned(), text }))
+    }
+
     fn pause(&mut self, time: Option<Duration>, now: Now) -> Option<Effect> {
-        let time = time.filter(|time| !time.is_zero());
+        let time = time.filter(|time| !time.is_zero()).map(|time| time.min(PAUSE_LIMIT));
         self.memory.paused = time.map(|time| (now.at + time, millis(time)));
         let text = format!("the detectors of this camera are stopped by hand for {}", duration_words(time?));
         Some(Effect::Alert { key: "paused".to_owned(), text })
@@ -256,8 +289,9 @@ impl Camera {
             self.memory.lease_left = if now.trusted { by_memory.min(by_clock) } else { by_memory };
             self.memory.lost_for = self.memory.lost_for.saturating_add(millis(SAVE_EVERY_LOST));
         }
-        if let Some((_, left)) = &mut self.memory.paused {
-            *left = left.saturating_sub(millis(SAVE_EVERY));
+        if let Some((until, left)) = &mut self.memory.paused {
+            *left = left.saturating_sub(millis(SAVE_EVERY)).min(millis(PAUSE_LIMIT));
+            *until = (*until).min(now.at + PAUSE_LIMIT);
         }
     }
 
@@ -330,6 +364,10 @@ impl Camera {
     }
 
     fn must_save(&self, mono: Mono) -> bool {
+        // Arming goes on without a disk; a disarm is not to be obeyed before it is on it.
+        if self.owed && (self.effective().is_armed() || self.memory == self.saved) {
+            return mono.since(self.saved_at) >= SAVE_AGAIN;
+        }
         if self.memory == self.saved {
             return false;
         }

@@ -47,7 +47,7 @@ impl Driver {
         mut requests: mpsc::Receiver<Asked>,
         stop: CancellationToken,
     ) -> Result<()> {
-        self.carry_out(effects, None)?;
+        self.carry_out(effects, None);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -60,28 +60,27 @@ impl Driver {
                 }
                 Some(input) = inputs.recv() => input,
                 Some(asked) = requests.recv() => {
-                    self.answer(asked)?;
+                    self.answer(asked);
                     continue;
                 }
                 () = changed(&mut self.sources) => continue,
             };
-            self.take(input)?;
+            self.take(input);
         }
     }
 
-    fn take(&mut self, input: Input) -> Result<()> {
+    fn take(&mut self, input: Input) {
         let decided = match &input {
             Input::State { state, live: true, .. } => Some(state.since),
             _ => None,
         };
         let before = self.machine.effective();
         let effects = self.machine.handle(input, self.clock.now());
+        self.carry_out(effects, decided);
         let after = self.machine.effective();
-        self.carry_out(effects, decided)?;
         if after != before {
             self.tell(after);
         }
-        Ok(())
     }
 
     fn tell(&self, effective: ArmState) {
@@ -92,19 +91,22 @@ impl Driver {
         }
     }
 
-    fn carry_out(&mut self, effects: Vec<Effect>, decided: Option<Timestamp>) -> Result<()> {
+    fn carry_out(&mut self, effects: Vec<Effect>, decided: Option<Timestamp>) {
+        let mut outcome = None;
         for effect in effects {
             match effect {
-                Effect::Save(memory) => {
-                    // A disk that is full or gone must not keep a camera from arming: then it obeys, and says that it will not remember.
-                    match tokio::task::block_in_place(|| self.memory.save(&memory)) {
-                        Ok(()) => {
-                            self.held.send_replace(memory.held);
-                        }
-                        Err(error) if self.machine.effective().is_armed() => tracing::error!("{error:#}; watching all the same"),
-                        Err(error) => return Err(error),
+                Effect::Save(memory) => match tokio::task::block_in_place(|| self.memory.save(&memory)) {
+                    Ok(()) => {
+                        self.held.send_replace(memory.held);
+                        outcome = self.machine.owes_save().then_some(Ok(()));
                     }
-                }
+                    Err(error) => {
+                        outcome = Some(Err(format!("{error:#}")));
+                        if !self.machine.effective().is_armed() {
+                            break;
+                        }
+                    }
+                },
                 Effect::Watch { source, on } => {
                     for known in self.sources.iter().filter(|known| known.name == source) {
                         known.order.send_if_modified(|order| {
@@ -121,7 +123,11 @@ impl Driver {
                 Effect::Alert { key, text } => tracing::warn!("alert {key}: {text}"),
             }
         }
-        Ok(())
+        if let Some(outcome) = outcome {
+            // Ends: what could not be saved leaves the camera armed, and then it is tried again after a while only.
+            let effects = self.machine.handle(Input::Saved(outcome), self.clock.now());
+            self.carry_out(effects, None);
+        }
     }
 
     /// What the detectors really do, for the coordinator. A detector that is stopped by hand says so.
@@ -144,7 +150,7 @@ impl Driver {
         });
     }
 
-    fn answer(&mut self, asked: Asked) -> Result<()> {
+    fn answer(&mut self, asked: Asked) {
         let answer = match asked.request {
             Request::Status => Answer::Camera(Box::new(self.status())),
             // A camera that watches nothing is what a burglar wants: not for everybody who may arm and disarm the house.
@@ -153,7 +159,7 @@ impl Driver {
             }
             Request::Pause { secs } => {
                 tracing::warn!("{} {}", asked.by, if secs.is_some() { "stops the detectors by hand" } else { "ends the pause" });
-                self.take(Input::Pause(secs.map(Duration::from_secs)))?;
+                self.take(Input::Pause(secs.map(Duration::from_secs)));
                 Answer::Done(match secs {
                     Some(_) => "The detectors of this camera are stopped by hand. `dms3-node resume` ends that early.".to_owned(),
                     None => "The detectors of this camera follow the house again.".to_owned(),
@@ -163,7 +169,6 @@ impl Driver {
         };
         // Whoever asked may have gone away.
         drop(asked.answer.send(answer));
-        Ok(())
     }
 
     fn status(&self) -> CameraStatus {
@@ -248,15 +253,23 @@ mod tests {
             held: watch::Sender::new(None),
             link: watch::channel(LinkStatus::default()).1,
         };
-        driver.carry_out(effects, None).unwrap();
-        driver.take(Input::LinkUp).unwrap();
-        driver.take(state(&house, 1, ArmState::Disarmed)).unwrap();
+        driver.carry_out(effects, None);
+        driver.take(Input::LinkUp);
+        driver.take(state(&house, 1, ArmState::Disarmed));
         assert!(!orders.borrow().on, "with a disk it is obeyed");
 
         driver.memory = lost();
-        driver.take(state(&house, 2, ArmState::Away)).unwrap();
+        driver.take(state(&house, 2, ArmState::Away));
         assert!(orders.borrow().on, "arming is");
-        assert!(driver.take(state(&house, 3, ArmState::Disarmed)).is_err());
+        assert!(driver.machine.owes_save());
+        driver.take(state(&house, 3, ArmState::Disarmed));
         assert!(orders.borrow().on, "disarming is not");
+        assert_eq!(driver.machine.raised(), Some(ArmState::Away));
+        assert!(driver.ack.borrow().as_ref().is_some_and(|ack| ack.sources[0].watch), "and the coordinator hears what it does");
+
+        // The disk is back.
+        driver.memory = Memory::wake(dir.path(), settings(), &identity, now).0;
+        driver.take(state(&house, 4, ArmState::Disarmed));
+        assert!(!orders.borrow().on && !driver.machine.owes_save());
     }
 }

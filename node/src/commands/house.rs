@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use dms3_core::arming::ArmState;
+use dms3_core::camera::PAUSE_LIMIT;
 use dms3_core::coordinator::Command;
 use dms3_core::dashboard::Dashboard;
 use dms3_core::roster::NodeRole;
@@ -88,7 +89,7 @@ pub(super) async fn revoke(args: RevokeArgs, config: &ConfigArg) -> Result<()> {
 }
 
 pub(super) async fn pause(args: PauseArgs, config: &ConfigArg) -> Result<()> {
-    if args.span > Duration::from_secs(12 * 3600) || args.span.is_zero() {
+    if args.span > PAUSE_LIMIT || args.span.is_zero() {
         bail!("a pause lasts at most 12h, so that it cannot be forgotten");
     }
     tell(config, Request::Pause { secs: Some(args.span.as_secs().max(1)) }).await

@@ -30,6 +30,8 @@ struct Node {
     settings: Settings,
     camera: Camera,
     disk: Option<(MemoryV1, Option<StateV1>)>,
+    /// Nothing can be written.
+    broken: bool,
     saves: usize,
     watching: Vec<(String, bool)>,
     last_ack: Option<AckV1>,
@@ -44,7 +46,8 @@ impl Node {
             Settings { sources: vec![source("room", &[Away]), source("yard", &[Night, Away]), source("spare", &[])], on_coordinator_lost };
         let now = Now { at: Timestamp(1_000_000_000), mono: Mono(5_000), trusted: true };
         let (camera, effects) = Camera::start(settings.clone(), None, false, now);
-        let mut node = Self { settings, camera, disk: None, saves: 0, watching: Vec::new(), last_ack: None, alerts: Vec::new(), now };
+        let mut node =
+            Self { settings, camera, disk: None, broken: false, saves: 0, watching: Vec::new(), last_ack: None, alerts: Vec::new(), now };
         node.carry_out(effects);
         node
     }
@@ -67,9 +70,18 @@ impl Node {
         let saved = effects.iter().position(|effect| matches!(effect, Effect::Save(_)));
         let acted = effects.iter().position(|effect| matches!(effect, Effect::Watch { .. } | Effect::Ack(_)));
         assert!(saved.is_none() || acted.is_none() || saved < acted, "saved first: {effects:?}");
+        let mut outcome = None;
         for effect in effects {
             match effect {
+                Effect::Save(_) if self.broken => {
+                    self.saves += 1;
+                    outcome = Some(Err("no space".to_owned()));
+                    if !self.camera.effective().is_armed() {
+                        break;
+                    }
+                }
                 Effect::Save(memory) => {
+                    outcome = self.camera.owes_save().then_some(Ok(()));
                     let held = memory.held.as_ref().map(|held| crate::protocol::frame::from_bytes(&held.payload).unwrap());
                     self.disk = Some((*memory, held));
                     self.saves += 1;
@@ -81,6 +93,9 @@ impl Node {
                 Effect::Ack(ack) => self.last_ack = Some(ack),
                 Effect::Alert { key, .. } => self.alerts.push(key),
             }
+        }
+        if let Some(outcome) = outcome {
+            self.handle(Input::Saved(outcome));
         }
     }
 
@@ -446,8 +461,9 @@ fn a_pause_ends_early_rather_than_late_when_the_clock_jumps() {
     node.pass(10 * MINUTE);
     assert!(node.watches("room"));
     node.handle(Input::Pause(Some(Duration::MAX)));
+    assert!(!node.watches("room"));
     node.pass(u64::MAX / 2);
-    assert!(!node.watches("room"), "an endless pause overflows nothing");
+    assert!(node.watches("room"), "no pause is endless, and none overflows anything");
 }
 
 #[test]
@@ -460,6 +476,56 @@ fn an_armed_camera_writes_nothing_and_a_disarmed_one_once_a_minute() {
     let before = node.saves;
     node.seconds(600);
     assert_eq!(node.saves, before);
+}
+
+#[test]
+fn an_arming_that_could_not_be_written_is_written_as_soon_as_the_disk_is_back() {
+    let mut node = Node::disarmed(HOLD);
+    node.broken = true;
+    node.told(state(6, Away));
+    assert!(node.watches("room"), "a disk that is full keeps nobody from watching");
+    let before = node.saves;
+    node.seconds(60);
+    assert!((5..=6).contains(&(node.saves - before)), "it is tried again and again: {}", node.saves - before);
+    assert_eq!(node.alerts, ["disk"], "and told once");
+    node.broken = false;
+    node.seconds(11);
+    assert!(!node.camera.owes_save());
+    node.restart(0);
+    assert_eq!(node.camera.effective(), Away);
+}
+
+#[test]
+fn a_disarm_that_cannot_be_written_is_none() {
+    let mut node = Node::new(HOLD);
+    node.handle(Input::LinkUp);
+    node.broken = true;
+    node.told(disarm(5, node.now.at, HOUR));
+    assert!(node.watches("room") && node.watches("yard"));
+    assert_eq!((node.camera.effective(), node.camera.raised()), (Away, Some(Away)));
+    let ack = node.last_ack.clone().unwrap();
+    assert!(ack.sources.iter().any(|source| source.watch), "the coordinator hears that it watches");
+    // A disk that breaks while the house is disarmed, at the next write of what is left of the lease.
+    let mut node = Node::disarmed(HOLD);
+    node.broken = true;
+    node.seconds(90);
+    assert_eq!(node.camera.effective(), Away);
+    // A coordinator that goes on saying so is believed once the disk is back.
+    node.broken = false;
+    node.told(disarm(6, node.now.at, HOUR));
+    assert_eq!(node.camera.effective(), Disarmed);
+}
+
+#[test]
+fn a_pause_lasts_at_most_half_a_day_whoever_asks_and_whatever_the_disk_says() {
+    let mut node = Node::new(HOLD);
+    node.handle(Input::Pause(Some(Duration::from_secs(u64::MAX / 1000))));
+    assert_eq!(node.camera.paused(), Some(PAUSE_LIMIT));
+    node.disk.as_mut().unwrap().0.paused = Some((Timestamp(u64::MAX), u64::MAX));
+    node.restart(0);
+    assert!(node.camera.paused().unwrap() <= PAUSE_LIMIT);
+    node.pass(12 * HOUR);
+    assert!(node.watches("room"));
 }
 
 /// These bytes lie on the disks of cameras. If this fails, append a version instead of changing.
