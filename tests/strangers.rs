@@ -146,7 +146,7 @@ async fn papers_that_the_house_did_not_issue_open_nothing() {
         assert!(met.alert.is_some_and(|alert| alerts.contains(&alert)), "{what}: {met:?}, not {alerts:?}");
     }
     for why in
-        ["a signature in its chain is wrong", "not for this use", "is expired", "not enrolled", "did not name this node as a coordinator"]
+        ["not of this house, or made up", "not for this use", "is expired", "not enrolled here", "did not name this node as a coordinator"]
     {
         assert!(coordinator.told(why), "one line says: {why}");
     }

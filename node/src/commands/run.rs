@@ -128,11 +128,15 @@ fn shutdown() -> Result<impl Future<Output = ()>> {
     })
 }
 
-/// `RUST_LOG` wins over the config. mdns-sd repeats itself at info and below; netlink-proto warns of each answer that came in parts.
+/// `RUST_LOG` wins over the config. mdns-sd repeats itself at info and below; netlink-proto warns of each answer that came in parts;
+/// QUIC and TLS warn of whatever a stranger sends, as often as he likes.
 fn start_log(config: &LogConfig) -> Result<()> {
     let (origin, text) = match std::env::var("RUST_LOG") {
         Ok(text) if !text.is_empty() => ("RUST_LOG", text),
-        _ => ("[log] level", format!("{},mdns_sd=off,netlink_proto=error,quinn=warn,sqlx=warn", config.level.word())),
+        _ => (
+            "[log] level",
+            format!("{},mdns_sd=off,netlink_proto=error,quinn=error,quinn_proto=off,rustls=error,sqlx=warn", config.level.word()),
+        ),
     };
     let filter = text.parse::<Targets>().with_context(|| {
         format!("{origin} cannot be read: write a level (error, warn, info, debug, trace), and target=level, with commas")

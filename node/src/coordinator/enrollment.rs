@@ -25,6 +25,8 @@ mod tokens;
 
 pub use tokens::{NewToken, TokenRequest, TokenView, Tokens};
 
+/// Characters that are shown of what a refused machine calls itself.
+const HOST_SHOWN: usize = 64;
 /// Connections beyond the places that are told to come again; more than that are refused unheard.
 const TURNED_AWAY_AT_ONCE: usize = 24;
 /// How long one of them is listened to.
@@ -48,6 +50,8 @@ pub struct EnrollmentContext {
     pub advertise: watch::Sender<Option<u16>>,
     /// (key, text), told to people.
     pub alerts: mpsc::Sender<(String, String)>,
+    /// What came to nothing, told.
+    pub strangers: Arc<Strangers>,
 }
 
 /// Opens and closes the port as the tokens ask, until `stop`.
@@ -150,8 +154,11 @@ fn receive(
             exchanges.spawn(async move {
                 match tokio::time::timeout(ALL_IN, enrol(&context, knock)).await {
                     Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::warn!("an enrollment from {source} ended: {error:#}"),
-                    Err(_) => tracing::warn!("an enrollment from {source} took longer than {} s and was ended", ALL_IN.as_secs()),
+                    Ok(Err(error)) => context.strangers.enrollment(&format!("an enrollment from {source} ended: {error:#}")),
+                    Err(_) => {
+                        let seconds = ALL_IN.as_secs();
+                        context.strangers.enrollment(&format!("an enrollment from {source} took longer than {seconds} s and was ended"));
+                    }
                 }
                 drop(place);
             });
@@ -161,7 +168,8 @@ fn receive(
                 tracing::debug!("refused an enrollment from {source}: too many at once");
                 return knock.refuse();
             };
-            tracing::info!("an enrollment from {source} was told to come again in {} s", wait.as_secs_f32().ceil());
+            let seconds = wait.as_secs_f32().ceil();
+            context.strangers.enrollment(&format!("an enrollment from {source} was told to come again in {seconds} s"));
             exchanges.spawn(async move {
                 let _ = tokio::time::timeout(TURNED_AWAY_IN, async {
                     if let Ok(mut channel) = knock.admit().await {
@@ -210,7 +218,9 @@ async fn enrol(context: &EnrollmentContext, knock: Knock) -> anyhow::Result<()> 
             Ok(())
         }
         Ok(Err(code)) => {
-            tracing::warn!("refused {} ({:?}) at {source} with token {}: {code:?}", node.short(), begin.hostname, begin.token);
+            let host: String = begin.hostname.chars().filter(|c| !c.is_control()).take(HOST_SHOWN).collect();
+            let what = format!("refused {} ({host:?}) at {source} with token {}: {code:?}", node.short(), begin.token);
+            context.strangers.enrollment(&what);
             refuse(channel, code).await;
             Ok(())
         }

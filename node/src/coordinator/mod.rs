@@ -34,6 +34,7 @@ pub mod presence;
 pub mod renewal;
 mod requests;
 pub mod roster;
+pub mod strangers;
 
 /// Who was paired, renamed and revoked stays readable for so long.
 const AUDIT_FOR: Duration = Duration::from_secs(365 * 86400);
@@ -134,6 +135,7 @@ pub async fn start(
 
     services.restarting("renewal", move |stop| renewal::run(renewal.clone(), stop), |_| {});
     let enrollment = EnrollmentContext {
+        strangers: Arc::default(),
         store: store.clone(),
         authority: authority_in,
         identity: identity_in,

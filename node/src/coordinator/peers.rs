@@ -1,7 +1,6 @@
 //! The mesh port: lets nodes of the house in, one task for each link. A peer can end its own link and nothing else.
 
 mod session;
-mod strangers;
 #[cfg(test)]
 mod tests;
 
@@ -21,8 +20,8 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::strangers::Strangers;
 use super::roster::Roster;
+use super::strangers::Strangers;
 use crate::clock::{Announced, Clock};
 use crate::mesh::endpoint::Endpoint;
 use crate::services::panic_words;

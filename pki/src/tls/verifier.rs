@@ -103,7 +103,12 @@ impl ClientCertVerifier for NodeVerifier {
             Ok(_) => Ok(ClientCertVerified::assertion()),
             Err((node, refusal)) => {
                 let node = node.map_or_else(|| "unknown".to_owned(), |node| node.short());
-                tracing::warn!(%node, "refused a certificate on the mesh port: {refusal}");
+                // Anybody can come here any number of times: the mesh port tells it, and counts. Only who has the issuing key can be this one.
+                if refusal == Refusal::NotInBundle {
+                    tracing::error!(%node, "refused a coordinator that this house's issuing key signed: {refusal}. Was the key stolen?");
+                } else {
+                    tracing::debug!(%node, "refused a certificate on the mesh port: {refusal}");
+                }
                 Err(tls_error(refusal))
             }
         }

@@ -68,6 +68,7 @@ impl House {
         let identity = watch::Sender::new(identity);
         let (alert, alerts) = mpsc::channel(8);
         let context = EnrollmentContext {
+            strangers: Arc::default(),
             store: store.clone(),
             authority: watch::Sender::new(authority.clone()).subscribe(),
             identity: identity.subscribe(),

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use crate::mesh::endpoint::{Arrival, canonical};
 use crate::mesh::gate::Pass;
-use crate::mesh::link::{Connection, Link, LinkError, Receiver, Sender, close, peer_certificates, words};
+use crate::mesh::link::{Connection, Link, LinkError, Receiver, Sender, close, peer_certificates};
 
 /// From the handshake to the first message.
 const HELLO: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ pub(super) async fn run(shared: Arc<Shared>, arrival: Arrival, serial: u64, stop
     let from = arrival.from();
     let (connection, pass) = match arrival.handshake().await {
         Ok(met) => met,
-        Err(error) => return shared.strangers.note(from, &words(&error)),
+        Err(error) => return shared.strangers.refused(from, &error),
     };
     tokio::select! {
         biased;
@@ -66,7 +66,7 @@ async fn converse(shared: &Shared, connection: &Connection, pass: Pass, from: So
     let peer = match peer_identity(&peer_certificates(connection), &identity.mesh(), now) {
         Ok(peer) => peer,
         Err(refusal) => {
-            shared.strangers.note(from, &refusal.to_string());
+            shared.strangers.turned_away(from, &refusal.to_string());
             return close(connection, CloseCode::NotEnrolled);
         }
     };
