@@ -5,10 +5,13 @@
 
 mod architecture;
 mod arming;
+mod cables;
 mod configs;
 mod decoders;
 mod examples;
+mod faults;
 mod harness;
+mod ipv6;
 mod motion;
 mod pairing;
 mod presence;
