@@ -6,12 +6,15 @@
 mod architecture;
 mod arming;
 mod authority;
+mod cables;
 mod cli;
 mod clocks;
 mod configs;
 mod decoders;
 mod examples;
+mod faults;
 mod harness;
+mod ipv6;
 mod motion;
 mod pairing;
 mod presence;

@@ -3,34 +3,79 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
-/// The node takes the second line for Motion's own word that its loop runs.
+/// The node takes the third line for Motion's own word that its loop runs.
 const SCRIPT: &str = r#"#!/bin/sh
-echo "start $$" >> "@DIR@/told"
+echo "start $$" >> "${TOLD:-@DIR@/told}"
 echo "[0:motion] [NTC] [ALL] image_ring_resize: Resizing pre_capture buffer to 1 items" >&2
-trap 'echo "stop $$" >> "@DIR@/told"; exit 0' TERM
+trap '@END@' TERM
 while :; do sleep 0.2 & wait $!; done
 "#;
+
+const END: &str = r#"echo "stop $$" >> "@DIR@/told"; exit 0"#;
+
+/// How a detector is made, or what is wrong with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Make {
+    #[default]
+    Plain,
+    /// Not there until [`FakeMotion::install`].
+    Missing,
+    /// Does not end when it is asked to.
+    Stubborn,
+}
 
 #[derive(Debug)]
 pub(crate) struct FakeMotion {
     dir: PathBuf,
+    make: Make,
 }
 
 impl FakeMotion {
-    pub(crate) fn new(dir: &Path) -> Self {
+    pub(crate) fn new(dir: &Path, make: Make) -> Self {
         fs::create_dir_all(dir).unwrap();
-        let script = dir.join("fake-motion");
-        fs::write(&script, SCRIPT.replace("@DIR@", dir.to_str().unwrap())).unwrap();
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
         fs::write(dir.join("fake.conf"), "# Nothing: the node asks no web control and writes no file.\n").unwrap();
-        Self { dir: dir.to_owned() }
+        let fake = Self { dir: dir.to_owned(), make };
+        if make != Make::Missing {
+            fake.install();
+        }
+        fake
+    }
+
+    pub(crate) fn install(&self) {
+        let end = if self.make == Make::Stubborn { "" } else { END };
+        let script = SCRIPT.replace("@END@", end).replace("@DIR@", self.dir.to_str().unwrap());
+        // Whole at once: somebody may be waiting for it.
+        let new = self.dir.join("new");
+        fs::write(&new, script).unwrap();
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(&new, self.script()).unwrap();
     }
 
     /// `[[camera.detector]]` of a camera that has it.
     pub(crate) fn section(&self) -> String {
-        let (script, conf) = (self.dir.join("fake-motion"), self.dir.join("fake.conf"));
-        format!("[[camera.detector]]\nname = \"cam\"\ncommand = [{script:?}]\nconfig = {conf:?}\nstop_grace = \"5s\"\n")
+        let grace = if self.make == Make::Stubborn { 1 } else { 5 };
+        format!(
+            "[[camera.detector]]\nname = \"cam\"\ncommand = [{:?}]\nconfig = {:?}\nstop_grace = \"{grace}s\"\n",
+            self.script(),
+            self.conf()
+        )
+    }
+
+    /// As the node starts it, but by somebody else: not counted, and none of the node's business.
+    pub(crate) fn of_a_stranger(&self) -> Child {
+        let mut command = Command::new(self.script());
+        command.args(["-n", "-c"]).arg(self.conf()).env("TOLD", "/dev/null").stderr(Stdio::null());
+        command.spawn().unwrap()
+    }
+
+    fn script(&self) -> PathBuf {
+        self.dir.join("fake-motion")
+    }
+
+    fn conf(&self) -> PathBuf {
+        self.dir.join("fake.conf")
     }
 
     /// Its process, if it runs now.

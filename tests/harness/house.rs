@@ -11,7 +11,7 @@ use dms3_node::control::{Answer, Request};
 use dms3_pki::Identity;
 use tempfile::TempDir;
 
-use super::{FakeMotion, LINKED_WITHIN, Lan, Node, Port, eventually, within};
+use super::{FakeMotion, LINKED_WITHIN, Lan, Make, Node, Port, eventually, within};
 
 /// What is special about a house. The default one is manual (nobody's phone) and lives on this machine's loopback.
 #[derive(Debug, Default)]
@@ -120,7 +120,12 @@ impl House {
 
     /// Pairs a new machine and starts it.
     pub(crate) async fn add_camera(&mut self, name: &str) {
-        let camera = self.new_camera(name);
+        self.add_camera_with(name, Make::Plain).await;
+    }
+
+    /// With a detector of that make.
+    pub(crate) async fn add_camera_with(&mut self, name: &str, make: Make) {
+        let camera = self.new_camera_in(name, self.dir.path(), make);
         let word = self.token(&["--name", name]).await;
         camera.cli_with(&["enroll", "-"], &word).await.good();
         camera.start();
@@ -129,11 +134,11 @@ impl House {
 
     /// A machine with our program on it, of no house yet.
     pub(crate) fn new_camera(&self, name: &str) -> Camera {
-        self.new_camera_in(name, self.dir.path())
+        self.new_camera_in(name, self.dir.path(), Make::Plain)
     }
 
-    fn new_camera_in(&self, name: &str, parent: &Path) -> Camera {
-        let motion = FakeMotion::new(&parent.join(format!("{name}-motion")));
+    fn new_camera_in(&self, name: &str, parent: &Path, make: Make) -> Camera {
+        let motion = FakeMotion::new(&parent.join(format!("{name}-motion")), make);
         let (host, mesh) = match &self.plan.lan {
             Some(lan) => (Some(lan.host(name)), String::new()),
             None => (None, mesh_section(&self.mdns_port)),
@@ -229,6 +234,31 @@ impl House {
     pub(crate) async fn is_unharmed(&self, before: Standing) {
         within(LINKED_WITHIN, "after the attack every camera does as it should", async || self.does_agree(before.state).await).await;
         assert_eq!(self.standing().await, before);
+    }
+}
+
+impl House {
+    /// After a fault that ended a process: the same state under the same number, and every camera linked within 3 s (by its own word too: the
+    /// coordinator may not have noticed yet that a link is dead), its detector as the state says.
+    pub(crate) async fn stands(&self, before: Standing) {
+        within(LINKED_WITHIN, "after the fault every camera does as it should", async || self.is_whole(before.state).await).await;
+        let now = self.standing().await;
+        assert_eq!((now.version, now.state), (before.version, before.state));
+    }
+
+    pub(crate) async fn is_whole(&self, state: ArmState) -> bool {
+        for camera in &self.cameras {
+            if camera.camera_status().await.is_none_or(|status| status.linked.is_none()) {
+                return false;
+            }
+        }
+        self.does_agree(state).await
+    }
+}
+
+impl Standing {
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
     }
 }
 

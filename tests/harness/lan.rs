@@ -6,10 +6,19 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 static LANS: AtomicU32 = AtomicU32::new(0);
 
+/// Which addresses the machines of a network have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Addresses {
+    Both,
+    /// IPv6 of the network's own, and of the link.
+    OnlyV6,
+}
+
 /// A switch with a router. Removed with everything on it when dropped.
 #[derive(Debug)]
 pub(crate) struct Lan {
     name: String,
+    addresses: Addresses,
     hosts: Mutex<Vec<Host>>,
 }
 
@@ -19,6 +28,7 @@ pub(crate) struct Host {
     pub(crate) netns: String,
     pub(crate) mac: String,
     pub(crate) ip: String,
+    pub(crate) ip6: String,
     switch: String,
     port: String,
 }
@@ -26,8 +36,12 @@ pub(crate) struct Host {
 impl Lan {
     /// With a router at .1, as every home has one.
     pub(crate) fn new() -> Self {
+        Self::with(Addresses::Both)
+    }
+
+    pub(crate) fn with(addresses: Addresses) -> Self {
         let name = format!("dms3-{}-{}", std::process::id(), LANS.fetch_add(1, Ordering::Relaxed));
-        let lan = Self { name, hosts: Mutex::new(Vec::new()) };
+        let lan = Self { name, addresses, hosts: Mutex::new(Vec::new()) };
         let switch = lan.switch();
         ip(&["netns", "add", &switch]);
         ip(&["-n", &switch, "link", "add", "br0", "type", "bridge"]);
@@ -45,6 +59,7 @@ impl Lan {
             // Not of the locally administered kind: that would be a "private address".
             mac: format!("24:da:9b:00:00:{number:02x}"),
             ip: format!("192.168.77.{number}"),
+            ip6: format!("fd77::{number:x}"),
             switch: self.switch(),
             port: format!("p{number}"),
         };
@@ -53,11 +68,17 @@ impl Lan {
         hosts.push(host.clone());
         ip(&["-n", switch, "link", "add", &host.port, "type", "veth", "peer", "name", "eth0", "address", &host.mac, "netns", netns]);
         ip(&["-n", switch, "link", "set", &host.port, "master", "br0", "up"]);
-        ip(&["-n", netns, "addr", "add", &format!("{}/24", host.ip), "dev", "eth0"]);
-        ip(&["-n", netns, "addr", "add", &format!("fd77::{number:x}/64"), "dev", "eth0", "nodad"]);
+        if self.addresses == Addresses::Both {
+            ip(&["-n", netns, "addr", "add", &format!("{}/24", host.ip), "dev", "eth0"]);
+        } else {
+            // Known at once: the kernel's own would be "tentative" for two seconds.
+            ip(&["-n", netns, "link", "set", "eth0", "addrgenmode", "none"]);
+            ip(&["-n", netns, "addr", "add", &format!("fe80::{number:x}/64"), "dev", "eth0", "nodad"]);
+        }
+        ip(&["-n", netns, "addr", "add", &format!("{}/64", host.ip6), "dev", "eth0", "nodad"]);
         ip(&["-n", netns, "link", "set", "lo", "up"]);
         ip(&["-n", netns, "link", "set", "eth0", "up"]);
-        if number > 1 {
+        if number > 1 && self.addresses == Addresses::Both {
             ip(&["-n", netns, "route", "add", "default", "via", "192.168.77.1"]);
         }
         host
@@ -82,6 +103,12 @@ impl Host {
 
     pub(crate) fn returns(&self) {
         ip(&["-n", &self.switch, "link", "set", &self.port, "up"]);
+    }
+
+    /// Its lease ended, and it got another IPv4 address.
+    pub(crate) fn moves_to(&self, ip4: &str) {
+        ip(&["-n", &self.netns, "-4", "addr", "flush", "dev", "eth0"]);
+        ip(&["-n", &self.netns, "addr", "add", &format!("{ip4}/24"), "dev", "eth0"]);
     }
 
     /// A phone that comes home says something, as every phone does.

@@ -10,9 +10,9 @@ pub(crate) mod skip;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use fake_motion::FakeMotion;
+pub(crate) use fake_motion::{FakeMotion, Make};
 pub(crate) use house::{House, Plan};
-pub(crate) use lan::{Host, Lan};
+pub(crate) use lan::{Addresses, Host, Lan};
 pub(crate) use node::{BINARY, Node};
 pub(crate) use port::Port;
 

@@ -164,6 +164,17 @@ impl Node {
         self.start();
     }
 
+    /// To its running process, which goes on.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
+    }
+
+    /// Further lines of its config, read at the next start.
+    pub(crate) fn configure(&self, more: &str) {
+        let before = fs::read_to_string(self.config()).unwrap();
+        fs::write(self.config(), format!("{before}\n{more}")).unwrap();
+    }
+
     async fn end(&self, signal: Signal) -> std::process::ExitStatus {
         let pid = self.pid();
         let mut child = self.child.lock().unwrap().take().unwrap();

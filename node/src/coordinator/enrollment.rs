@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::coordinator::roster::Roster;
+use crate::coordinator::strangers::Strangers;
 use crate::mesh::enrollment::{ALL_IN, Channel, Knock, Listener};
 use crate::store::{Redemption, Store};
 

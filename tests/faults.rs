@@ -1,0 +1,191 @@
+//! What breaks in a house breaks alone: nodes that freeze or forget, detectors that are missing, die or hang.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use dms3_core::arming::ArmState;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::harness::{House, LINKED_WITHIN, Make, Plan, eventually, within};
+
+/// A dead peer is known so soon.
+const NOTICED_WITHIN: Duration = Duration::from_secs(20);
+
+async fn armed_house<const N: usize>(names: [&str; N]) -> House {
+    let house = House::with_cameras(names).await;
+    house.arm().await;
+    house.agrees(ArmState::Away).await;
+    house
+}
+
+#[tokio::test]
+async fn a_coordinator_that_freezes_is_missed_and_taken_back_and_the_cameras_watch_on() {
+    let house = armed_house(["porch", "hall"]).await;
+    let before = house.standing().await;
+    house.coordinator.signal(Signal::SIGSTOP);
+    for camera in &house.cameras {
+        within(NOTICED_WITHIN, "a camera notices that nobody answers", async || {
+            assert!(camera.motion.running().is_some(), "{} watches on", camera.name);
+            camera.camera_status().await.is_some_and(|status| status.linked.is_none())
+        })
+        .await;
+        assert_eq!(camera.lines_with("the link to the coordinator ended: no answer"), 1, "{} says why", camera.name);
+    }
+    house.coordinator.signal(Signal::SIGCONT);
+    house.stands(before).await;
+    house.is_unharmed(before).await;
+    for camera in &house.cameras {
+        assert_eq!((camera.motion.starts(), camera.motion.stops()), (1, 0), "{}", camera.name);
+    }
+}
+
+/// A camera whose state directory, copied while the house was disarmed, was put back after it was armed. It does not run.
+async fn camera_with_an_old_memory(house: &House) {
+    let porch = house.camera("porch");
+    let (state, copy) = (porch.state_dir(), house.dir().join("old"));
+    porch.stop().await;
+    cp(&state, &copy);
+    porch.start();
+    house.arm().await;
+    house.agrees(ArmState::Away).await;
+    porch.sigkill().await;
+    eventually("its detector dies with it", async || porch.motion.running().is_none()).await;
+    fs::remove_dir_all(&state).unwrap();
+    cp(&copy, &state);
+}
+
+#[tokio::test]
+async fn a_camera_that_comes_from_an_old_backup_is_told_at_once_what_holds() {
+    let house = House::with_cameras(["porch", "hall"]).await;
+    camera_with_an_old_memory(&house).await;
+    let before = house.standing().await;
+    house.camera("porch").start();
+    house.stands(before).await;
+    house.is_unharmed(before).await;
+}
+
+#[tokio::test]
+async fn a_camera_that_comes_from_an_old_backup_arms_itself_where_nobody_tells_it_what_holds() {
+    let after = Duration::from_secs(20);
+    let plan = Plan { camera: "on_coordinator_lost = { arm_after = \"20s\", as = \"away\" }".to_owned(), ..Plan::default() };
+    let house = House::planned_with_cameras(plan, ["porch"]).await;
+    camera_with_an_old_memory(&house).await;
+    let before = house.standing().await;
+    let porch = house.camera("porch");
+    house.coordinator.sigkill().await;
+    let starts = porch.motion.starts();
+    porch.start();
+    within(after + LINKED_WITHIN, "it watches when the coordinator was gone long enough", async || porch.motion.running().is_some()).await;
+    assert_eq!(porch.motion.starts(), starts + 1);
+    assert_eq!(porch.lines_with("alert raised: no coordinator for 20 s"), 1, "and says why");
+    house.coordinator.start();
+    house.answers().await;
+    house.stands(before).await;
+    assert_eq!(porch.motion.starts(), starts + 1, "it went on");
+}
+
+#[tokio::test]
+async fn a_camera_whose_motion_is_missing_is_named_until_it_is_installed() {
+    let mut house = House::new().await;
+    house.add_camera_with("porch", Make::Missing).await;
+    house.disarm().await;
+    house.agrees(ArmState::Disarmed).await;
+    house.arm().await;
+    let before = house.standing().await;
+    let porch = house.camera("porch");
+    says(&house, "porch/cam should watch and does not: cannot start").await;
+    says(&house, "fake-motion: not found; install it or set `command`").await;
+    assert_eq!(porch.lines_with("the detector does not watch: cannot start"), porch.lines_with("the detector does not watch"));
+    assert!(porch.told("not found; install it or set `command`"), "the camera's log says it too");
+    porch.motion.install();
+    house.agrees(ArmState::Away).await;
+    eventually("the trouble is over", async || house.look().await.is_some_and(|house| house.problems.is_empty())).await;
+    house.is_unharmed(before).await;
+    assert_eq!(porch.motion.starts(), 1);
+}
+
+#[tokio::test]
+async fn a_motion_that_dies_is_told_and_started_again() {
+    let house = armed_house(["porch", "hall"]).await;
+    let before = house.standing().await;
+    let porch = house.camera("porch");
+    let first = porch.motion.running().unwrap();
+    kill(Pid::from_raw(first.cast_signed()), Signal::SIGKILL).unwrap();
+    says(&house, "porch/cam should watch and does not: Motion was ended by signal 9 (SIGKILL)").await;
+    within(LINKED_WITHIN, "another one runs", async || porch.motion.running().is_some_and(|now| now != first)).await;
+    house.is_unharmed(before).await;
+    assert_eq!(porch.lines_with("the detector does not watch: Motion was ended by signal 9 (SIGKILL)"), 1);
+    eventually("the trouble is over", async || house.look().await.is_some_and(|house| house.problems.is_empty())).await;
+    assert_eq!((porch.motion.starts(), house.camera("hall").motion.starts()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_motion_that_hangs_when_it_is_to_end_is_killed_and_the_house_can_be_armed_again() {
+    let mut house = House::new().await;
+    house.add_camera_with("porch", Make::Stubborn).await;
+    let porch = house.camera("porch");
+    house.agrees(ArmState::Away).await;
+    let pid = house.standing().await.pid();
+    house.disarm().await;
+    house.agrees(ArmState::Disarmed).await;
+    let before = house.standing().await;
+    assert_eq!(porch.lines_with("the detector did not end by itself and was killed"), 1);
+    house.is_unharmed(before).await;
+    house.arm().await;
+    house.agrees(ArmState::Away).await;
+    assert_eq!((house.standing().await.pid(), porch.motion.starts()), (pid, 2));
+}
+
+#[tokio::test]
+async fn a_motion_that_somebody_else_started_is_never_touched() {
+    let house = House::with_cameras(["porch"]).await;
+    let porch = house.camera("porch");
+    let mut foreign = porch.motion.of_a_stranger();
+    house.arm().await;
+    house.agrees(ArmState::Away).await;
+    house.disarm().await;
+    house.agrees(ArmState::Disarmed).await;
+    let before = house.standing().await;
+    porch.sigkill().await;
+    porch.start();
+    house.stands(before).await;
+    assert!(foreign.try_wait().unwrap().is_none(), "it runs on, although it has the arguments of ours");
+    foreign.kill().unwrap();
+    foreign.wait().unwrap();
+}
+
+#[tokio::test]
+async fn two_cameras_of_one_name_are_told_apart() {
+    let mut house = House::new().await;
+    house.add_camera("porch").await;
+    // The other machine calls itself so too; its people may have forgotten the first one.
+    let other = house.new_camera("porch-of-the-garden");
+    let word = house.token(&["--name", "porch"]).await;
+    let said = other.cli_with(&["enroll", "-"], &word).await.good();
+    assert!(said.contains("\"porch 2\""), "{said}");
+    other.start();
+    house.cameras.push(other);
+    house.agrees(ArmState::Away).await;
+    let before = house.standing().await;
+    for name in ["porch", "porch 2"] {
+        assert_eq!(house.view(name).await.unwrap().liveness, "online", "{name}");
+    }
+    let why = house.coordinator.cli(&["rename", "porch 2", "porch"]).await.bad();
+    assert!(why.contains("there is a node named \"porch\" already"), "{why}");
+    house.coordinator.cli(&["rename", "porch 2", "Porch"]).await.bad();
+    assert!(house.view("porch 2").await.is_some());
+    house.is_unharmed(before).await;
+}
+
+/// `status` names it.
+async fn says(house: &House, problem: &str) {
+    eventually(&format!("status says {problem:?}"), async || house.coordinator.cli(&["status"]).await.good().contains(problem)).await;
+}
+
+fn cp(from: &Path, to: &Path) {
+    let out = Command::new("cp").arg("-a").arg(from).arg(to).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
