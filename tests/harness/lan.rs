@@ -12,6 +12,8 @@ pub(crate) enum Addresses {
     Both,
     /// IPv6 of the network's own, and of the link.
     OnlyV6,
+    /// Those that mean nothing without the interface.
+    OnlyLinkLocal,
 }
 
 /// A switch with a router. Removed with everything on it when dropped.
@@ -75,7 +77,9 @@ impl Lan {
             ip(&["-n", netns, "link", "set", "eth0", "addrgenmode", "none"]);
             ip(&["-n", netns, "addr", "add", &format!("fe80::{number:x}/64"), "dev", "eth0", "nodad"]);
         }
-        ip(&["-n", netns, "addr", "add", &format!("{}/64", host.ip6), "dev", "eth0", "nodad"]);
+        if self.addresses != Addresses::OnlyLinkLocal {
+            ip(&["-n", netns, "addr", "add", &format!("{}/64", host.ip6), "dev", "eth0", "nodad"]);
+        }
         ip(&["-n", netns, "link", "set", "lo", "up"]);
         ip(&["-n", netns, "link", "set", "eth0", "up"]);
         if number > 1 && self.addresses == Addresses::Both {

@@ -297,7 +297,10 @@ fn candidates(service: &ResolvedService, mode: MdnsMode) -> Vec<Candidate> {
 
 fn socket_address(ip: &ScopedIp, port: u16, mode: MdnsMode) -> Option<SocketAddr> {
     let address = match ip {
-        ScopedIp::V6(v6) => SocketAddr::V6(SocketAddrV6::new(*v6.addr(), port, 0, v6.scope_id().index)),
+        // Only such an address means another machine on each interface; any other one with an interface is reached by none but that.
+        ScopedIp::V6(v6) if v6.addr().is_unicast_link_local() => {
+            SocketAddr::V6(SocketAddrV6::new(*v6.addr(), port, 0, v6.scope_id().index))
+        }
         other => SocketAddr::new(other.to_ip_addr(), port),
     };
     let ip = address.ip();

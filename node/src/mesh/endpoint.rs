@@ -75,12 +75,13 @@ impl Endpoint {
     pub async fn accept(&self) -> Option<Arrival> {
         loop {
             let incoming = self.quinn.accept().await?;
-            let from = incoming.remote_address().ip();
+            let address = incoming.remote_address();
+            let from = address.ip();
             match self.gate.knock(from, incoming.remote_address_validated(), Instant::now()) {
                 Verdict::Enter(pass) => return Some(Arrival { incoming, pass }),
                 // Fails only for one that has proved its address, and the gate does not ask those.
-                Verdict::Retry => drop(incoming.retry()),
-                Verdict::Refuse => {
+                Verdict::Retry if can_answer_retry(address) => drop(incoming.retry()),
+                Verdict::Retry | Verdict::Refuse => {
                     tracing::debug!("{from} tries too often: refused");
                     incoming.refuse();
                 }
@@ -119,6 +120,11 @@ impl Arrival {
             Err(_) => Err(quinn::ConnectionError::TimedOut),
         }
     }
+}
+
+/// quinn writes an address without its interface (`%eth0`) into a Retry, and so takes the answer for one from elsewhere.
+pub(super) fn can_answer_retry(address: SocketAddr) -> bool {
+    !matches!(address, SocketAddr::V6(v6) if v6.scope_id() != 0)
 }
 
 /// As people write it: an IPv4 address as such, although the socket is of IPv6.

@@ -14,7 +14,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::time_provider::TimeProvider;
 
 use super::dial::{DialError, refusal};
-use super::endpoint;
+use super::endpoint::{self, can_answer_retry};
 use crate::clock::Clock;
 
 /// A whole enrollment takes a few round trips; nothing on this port lives longer.
@@ -64,11 +64,12 @@ impl Listener {
         self.endpoint.local_addr()
     }
 
-    /// The next one whose address is validated; everybody else gets a Retry, which costs us nothing to remember.
+    /// The next one whose address is validated; everybody else gets a Retry, which costs us nothing to remember. Not so who comes from an
+    /// address of one interface: he is on our own cable.
     pub async fn accept(&self) -> Option<Knock> {
         loop {
             let incoming = self.endpoint.accept().await?;
-            if incoming.remote_address_validated() {
+            if incoming.remote_address_validated() || !can_answer_retry(incoming.remote_address()) {
                 return Some(Knock { incoming });
             }
             // Fails only for an address that is validated.
