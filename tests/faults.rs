@@ -1,4 +1,4 @@
-//! What breaks in a house breaks alone: nodes that freeze or forget, detectors that are missing, die or hang.
+//! What breaks in a house breaks alone: nodes that freeze or forget, detectors that are missing, die, hang or hide behind a wrapper.
 
 use std::fs;
 use std::path::Path;
@@ -137,6 +137,39 @@ async fn a_motion_that_hangs_when_it_is_to_end_is_killed_and_the_house_can_be_ar
     house.arm().await;
     house.agrees(ArmState::Away).await;
     assert_eq!((house.standing().await.pid(), porch.motion.starts()), (pid, 2));
+}
+
+#[tokio::test]
+async fn a_motion_behind_a_wrapper_starts_and_ends_with_the_house() {
+    for make in [Make::Wrapped, Make::Forked] {
+        let mut house = House::new().await;
+        house.add_camera_with("porch", make).await;
+        let porch = house.camera("porch");
+        house.agrees(ArmState::Away).await;
+        house.disarm().await;
+        house.agrees(ArmState::Disarmed).await;
+        house.arm().await;
+        house.agrees(ArmState::Away).await;
+        let before = house.standing().await;
+        assert_eq!((porch.motion.starts(), porch.motion.stops()), (2, 1), "{make:?}: asked to end, not killed");
+        // What is behind the wrapper may die alone.
+        let first = porch.motion.running().unwrap();
+        kill(Pid::from_raw(first.cast_signed()), Signal::SIGKILL).unwrap();
+        eventually("another one runs", async || porch.motion.running().is_some_and(|now| now != first)).await;
+        house.is_unharmed(before).await;
+        assert_eq!(porch.lines_with("the detector does not watch"), 1, "{make:?}");
+        let last = porch.motion.running();
+        porch.sigkill().await;
+        if make == Make::Wrapped {
+            eventually("none outlives its node", async || porch.motion.running().is_none()).await;
+        }
+        // What the kernel does not end with the node (a child of its child; under systemd the unit ends it) the node's next start does.
+        porch.start();
+        house.stands(before).await;
+        let gone = |pid: u32| fs::read(format!("/proc/{pid}/cmdline")).map_or(true, |line| line.is_empty());
+        eventually("the old one is gone", async || last.is_some_and(gone)).await;
+        eventually("a new one runs", async || porch.motion.running().is_some()).await;
+    }
 }
 
 #[tokio::test]

@@ -24,6 +24,10 @@ pub(crate) enum Make {
     Missing,
     /// Does not end when it is asked to.
     Stubborn,
+    /// Behind a program that becomes it, as `libcamerify` does.
+    Wrapped,
+    /// Behind a program that starts it and waits.
+    Forked,
 }
 
 #[derive(Debug)]
@@ -55,12 +59,13 @@ impl FakeMotion {
 
     /// `[[camera.detector]]` of a camera that has it.
     pub(crate) fn section(&self) -> String {
+        let command = match self.make {
+            Make::Plain | Make::Missing | Make::Stubborn => self.script(),
+            Make::Wrapped => self.wrapper("exec @REAL@ \"$@\""),
+            Make::Forked => self.wrapper("@REAL@ \"$@\" & trap 'kill $!' TERM; wait $!; wait $!"),
+        };
         let grace = if self.make == Make::Stubborn { 1 } else { 5 };
-        format!(
-            "[[camera.detector]]\nname = \"cam\"\ncommand = [{:?}]\nconfig = {:?}\nstop_grace = \"{grace}s\"\n",
-            self.script(),
-            self.conf()
-        )
+        format!("[[camera.detector]]\nname = \"cam\"\ncommand = [{command:?}]\nconfig = {:?}\nstop_grace = \"{grace}s\"\n", self.conf())
     }
 
     /// As the node starts it, but by somebody else: not counted, and none of the node's business.
@@ -68,6 +73,14 @@ impl FakeMotion {
         let mut command = Command::new(self.script());
         command.args(["-n", "-c"]).arg(self.conf()).env("TOLD", "/dev/null").stderr(Stdio::null());
         command.spawn().unwrap()
+    }
+
+    /// A program of its own, which `line` makes start the script.
+    fn wrapper(&self, line: &str) -> PathBuf {
+        let wrapper = self.dir.join("wrapper");
+        fs::write(&wrapper, format!("#!/bin/sh\n{}\n", line.replace("@REAL@", self.script().to_str().unwrap()))).unwrap();
+        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+        wrapper
     }
 
     fn script(&self) -> PathBuf {

@@ -83,6 +83,7 @@ pub async fn run(
         spawner,
         stop,
         ready: None,
+        answered: None,
         wait: FIRST_WAIT,
     };
     keeper.clean_up().await;
@@ -163,6 +164,8 @@ struct Keeper<N> {
     spawner: Spawner,
     stop: CancellationToken,
     ready: Option<Ready>,
+    /// The decision that the last command was measured against.
+    answered: Option<Timestamp>,
     /// Before the next start.
     wait: Duration,
 }
@@ -255,7 +258,8 @@ impl<N: Fn() -> Now + Send> Keeper<N> {
         let Some(ready) = &self.ready else { return Err("cannot start Motion: it was not made ready".to_owned()) };
         let process = self.spawner.spawn(&ready.program).await.map_err(|error| motion::spawn_error(motion_config, &error))?;
         let source = &self.config.name;
-        match order.decided {
+        // One that died and is started again is no answer to that decision.
+        match order.decided.filter(|decided| self.answered.replace(*decided) != Some(*decided)) {
             Some(decided) => {
                 let after_ms = u64::try_from(self.reporter.at().since(decided).as_millis()).unwrap_or(u64::MAX);
                 tracing::info!(%source, pid = process.pid(), after_ms, "detector command issued");
