@@ -73,23 +73,41 @@ async fn a_mistake_is_told_with_file_line_key_and_what_is_allowed() {
 }
 
 #[tokio::test]
-async fn a_value_that_cannot_work_is_told_with_its_key() {
-    for (text, words) in [
-        ("role = \"camera\"\n[coordinator]", "[coordinator]"),
-        ("role = \"coordinator\"\n[camera]", "[camera]"),
-        ("role = \"camera\"\nstate_dir = \"here\"", "state_dir"),
-        ("role = \"camera\"\n[mesh]\nmdns_port = 0", "mdns_port"),
-        ("role = \"camera\"\n[mesh]\npeers = [\"no such name!\"]", "peers"),
-        ("role = \"camera\"\n[mesh.limits]\nhandshakes = 0", "handshakes"),
-        ("role = \"camera\"\n[[camera.detector]]\nname = \"a\"\n[[camera.detector]]\nname = \"a\"\nvideo = \"/dev/video1\"", "name"),
-        ("role = \"camera\"\n[camera]\non_coordinator_lost = { arm_after = \"5m\", as = \"disarmed\" }", "away"),
-        ("role = \"coordinator\"\n[coordinator]\nname = \"\"", "name"),
-        ("role = \"coordinator\"\n[coordinator]\nexit_delay = \"2h\"\n[coordinator.presence]\nenabled = false", "exit_delay"),
-        ("role = \"coordinator\"", "person"),
-        ("role = \"coordinator\"\n[[coordinator.presence.person]]\nname = \"Anna\"\ndevices = [\"24:da:9b\"]", "24:da:9b"),
-        ("role = \"coordinator\"\n[[coordinator.presence.person]]\nname = \"Anna\"\ndevices = []", "devices"),
+async fn a_value_that_cannot_work_is_told_with_its_line_and_key() {
+    // (config, line, words)
+    for (text, line, words) in [
+        ("role = \"camera\"\n[coordinator]", 2, "[coordinator]"),
+        ("role = \"coordinator\"\n[camera]", 2, "[camera]"),
+        ("role = \"camera\"\nstate_dir = \"here\"", 2, "state_dir"),
+        ("role = \"camera\"\n[mesh]\nmdns_port = 0", 3, "mdns_port"),
+        ("role = \"camera\"\n[mesh]\npeers = [\n\"house\",\n\"no such name!\"]", 5, "peers"),
+        ("role = \"camera\"\n[mesh]\nlisten = \"here\"", 3, "0.0.0.0:47100"),
+        ("role = \"camera\"\n[mesh.limits]\nhandshakes = 0", 3, "handshakes"),
+        ("role = \"camera\"\n[[camera.detector]]\nname = \"a\"\n[[camera.detector]]\nname = \"a\"\nvideo = \"/dev/video1\"", 5, "name"),
+        ("role = \"camera\"\n[[camera.detector]]\nname = \"a\"\nwidth = 100", 4, "multiple of 8"),
+        ("role = \"camera\"\n[[camera.detector]]\n[camera.detector.extra]\ndaemon = true", 3, "foreground"),
+        ("role = \"camera\"\n[camera]\non_coordinator_lost = { arm_after = \"5m\", as = \"disarmed\" }", 3, "away"),
+        ("role = \"coordinator\"\n[coordinator]\nname = \"\"", 3, "name"),
+        ("role = \"coordinator\"\n[coordinator]\nexit_delay = \"2h\"\n[coordinator.presence]\nenabled = false", 3, "exit_delay"),
+        ("role = \"coordinator\"\n[coordinator]\nexit_delay = 5", 3, "\"90s\", \"5m\" or \"2h\""),
+        ("role = \"coordinator\"\n[coordinator]\ndecisions_for = \"0s\"", 3, "decisions_for"),
+        ("role = \"coordinator\"\n[coordinator]\nsightings_for = \"0s\"", 3, "sightings_for"),
+        ("role = \"coordinator\"\n[coordinator]\nenroll_listen = \"47101\"", 3, "address with a port"),
+        ("role = \"coordinator\"\n[coordinator]\nenroll_listen = \"0.0.0.0:47100\"", 3, "port of its own"),
+        ("role = \"coordinator\"\n[mesh]\nlisten = \"192.168.1.2:47101\"", 3, "port of its own"),
+        ("role = \"coordinator\"", 1, "person"),
+        ("role = \"coordinator\"\n[coordinator.presence]\nsweep = \"1s\"\n[[coordinator.presence.person]]\nname = \"Anna\"", 3, "5s"),
+        ("role = \"coordinator\"\n[[coordinator.presence.person]]\nname = \"An\\nna\"\ndevices = [\"a\"]", 3, "control"),
+        ("role = \"coordinator\"\n[[coordinator.presence.person]]\nname = \"Anna\"\ndevices = [\"24:da:9b\"]", 4, "24:da:9b"),
+        ("role = \"coordinator\"\n[[coordinator.presence.person]]\nname = \"Anna\"\ndevices = []", 4, "devices"),
+        (
+            "role = \"coordinator\"\n[[coordinator.presence.person]]\nname = \"Anna\"\ndevices = [\"a\"]\naway_after = \"1s\"",
+            5,
+            "away_after",
+        ),
     ] {
         let why = complaint(text).await;
+        assert!(why.contains(&format!("line {line}")), "{text:?} without line {line}: {why}");
         assert!(why.contains(words), "{text:?} without {words:?}: {why}");
     }
 }

@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use dms3_core::arming::{ArmState, LEASE};
 use dms3_core::camera::OnLost;
 use dms3_core::roster::check_name;
 use serde::Deserialize;
 
-use crate::camera::detector::{DetectorConfig, check_together};
+use crate::camera::detector::{DetectorConfig, DetectorFile, check_together};
+use crate::config_text::{Wrong, address, time};
 use crate::coordinator::presence::PresenceConfig;
 use crate::mesh::MeshConfig;
 
@@ -122,14 +123,15 @@ pub struct CoordinatorConfig {
     /// The name of this node in lists.
     pub name: String,
     /// Time to leave after a person's arm command.
-    #[serde(with = "humantime_serde")]
+    #[serde(deserialize_with = "time")]
     pub exit_delay: Duration,
     /// UDP address of the enrollment port, open only while a token lives.
+    #[serde(deserialize_with = "address")]
     pub enroll_listen: SocketAddr,
     /// How long decisions and last addresses of devices are kept.
-    #[serde(with = "humantime_serde")]
+    #[serde(deserialize_with = "time")]
     pub decisions_for: Duration,
-    #[serde(with = "humantime_serde")]
+    #[serde(deserialize_with = "time")]
     pub sightings_for: Duration,
     pub presence: PresenceConfig,
 }
@@ -147,13 +149,73 @@ impl Default for CoordinatorConfig {
     }
 }
 
+impl CoordinatorConfig {
+    /// What serde cannot see; returns what works but badly.
+    fn check(&mut self, mesh: &MeshConfig) -> Result<Vec<String>, Wrong> {
+        self.name = check_name(&self.name).map_err(|why| Wrong::new("coordinator.name", why))?;
+        if self.exit_delay > Duration::from_secs(3600) {
+            return Err(Wrong::new("coordinator.exit_delay", "a house that arms so late is not armed: write 1h or less"));
+        }
+        for (key, kept) in [("decisions_for", self.decisions_for), ("sightings_for", self.sightings_for)] {
+            if !(SHORTEST_KEPT..=LONGEST_KEPT).contains(&kept) {
+                let kept = humantime::format_duration(kept);
+                return Err(Wrong::new(format!("coordinator.{key}"), format!("it is {kept}; write 1h to 3650d, such as 30d")));
+            }
+        }
+        if overlap(mesh.listen, self.enroll_listen) {
+            // The one of the two that somebody wrote.
+            let key = if self.enroll_listen == Self::default().enroll_listen { "mesh.listen" } else { "coordinator.enroll_listen" };
+            let why = format!(
+                "[mesh] listen ({}) and [coordinator] enroll_listen ({}) cannot be the same: give each a port of its own",
+                mesh.listen, self.enroll_listen
+            );
+            return Err(Wrong::new(key, why));
+        }
+        self.presence.validate().map_err(|wrong| wrong.within("coordinator.presence"))
+    }
+}
+
+/// Less tells nobody what happened last night; more is no time that anybody means.
+const SHORTEST_KEPT: Duration = Duration::from_secs(3600);
+const LONGEST_KEPT: Duration = Duration::from_secs(3650 * 86400);
+
+/// Whether only one of the two can be listened on. Port 0 is another one each time.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    // `[::]` takes the port of every IPv4 address too.
+    let takes = |all: SocketAddr, one: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    one.port() != 0 && one.port() == other.port() && (one.ip() == other.ip() || takes(one, other) || takes(other, one))
+}
+
 /// `[camera]`
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Default)]
 pub struct CameraConfig {
     pub on_coordinator_lost: OnLostConfig,
-    #[serde(rename = "detector")]
     pub detectors: Vec<DetectorConfig>,
+}
+
+/// The section as it is written.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct CameraFile {
+    on_coordinator_lost: OnLostConfig,
+    #[serde(rename = "detector")]
+    detectors: Vec<DetectorFile>,
+}
+
+impl TryFrom<CameraFile> for CameraConfig {
+    type Error = Wrong;
+
+    fn try_from(file: CameraFile) -> Result<Self, Wrong> {
+        let mut detectors = Vec::new();
+        for (nth, detector) in file.detectors.into_iter().enumerate() {
+            detectors.push(DetectorConfig::try_from(detector).map_err(|wrong| wrong.within(&format!("camera.detector.{nth}")))?);
+        }
+        if detectors.is_empty() {
+            detectors.push(DetectorConfig::default());
+        }
+        check_together(&detectors).map_err(|wrong| wrong.within("camera.detector"))?;
+        Ok(Self { on_coordinator_lost: file.on_coordinator_lost, detectors })
+    }
 }
 
 /// What a disarmed camera does without a coordinator: `"hold"` or `{ arm_after = "15m", as = "away" }`.
@@ -189,7 +251,7 @@ enum OnLostFile {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ArmAfterFile {
-    #[serde(with = "humantime_serde")]
+    #[serde(deserialize_with = "time")]
     arm_after: Duration,
     #[serde(rename = "as")]
     state: ArmState,
@@ -235,7 +297,7 @@ struct ConfigFile {
     #[serde(default)]
     mesh: MeshConfig,
     coordinator: Option<CoordinatorConfig>,
-    camera: Option<CameraConfig>,
+    camera: Option<CameraFile>,
 }
 
 fn default_state_dir() -> PathBuf {
@@ -264,39 +326,33 @@ impl Config {
         let file: ConfigFile = toml::from_str(text)
             .map_err(|error| anyhow::anyhow!("{}", error.to_string().trim_end()))
             .with_context(|| format!("{} is not valid", path.display()))?;
-        Self::check(file, path).with_context(|| format!("{} is not valid", path.display()))
+        Self::check(file, path)
+            .map_err(|wrong| anyhow::Error::msg(wrong.told(text)))
+            .with_context(|| format!("{} is not valid", path.display()))
     }
 
-    fn check(file: ConfigFile, path: &Path) -> Result<Self> {
+    fn check(file: ConfigFile, path: &Path) -> Result<Self, Wrong> {
         for (key, dir) in [("state_dir", &file.state_dir), ("run_dir", &file.run_dir)] {
-            ensure!(dir.is_absolute(), "{key} = {dir:?}: write an absolute path");
+            if !dir.is_absolute() {
+                return Err(Wrong::new(key, format!("{dir:?} is no absolute path: write one that begins with /")));
+            }
         }
-        file.mesh.check().map_err(|(key, why)| anyhow::anyhow!("{key}: {why}"))?;
+        file.mesh.check().map_err(|wrong| wrong.within("mesh"))?;
         let mut warnings = Vec::new();
         let role = match (file.role, file.coordinator, file.camera) {
             (RoleName::Coordinator, config, None) => {
                 let mut config = config.unwrap_or_default();
-                config.name = check_name(&config.name).map_err(anyhow::Error::msg).context("[coordinator] name")?;
-                ensure!(
-                    config.exit_delay <= Duration::from_secs(3600),
-                    "[coordinator] exit_delay is more than an hour: a house that arms so late is not armed"
-                );
-                warnings.extend(config.presence.validate().context("[coordinator.presence]")?);
+                warnings.extend(config.check(&file.mesh)?);
                 Role::Coordinator(config)
             }
-            (RoleName::Camera, None, config) => {
-                let mut config = config.unwrap_or_default();
-                if config.detectors.is_empty() {
-                    config.detectors.push(DetectorConfig::default());
-                }
-                check_together(&config.detectors).map_err(anyhow::Error::msg).context("[[camera.detector]]")?;
-                Role::Camera(config)
-            }
+            (RoleName::Camera, None, config) => Role::Camera(config.unwrap_or_default().try_into()?),
             (RoleName::Coordinator, _, Some(_)) => {
-                bail!("role is \"coordinator\": remove the section [camera] (one machine that is both runs two nodes with two configs)")
+                let why = "role is \"coordinator\": remove the section [camera] (one machine that is both runs two nodes with two configs)";
+                return Err(Wrong::new("camera", why));
             }
             (RoleName::Camera, Some(_), _) => {
-                bail!("role is \"camera\": remove the section [coordinator] (one machine that is both runs two nodes with two configs)")
+                let why = "role is \"camera\": remove the section [coordinator] (one machine that is both runs two nodes with two configs)";
+                return Err(Wrong::new("coordinator", why));
             }
         };
         Ok(Self { path: path.to_owned(), state_dir: file.state_dir, run_dir: file.run_dir, log: file.log, mesh: file.mesh, role, warnings })

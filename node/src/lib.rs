@@ -4,6 +4,7 @@ pub mod camera;
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod config_text;
 pub mod control;
 pub mod coordinator;
 pub mod mesh;

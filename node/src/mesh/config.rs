@@ -4,6 +4,8 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use serde::Deserialize;
 
+use crate::config_text::{Wrong, address};
+
 /// UDP port of the mesh where nothing else is said.
 pub const MESH_PORT: u16 = 47100;
 /// UDP port of multicast DNS (RFC 6762).
@@ -15,6 +17,7 @@ pub const MDNS_PORT: u16 = 5353;
 pub struct MeshConfig {
     /// Address and UDP port on which a coordinator listens. `[::]` means every address of the machine, IPv4 and IPv6. A camera only dials:
     /// it uses the address and a port of the system's choice.
+    #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
     /// Where coordinators may be, for networks without mDNS: `house.example`, `192.168.1.2`, `[fd00::2]:47100`. Tried before what mDNS
     /// hears. Who they are only their certificates say.
@@ -39,28 +42,28 @@ impl Default for MeshConfig {
 }
 
 impl MeshConfig {
-    /// What serde cannot see: (key, what is wrong and what is allowed).
-    pub fn check(&self) -> Result<(), (&'static str, String)> {
-        for peer in &self.peers {
-            super::dial::check_peer(peer).map_err(|why| ("mesh.peers", why))?;
+    /// What serde cannot see.
+    pub fn check(&self) -> Result<(), Wrong> {
+        for (nth, peer) in self.peers.iter().enumerate() {
+            super::dial::check_peer(peer).map_err(|why| Wrong::new(format!("peers.{nth}"), why))?;
         }
         if self.mdns_port == 0 {
-            return Err(("mesh.mdns_port", "a port is 1 to 65535".to_owned()));
+            return Err(Wrong::new("mdns_port", "a port is 1 to 65535"));
         }
         let limits = &self.limits;
         for (key, value) in [
-            ("mesh.limits.handshakes", limits.handshakes),
-            ("mesh.limits.handshakes_per_address", limits.handshakes_per_address),
-            ("mesh.limits.failures_per_address", limits.failures_per_address),
+            ("limits.handshakes", limits.handshakes),
+            ("limits.handshakes_per_address", limits.handshakes_per_address),
+            ("limits.failures_per_address", limits.failures_per_address),
         ] {
             if !(1..=100_000).contains(&value) {
-                return Err((key, format!("it is {value}; 1 to 100000 is allowed")));
+                return Err(Wrong::new(key, format!("it is {value}; 1 to 100000 is allowed")));
             }
         }
         if limits.reserve >= limits.handshakes {
-            return Err((
-                "mesh.limits.reserve",
-                format!("it is {}; it must be less than mesh.limits.handshakes ({})", limits.reserve, limits.handshakes),
+            return Err(Wrong::new(
+                "limits.reserve",
+                format!("it is {}; it must be less than handshakes ({})", limits.reserve, limits.handshakes),
             ));
         }
         Ok(())
@@ -129,15 +132,15 @@ mod tests {
             assert!(toml::from_str::<MeshConfig>(wrong).is_err(), "{wrong}");
         }
         for (wrong, key) in [
-            ("peers = [\"\"]", "mesh.peers"),
-            ("peers = [\"a b\"]", "mesh.peers"),
-            ("peers = [\"house:99999\"]", "mesh.peers"),
-            ("mdns_port = 0", "mesh.mdns_port"),
-            ("[limits]\nhandshakes = 0", "mesh.limits.handshakes"),
-            ("[limits]\nreserve = 64", "mesh.limits.reserve"),
+            ("peers = [\"\"]", "peers.0"),
+            ("peers = [\"a b\"]", "peers.0"),
+            ("peers = [\"house:99999\"]", "peers.0"),
+            ("mdns_port = 0", "mdns_port"),
+            ("[limits]\nhandshakes = 0", "limits.handshakes"),
+            ("[limits]\nreserve = 64", "limits.reserve"),
         ] {
             let config: MeshConfig = toml::from_str(wrong).unwrap();
-            assert_eq!(config.check().unwrap_err().0, key, "{wrong}");
+            assert_eq!(config.check().unwrap_err().key, key, "{wrong}");
         }
     }
 }

@@ -7,6 +7,7 @@ use dms3_core::arming::ArmState;
 use serde::Deserialize;
 
 use super::config_file::DetectorFile;
+use crate::config_text::Wrong;
 
 /// One camera of this node, valid.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -109,29 +110,30 @@ impl Default for WrittenConf {
     }
 }
 
-/// What must hold between the detectors of one node: names, devices and media directories are each used once.
-pub fn check_together(detectors: &[DetectorConfig]) -> Result<(), String> {
+/// What must hold between the detectors of one node: names, devices and media directories are each used once. The later one is told.
+pub fn check_together(detectors: &[DetectorConfig]) -> Result<(), Wrong> {
     for (index, one) in detectors.iter().enumerate() {
+        let wrong = |key: &str, why: String| Wrong::new(format!("{index}.{key}"), why);
         for other in &detectors[..index] {
             if one.name.to_lowercase() == other.name.to_lowercase() {
-                return Err(format!("two detectors are named \"{}\": give each its own `name`", one.name));
+                return Err(wrong("name", format!("two detectors are named \"{}\": give each its own `name`", one.name)));
             }
             let (Detector::Motion(a), Detector::Motion(b)) = (&one.detector, &other.detector);
             match (&a.conf, &b.conf) {
                 (MotionConf::Own(a), MotionConf::Own(b)) if a == b => {
-                    return Err(format!("\"{}\" and \"{}\" use the same `config` {}", other.name, one.name, a.display()));
+                    let why = format!("\"{}\" and \"{}\" use the same file {}: give each its own", other.name, one.name, a.display());
+                    return Err(wrong("config", why));
                 }
                 (MotionConf::Written(a), MotionConf::Written(b)) => {
                     if a.picture == b.picture && matches!(a.picture, PictureSource::Device(_)) {
-                        return Err(format!(
-                            "\"{}\" and \"{}\" both watch {}: only one program can open a video device",
-                            other.name,
-                            one.name,
-                            a.picture.shown()
-                        ));
+                        let shown = a.picture.shown();
+                        let why =
+                            format!("\"{}\" and \"{}\" both watch {shown}: only one program can open a video device", other.name, one.name);
+                        return Err(wrong("video", why));
                     }
                     if a.media_dir.is_some() && a.media_dir == b.media_dir {
-                        return Err(format!("\"{}\" and \"{}\" have the same `media_dir`: give each its own", other.name, one.name));
+                        let why = format!("\"{}\" and \"{}\" have the same `media_dir`: give each its own", other.name, one.name);
+                        return Err(wrong("media_dir", why));
                     }
                 }
                 _ => {}
@@ -173,8 +175,8 @@ mod tests {
     fn two_cameras_of_a_node_never_share_a_name_a_device_or_a_directory() {
         let both = |a: &str, b: &str| check_together(&[toml::from_str(a).unwrap(), toml::from_str(b).unwrap()]);
         assert!(both("", "").is_err());
-        assert!(both("name = \"Door\"\nurl = \"rtsp://a\"", "name = \"door\"").unwrap_err().contains("named"));
-        assert!(both("name = \"a\"", "name = \"b\"").unwrap_err().contains("/dev/video0"));
+        assert!(both("name = \"Door\"\nurl = \"rtsp://a\"", "name = \"door\"").unwrap_err().why.contains("named"));
+        assert!(both("name = \"a\"", "name = \"b\"").unwrap_err().why.contains("/dev/video0"));
         assert!(both("name = \"a\"\nconfig = \"/m.conf\"", "name = \"b\"\nconfig = \"/m.conf\"").is_err());
         assert!(both("name = \"a\"\nmedia_dir = \"/m\"", "name = \"b\"\nmedia_dir = \"/m\"\nvideo = \"/dev/video1\"").is_err());
         assert_eq!(both("name = \"a\"", "name = \"b\"\nvideo = \"/dev/video1\""), Ok(()));

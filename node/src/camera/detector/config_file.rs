@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::config::{Detector, DetectorConfig, MotionConf, MotionConfig, PictureSource, WrittenConf};
 use super::words::split_words;
+use crate::config_text::Wrong;
 
 /// Longest time that a detector may take to end; after it, it is killed.
 const LONGEST_GRACE: Duration = Duration::from_secs(60);
@@ -46,7 +47,7 @@ const URL_SCHEMES: &[&str] = &["rtsp", "rtmp", "http", "https", "mjpeg", "mjpg",
 /// The section as it is written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct DetectorFile {
+pub struct DetectorFile {
     name: Option<String>,
     kind: Option<Kind>,
     watch_in: Option<Vec<ArmState>>,
@@ -85,22 +86,22 @@ enum ExtraValue {
 }
 
 impl TryFrom<DetectorFile> for DetectorConfig {
-    type Error = String;
+    type Error = Wrong;
 
-    fn try_from(file: DetectorFile) -> Result<Self, String> {
+    fn try_from(file: DetectorFile) -> Result<Self, Wrong> {
         let default = Self::default();
         let Kind::Motion = file.kind.unwrap_or(Kind::Motion);
         Ok(Self {
             name: match &file.name {
-                Some(name) => check_source_name(name)?,
+                Some(name) => check_source_name(name).map_err(of("name"))?,
                 None => default.name,
             },
             watch_in: match &file.watch_in {
-                Some(states) => check_watch_in(states)?,
+                Some(states) => check_watch_in(states).map_err(of("watch_in"))?,
                 None => default.watch_in,
             },
             stop_grace: match &file.stop_grace {
-                Some(text) => check_grace(text)?,
+                Some(text) => check_grace(text).map_err(of("stop_grace"))?,
                 None => default.stop_grace,
             },
             detector: Detector::Motion(MotionConfig::try_from(file)?),
@@ -109,15 +110,15 @@ impl TryFrom<DetectorFile> for DetectorConfig {
 }
 
 impl TryFrom<DetectorFile> for MotionConfig {
-    type Error = String;
+    type Error = Wrong;
 
-    fn try_from(mut file: DetectorFile) -> Result<Self, String> {
+    fn try_from(mut file: DetectorFile) -> Result<Self, Wrong> {
         let command = match file.command.take() {
             Some(CommandFile::Words(words)) => words,
-            Some(CommandFile::Line(line)) => split_words(&line).map_err(|why| format!("`command`: {why}"))?,
+            Some(CommandFile::Line(line)) => split_words(&line).map_err(|why| Wrong::new("command", why))?,
             None => Self::default().command,
         };
-        check_command(&command)?;
+        check_command(&command).map_err(of("command"))?;
         let conf = if let Some(path) = file.config.take() {
             let written = [
                 ("video", file.video.is_some()),
@@ -130,9 +131,10 @@ impl TryFrom<DetectorFile> for MotionConfig {
                 ("extra", file.extra.is_some()),
             ];
             if let Some((key, _)) = written.iter().find(|(_, given)| *given) {
-                return Err(format!("`config` is your own motion.conf, so `{key}` must stand in there: remove one of the two"));
+                let why = format!("`config` is your own motion.conf, so `{key}` must stand in there: remove one of the two");
+                return Err(Wrong::new(*key, why));
             }
-            check_path("config", &path)?;
+            check_path("config", &path).map_err(of("config"))?;
             MotionConf::Own(path)
         } else {
             MotionConf::Written(WrittenConf::try_from(file)?)
@@ -142,33 +144,37 @@ impl TryFrom<DetectorFile> for MotionConfig {
 }
 
 impl TryFrom<DetectorFile> for WrittenConf {
-    type Error = String;
+    type Error = Wrong;
 
-    fn try_from(file: DetectorFile) -> Result<Self, String> {
+    fn try_from(file: DetectorFile) -> Result<Self, Wrong> {
         let default = Self::default();
         let picture = match (file.video, file.url) {
-            (Some(_), Some(_)) => return Err("`video` and `url` are both given: a detector watches one picture".to_owned()),
+            (Some(_), Some(_)) => return Err(Wrong::new("url", "`video` and `url` are both given: a detector watches one picture")),
             (Some(path), None) => {
-                check_path("video", &path)?;
+                check_path("video", &path).map_err(of("video"))?;
                 PictureSource::Device(path)
             }
-            (None, Some(url)) => PictureSource::Url(check_url(url)?),
+            (None, Some(url)) => PictureSource::Url(check_url(url).map_err(of("url"))?),
             (None, None) => default.picture,
         };
         if let Some(path) = &file.media_dir {
-            check_path("media_dir", path)?;
-            check_hook_safe(path).map_err(|why| format!("`media_dir` {why}"))?;
+            check_path("media_dir", path).and_then(|()| check_hook_safe(path)).map_err(of("media_dir"))?;
         }
         Ok(Self {
             picture,
-            width: side("width", file.width, default.width)?,
-            height: side("height", file.height, default.height)?,
-            framerate: within("framerate", file.framerate, default.framerate, 2..=100)?,
-            threshold: within("threshold", file.threshold, default.threshold, 1..=2_147_483_647)?,
+            width: side("width", file.width, default.width).map_err(of("width"))?,
+            height: side("height", file.height, default.height).map_err(of("height"))?,
+            framerate: within("framerate", file.framerate, default.framerate, 2..=100).map_err(of("framerate"))?,
+            threshold: within("threshold", file.threshold, default.threshold, 1..=2_147_483_647).map_err(of("threshold"))?,
             media_dir: file.media_dir,
-            extra: file.extra.unwrap_or_default().into_iter().map(check_extra).collect::<Result<_, _>>()?,
+            extra: file.extra.unwrap_or_default().into_iter().map(check_extra).collect::<Result<_, _>>().map_err(of("extra"))?,
         })
     }
+}
+
+/// Says of which key of the section a complaint is.
+fn of(key: &'static str) -> impl Fn(String) -> Wrong {
+    move |why| Wrong::new(key, why)
 }
 
 /// A directory name that also survives a shell: letters of any script, digits, `-`, `_` and `.`.

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{Detector, DetectorConfig, MotionConf, MotionConfig, PictureSource, WrittenConf, check_together};
+pub use config_file::DetectorFile;
 pub use process::Spawner;
 
 use leftover::{Kin, Record};

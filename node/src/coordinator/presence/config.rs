@@ -2,11 +2,15 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use dms3_core::presence::{Device, MacAddr, Person};
+use dms3_core::roster::check_name;
 use serde::Deserialize;
+
+use crate::config_text::{Wrong, optional_time, time};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -20,12 +24,12 @@ pub struct PresenceConfig {
     /// Empty: every Ethernet or Wi-Fi interface with an IPv4 address, but for those of containers and virtual machines.
     pub interfaces: Vec<String>,
     /// How often every address of the own networks is asked.
-    #[serde(with = "humantime_serde")]
+    #[serde(deserialize_with = "time")]
     pub sweep: Duration,
     pub presence_may_disarm: PresenceMayDisarm,
-    #[serde(with = "humantime_serde")]
+    #[serde(deserialize_with = "time")]
     pub blind_alert_after: Duration,
-    #[serde(with = "humantime_serde")]
+    #[serde(deserialize_with = "optional_time")]
     pub arm_when_blind_after: Option<Duration>,
 }
 
@@ -49,7 +53,7 @@ pub struct PersonConfig {
     pub name: String,
     #[serde(default)]
     pub devices: Vec<String>,
-    #[serde(with = "humantime_serde", default = "away_after")]
+    #[serde(deserialize_with = "time", default = "away_after")]
     pub away_after: Duration,
 }
 
@@ -90,58 +94,72 @@ pub enum MayDisarm {
 
 impl PresenceConfig {
     /// Refuses what cannot work; returns what works but badly.
-    pub fn validate(&self) -> Result<Vec<String>> {
-        ensure!(
-            !self.enabled || !self.people.is_empty(),
-            "nobody lives here: add a [[coordinator.presence.person]] with a name and devices (`dms3-node presence` shows the devices that are near), \
-             or write enabled = false for a house that only people arm and disarm"
-        );
-        ensure!(
-            (Duration::from_secs(5)..=DAY).contains(&self.sweep),
-            "sweep = {}: write 5s or more, and a day at most",
-            humantime::format_duration(self.sweep)
-        );
-        for (key, span) in [("blind_alert_after", Some(self.blind_alert_after)), ("arm_when_blind_after", self.arm_when_blind_after)] {
-            ensure!(
-                span.is_none_or(|span| (Duration::from_secs(10)..=7 * DAY).contains(&span)),
-                "{key}: write 10s or more, and a week at most"
-            );
+    pub fn validate(&self) -> Result<Vec<String>, Wrong> {
+        if self.enabled && self.people.is_empty() {
+            return Err(Wrong::new(
+                "person",
+                "nobody lives here: add a [[coordinator.presence.person]] with a name and devices (`dms3-node presence` shows the devices that are near), \
+                 or write enabled = false for a house that only people arm and disarm",
+            ));
         }
-        ensure!(self.interfaces.iter().all(|name| !name.trim().is_empty()), "interfaces has an empty name: write names like \"eth0\"");
+        within("sweep", self.sweep, Duration::from_secs(5)..=DAY, "write 5s or more, and a day at most")?;
+        for (key, span) in [("blind_alert_after", Some(self.blind_alert_after)), ("arm_when_blind_after", self.arm_when_blind_after)] {
+            if let Some(span) = span {
+                within(key, span, Duration::from_secs(10)..=7 * DAY, "write 10s or more, and a week at most")?;
+            }
+        }
+        if let Some(nth) = self.interfaces.iter().position(|name| name.trim().is_empty()) {
+            return Err(Wrong::new(format!("interfaces.{nth}"), "the name is empty: write names like \"eth0\""));
+        }
         let mut warnings = Vec::new();
         let mut owners = HashMap::new();
         for (nth, person) in self.people.iter().enumerate() {
-            ensure!(!person.name.trim().is_empty(), "person number {} has no name", nth + 1);
-            ensure!(
-                self.people.iter().filter(|other| other.name.trim() == person.name.trim()).count() == 1,
-                "two people are called {:?}: each needs a name of its own",
-                person.name
-            );
-            let who = || format!("person {:?}", person.name);
-            ensure!(!person.devices.is_empty(), "{} has no devices: without one nobody can tell whether they are home", who());
-            ensure!(
-                (Duration::from_secs(5)..=DAY).contains(&person.away_after),
-                "{}: away_after = {}: write 5s or more (5m suits phones that sleep), and a day at most",
-                who(),
-                humantime::format_duration(person.away_after)
-            );
-            for (at, text) in person.devices.iter().enumerate() {
-                let device = parse_device(text).with_context(|| format!("{}: devices, number {}", who(), at + 1))?;
-                match &device {
-                    Device::Mac(mac) if mac.is_private() => warnings.push(format!(
-                        "{}: {mac} is a private address that the device made up and may change: switch off \"private Wi-Fi address\" (or \"randomised MAC\") \
-                         for this network on the device and write the address that it has then",
-                        who()
-                    )),
-                    _ => {}
-                }
-                if let Some(owner) = owners.insert(device, &person.name) {
-                    ensure!(owner == &person.name, "{}: {text:?} is a device of {owner:?} too: it can tell about one person only", who());
-                    bail!("{}: {text:?} stands there twice", who());
-                }
-            }
+            self.check_person(nth, person, &mut owners, &mut warnings).map_err(|wrong| wrong.within(&format!("person.{nth}")))?;
         }
         Ok(warnings)
+    }
+
+    fn check_person<'a>(
+        &'a self,
+        nth: usize,
+        person: &'a PersonConfig,
+        owners: &mut HashMap<Device, &'a str>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Wrong> {
+        let name = check_name(&person.name).map_err(|why| Wrong::new("name", format!("person number {}: {why}", nth + 1)))?;
+        if self.people[..nth].iter().any(|other| other.name.trim() == name) {
+            return Err(Wrong::new("name", format!("two people are called {name:?}: each needs a name of their own")));
+        }
+        if person.devices.is_empty() {
+            let why = format!("person {name:?} has no devices: without one nobody can tell whether they are home");
+            return Err(Wrong::new("devices", why));
+        }
+        within(
+            "away_after",
+            person.away_after,
+            Duration::from_secs(5)..=DAY,
+            "write 5s or more (5m suits phones that sleep), a day at most",
+        )
+        .map_err(|wrong| Wrong { why: format!("person {name:?}: {}", wrong.why), ..wrong })?;
+        for (at, text) in person.devices.iter().enumerate() {
+            let wrong = |why: String| Wrong::new(format!("devices.{at}"), format!("person {name:?}: {why}"));
+            let device = parse_device(text).map_err(|why| wrong(why.to_string()))?;
+            match &device {
+                Device::Mac(mac) if mac.is_private() => warnings.push(format!(
+                    "person {name:?}: {mac} is a private address that the device made up and may change: switch off \"private Wi-Fi address\" \
+                     (or \"randomised MAC\") for this network on the device and write the address that it has then"
+                )),
+                _ => {}
+            }
+            if let Some(owner) = owners.insert(device, &person.name) {
+                return Err(wrong(if owner == person.name {
+                    format!("{text:?} stands there twice")
+                } else {
+                    format!("{text:?} is a device of {owner:?} too: it can tell about one person only")
+                }));
+            }
+        }
+        Ok(())
     }
 
     /// The people of a config that was validated.
@@ -155,6 +173,13 @@ impl PresenceConfig {
             })
             .collect()
     }
+}
+
+fn within(key: &str, span: Duration, allowed: RangeInclusive<Duration>, what: &str) -> Result<(), Wrong> {
+    if allowed.contains(&span) {
+        return Ok(());
+    }
+    Err(Wrong::new(key, format!("it is {}; {what}", humantime::format_duration(span))))
 }
 
 /// A MAC address, an IPv4 address or a host name.
@@ -197,7 +222,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str) -> Result<Vec<String>> {
-        toml::from_str::<PresenceConfig>(text).map_err(anyhow::Error::from)?.validate()
+        Ok(toml::from_str::<PresenceConfig>(text)?.validate().map_err(|wrong| anyhow::anyhow!("{wrong}"))?)
     }
 
     fn refusal(text: &str) -> String {
@@ -257,7 +282,7 @@ mod tests {
             ("[[person]]\nname = \"Anna\"\ndevices = [\"fe80::1\"]", vec!["Anna", "IPv6"]),
             ("[[person]]\nname = \"Anna\"\ndevices = [\"192.168.1.300\"]", vec!["Anna", "192.168.1.300"]),
             ("[[person]]\nname = \"Anna\"\ndevices = [\"\"]", vec!["Anna", "no device"]),
-            ("[[person]]\nname = \" \"\ndevices = [\"phone\"]", vec!["number 1", "no name"]),
+            ("[[person]]\nname = \" \"\ndevices = [\"phone\"]", vec!["number 1", "name"]),
             ("[[person]]\nname = \"Anna\"\ndevices = [\"phone\", \"PHONE\"]", vec!["Anna", "twice"]),
             ("[[person]]\nname = \"Anna\"\ndevices = [\"phone\"]\naway_after = \"4s\"", vec!["Anna", "away_after"]),
             (

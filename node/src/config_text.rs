@@ -1,0 +1,164 @@
+//! What all sections of dms3.toml share: where a key stands, and how a time and an address are written.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::de::{Deserializer, Error, Unexpected, Visitor};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// A value that cannot work. Its line is found only when somebody has to be told, so that the sections stay plain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wrong {
+    /// Where it stands: `coordinator.presence.person.1.away_after` is of the second person.
+    pub key: String,
+    /// What is wrong and what is allowed.
+    pub why: String,
+}
+
+impl Wrong {
+    pub fn new(key: impl Into<String>, why: impl fmt::Display) -> Self {
+        Self { key: key.into(), why: why.to_string() }
+    }
+
+    /// The same, seen from outside of the section.
+    pub fn within(self, section: &str) -> Self {
+        Self { key: format!("{section}.{}", self.key), ..self }
+    }
+
+    /// With the line of `text` where the key stands, or the section that lacks it.
+    pub fn told(&self, text: &str) -> String {
+        // What is not written at all is asked for by the role.
+        match line_of(text, &self.key).or_else(|| line_of(text, "role")) {
+            Some(line) => format!("line {line}: {self}"),
+            None => self.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut steps: Vec<&str> = self.key.split('.').collect();
+        let number = steps.last().and_then(|step| step.parse::<usize>().ok());
+        steps.retain(|step| step.parse::<usize>().is_err());
+        if let Some((key, section)) = steps.split_last() {
+            if !section.is_empty() {
+                write!(out, "[{}] ", section.join("."))?;
+            }
+            write!(out, "{key}")?;
+        }
+        if let Some(number) = number {
+            write!(out, " number {}", number + 1)?;
+        }
+        write!(out, ": {}", self.why)
+    }
+}
+
+/// The line, counted from 1, of `key` in `text`; if it is not written, of the innermost section around it that is.
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    let document = DeTable::parse(text).ok()?;
+    let steps: Vec<&str> = key.split('.').collect();
+    let at = place_in_table(document.get_ref(), &steps)?;
+    Some(text.get(..at)?.matches('\n').count() + 1)
+}
+
+fn place_in_table(table: &DeTable<'_>, steps: &[&str]) -> Option<usize> {
+    let (step, rest) = steps.split_first()?;
+    let (name, value) = table.iter().find(|(name, _)| name.get_ref() == step)?;
+    Some(place_in_value(value, rest).unwrap_or(name.span().start))
+}
+
+fn place_in_value(value: &Spanned<DeValue<'_>>, steps: &[&str]) -> Option<usize> {
+    match value.get_ref() {
+        DeValue::Table(table) => place_in_table(table, steps),
+        DeValue::Array(items) => {
+            let (step, rest) = steps.split_first()?;
+            let item = items.get(step.parse::<usize>().ok()?)?;
+            Some(place_in_value(item, rest).unwrap_or(item.span().start))
+        }
+        _ => None,
+    }
+}
+
+/// `#[serde(deserialize_with = "time")]`
+pub fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    deserializer.deserialize_str(Time)
+}
+
+/// The same for a key without which there is no such time.
+pub fn optional_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    time(deserializer).map(Some)
+}
+
+struct Time;
+
+impl Visitor<'_> for Time {
+    type Value = Duration;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("a time such as \"90s\", \"5m\" or \"2h\"")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Duration, E> {
+        humantime::parse_duration(text).map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+    }
+}
+
+/// `#[serde(deserialize_with = "address")]`
+pub fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    deserializer.deserialize_str(Address)
+}
+
+struct Address;
+
+impl Visitor<'_> for Address {
+    type Value = SocketAddr;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("an address with a port, such as \"0.0.0.0:47100\" or \"[::]:47100\"")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<SocketAddr, E> {
+        text.parse().map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_found_however_it_is_written() {
+        let text =
+            "role = \"x\"\n\n[a.b]\nkey = [\n  1,\n  2,\n]\n[[a.list]]\nname = 1\n[[a.list]]\nname = 2\n[c]\nd.e = 1\nf = { g = 1 }\n";
+        for (key, line) in [
+            ("role", 1),
+            ("a.b", 3),
+            ("a.b.key", 4),
+            ("a.b.key.1", 6),
+            ("a.b.missing", 3),
+            ("a.list.0", 8),
+            ("a.list.0.name", 9),
+            ("a.list.1", 10),
+            ("a.list.1.name", 11),
+            ("a.list.1.missing", 10),
+            ("c.d.e", 13),
+            ("c.f.g", 14),
+        ] {
+            assert_eq!(line_of(text, key), Some(line), "{key}");
+        }
+        assert_eq!(line_of(text, "missing.key"), None);
+        assert!(Wrong::new("missing.key", "give it").told(text).starts_with("line 1: [missing] key: give it"));
+    }
+
+    #[test]
+    fn a_wrong_value_is_told_with_its_section_and_key() {
+        assert_eq!(Wrong::new("state_dir", "no").to_string(), "state_dir: no");
+        assert_eq!(
+            Wrong::new("away_after", "no").within("coordinator.presence.person.1").to_string(),
+            "[coordinator.presence.person] away_after: no"
+        );
+        assert_eq!(Wrong::new("mesh.peers.1", "no").to_string(), "[mesh] peers number 2: no");
+    }
+}
