@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str) -> Result<Vec<String>> {
-        Ok(toml::from_str::<PresenceConfig>(text)?.validate().map_err(|wrong| anyhow::anyhow!("{wrong}"))?)
+        toml::from_str::<PresenceConfig>(text)?.validate().map_err(|wrong| anyhow::anyhow!("{wrong}"))
     }
 
     fn refusal(text: &str) -> String {
