@@ -1,13 +1,14 @@
 //! One word pairs a machine, once, and nothing that goes wrong on the way costs more than pasting it again.
 
 use std::fs;
-use std::time::Duration;
+use std::net::Ipv4Addr;
 
 use dms3_core::arming::ArmState;
 use dms3_core::roster::NodeRole;
 use dms3_node::coordinator::enrollment::TokenView;
+use tokio::process::Child;
 
-use crate::harness::{House, eventually};
+use crate::harness::{Camera, House, Relay, eventually};
 
 async fn tokens(house: &House) -> Vec<TokenView> {
     let said = house.coordinator.cli(&["token", "list", "--json"]).await.good();
@@ -144,26 +145,197 @@ async fn a_house_is_founded_once() {
     assert!(!root.is_empty());
 }
 
-#[tokio::test]
-async fn a_camera_that_is_killed_while_it_is_paired_pairs_with_the_same_word() {
-    let mut house = House::new().await;
-    let word = house.token(&["--name", "porch"]).await;
-    let porch = house.new_camera("porch");
-    // Five a minute may come from one address: four that die, and one that lives.
-    for millis in [30, 90, 180, 400] {
-        let mut enroll = porch.spawn_cli(&["enroll", "-"], &word).await;
-        tokio::time::sleep(Duration::from_millis(millis + rand::random_range(0..40))).await;
+/// No enrollment takes more datagrams.
+const DATAGRAMS: usize = 60;
+
+/// How far a pairing was when it was broken off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Reached {
+    /// The coordinator knows nothing of the camera.
+    Nothing,
+    /// The coordinator let it in, and the camera does not know that.
+    LetIn,
+    /// The camera has its identity.
+    Stored,
+}
+
+/// A new machine that hears no mDNS until [`Self::paired`]: all that it says and hears passes a relay.
+struct Newcomer {
+    camera: Camera,
+    word: String,
+    /// What the coordinator sees it come from.
+    source: Ipv4Addr,
+}
+
+impl Newcomer {
+    async fn new(house: &House, nth: usize) -> Self {
+        let name = format!("camera-{nth}");
+        let word = house.token(&["--name", &name]).await;
+        let newcomer = Self { camera: house.new_camera(&name), word, source: Ipv4Addr::new(127, 3, u8::try_from(nth).unwrap(), 1) };
+        newcomer.change_config("mdns = \"loopback\"", "mdns = \"off\"");
+        newcomer
+    }
+
+    fn change_config(&self, from: &str, to: &str) {
+        let config = fs::read_to_string(self.camera.config()).unwrap();
+        assert!(config.contains(from), "{config}");
+        fs::write(self.camera.config(), config.replacen(from, to, 1)).unwrap();
+    }
+
+    async fn relay(&self, house: &House, datagrams: usize) -> Relay {
+        Relay::open(house.enroll_port.address(), self.source, datagrams).await
+    }
+
+    async fn begin(&self, relay: &Relay) -> Child {
+        self.camera.spawn_cli(&["enroll", "-", "--coordinator", &relay.address.to_string()], &self.word).await
+    }
+
+    /// Pairs with the same word as before, and is a camera of the house like any other. Says how far it was before.
+    async fn pairs(self, house: &mut House) -> Reached {
+        let relay = self.relay(house, usize::MAX).await;
+        let args = ["enroll", "-", "--coordinator", &relay.address.to_string()];
+        let said = self.camera.cli_with(&args, &self.word).await.good();
+        let asked_again =
+            house.coordinator.log().lines().any(|line| line.contains(&format!("{:?}", self.camera.name)) && line.contains("asked again"));
+        let reached = match (said.contains("already"), asked_again) {
+            (true, _) => Reached::Stored,
+            (false, true) => Reached::LetIn,
+            (false, false) => Reached::Nothing,
+        };
+        self.paired(house).await;
+        reached
+    }
+
+    async fn paired(self, house: &mut House) {
+        let node = house.node_of(&self.camera);
+        let nodes = house.status().await.nodes;
+        assert_eq!(nodes.iter().filter(|row| row.node == node).count(), 1, "one row for its key: {nodes:?}");
+        assert_eq!(nodes.iter().filter(|row| row.name == self.camera.name).count(), 1, "no second key was let in: {nodes:?}");
+        self.change_config("mdns = \"off\"", "mdns = \"loopback\"");
+        self.camera.start();
+        house.cameras.push(self.camera);
+    }
+}
+
+/// Each token that was made paired one camera, and there is no other.
+async fn each_word_paired_one(house: &House) {
+    let tokens = tokens(house).await;
+    assert!(tokens.iter().all(|token| token.used_by.len() == 1 && token.standing == "used"), "{tokens:?}");
+    assert_eq!(tokens.len(), cameras(house).await);
+}
+
+/// `enroll` is killed after the `first` datagram, another machine's after the one `apart` later, and so on until one is through. What the
+/// last of them, and all others, had reached.
+async fn killed_at_every(first: usize, apart: usize) -> Vec<Reached> {
+    let mut house = House::with_cameras(["porch"]).await;
+    let before = house.standing().await;
+    let mut reached = Vec::new();
+    for nth in (first..).step_by(apart) {
+        assert!(nth <= DATAGRAMS, "no enrollment comes through");
+        let newcomer = Newcomer::new(&house, nth).await;
+        let relay = newcomer.relay(&house, nth).await;
+        let mut enroll = newcomer.begin(&relay).await;
+        let whole = tokio::select! {
+            biased;
+            status = enroll.wait() => { assert!(status.unwrap().success()); true }
+            () = relay.broke() => false,
+        };
+        if whole {
+            newcomer.paired(&mut house).await;
+            break;
+        }
         drop(enroll.start_kill());
         enroll.wait().await.unwrap();
+        reached.push(newcomer.pairs(&mut house).await);
     }
-    porch.cli_with(&["enroll", "-"], &word).await.good();
-    porch.start();
-    house.cameras.push(porch);
-    house.agrees(ArmState::Away).await;
-    let nodes = house.status().await.nodes;
-    assert_eq!(nodes.len(), 2, "no key was paired twice: {nodes:?}");
-    let used = &tokens(&house).await[0];
-    assert_eq!((used.standing.as_str(), used.used_by.len()), ("used", 1));
+    house.agrees(ArmState::Disarmed).await;
+    house.is_unharmed_and_told(before, "enrolled").await;
+    each_word_paired_one(&house).await;
+    reached
+}
+
+#[tokio::test]
+async fn a_camera_that_is_killed_at_any_datagram_of_its_pairing_pairs_with_the_same_word() {
+    // Each house holds a place for every one that died, for ten seconds: few enough of them for its eight places.
+    let (a, b, c, d) = tokio::join!(killed_at_every(1, 4), killed_at_every(2, 4), killed_at_every(3, 4), killed_at_every(4, 4));
+    let reached = [a, b, c, d].concat();
+    assert!(reached.len() >= 8, "an enrollment has more datagrams than {reached:?}");
+    assert!(reached.contains(&Reached::Nothing) && reached.contains(&Reached::LetIn), "not all steps were met: {reached:?}");
+}
+
+#[tokio::test]
+async fn a_camera_that_is_killed_when_it_wrote_its_key_or_its_identity_pairs_with_the_same_word() {
+    let mut house = House::with_cameras(["porch"]).await;
+    let before = house.standing().await;
+    for (nth, file) in ["node.key", "identity"].into_iter().enumerate() {
+        let newcomer = Newcomer::new(&house, nth).await;
+        let relay = newcomer.relay(&house, usize::MAX).await;
+        let mut enroll = newcomer.begin(&relay).await;
+        let path = newcomer.camera.state_dir().join(file);
+        while !path.exists() {
+            assert!(enroll.try_wait().unwrap().is_none(), "it ended without {file}");
+            tokio::task::yield_now().await;
+        }
+        drop(enroll.start_kill());
+        enroll.wait().await.unwrap();
+        let key = fs::read(newcomer.camera.state_dir().join("node.key")).unwrap();
+        let reached = newcomer.pairs(&mut house).await;
+        assert_eq!(fs::read(house.cameras.last().unwrap().state_dir().join("node.key")).unwrap(), key, "its key stays");
+        assert_eq!(reached == Reached::Stored, file == "identity", "{file}: {reached:?}");
+    }
+    house.agrees(ArmState::Disarmed).await;
+    house.is_unharmed_and_told(before, "enrolled").await;
+    each_word_paired_one(&house).await;
+}
+
+#[tokio::test]
+async fn a_coordinator_that_is_killed_at_any_datagram_of_a_pairing_pairs_with_the_same_word() {
+    let mut house = House::with_cameras(["porch"]).await;
+    let mut reached = Vec::new();
+    for nth in 1.. {
+        assert!(nth <= DATAGRAMS, "no enrollment comes through");
+        let newcomer = Newcomer::new(&house, nth).await;
+        let relay = newcomer.relay(&house, nth).await;
+        let mut enroll = newcomer.begin(&relay).await;
+        let whole = tokio::select! {
+            biased;
+            status = enroll.wait() => { assert!(status.unwrap().success()); true }
+            () = relay.broke() => false,
+        };
+        if whole {
+            newcomer.paired(&mut house).await;
+            break;
+        }
+        house.coordinator.sigkill().await;
+        house.coordinator.start();
+        house.answers().await;
+        // A person breaks the command off and pastes it once more.
+        drop(enroll.start_kill());
+        enroll.wait().await.unwrap();
+        reached.push(newcomer.pairs(&mut house).await);
+    }
+    assert!(reached.len() >= 8, "an enrollment has more datagrams than {reached:?}");
+    assert!(reached.contains(&Reached::Nothing) && reached.contains(&Reached::LetIn), "not all steps were met: {reached:?}");
+    house.agrees(ArmState::Disarmed).await;
+    each_word_paired_one(&house).await;
+}
+
+#[tokio::test]
+async fn an_enrollment_outlives_the_death_of_its_coordinator() {
+    let mut house = House::with_cameras(["porch"]).await;
+    let newcomer = Newcomer::new(&house, 1).await;
+    // In the middle of the handshake.
+    let relay = newcomer.relay(&house, 6).await;
+    let mut enroll = newcomer.begin(&relay).await;
+    relay.broke().await;
+    house.coordinator.sigkill().await;
+    house.coordinator.start();
+    house.answers().await;
+    relay.mend();
+    assert!(enroll.wait().await.unwrap().success(), "the same command finds its way");
+    newcomer.paired(&mut house).await;
+    house.agrees(ArmState::Disarmed).await;
+    each_word_paired_one(&house).await;
 }
 
 #[tokio::test]

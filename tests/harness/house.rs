@@ -11,6 +11,7 @@ use dms3_node::control::{Answer, Request};
 use dms3_pki::Identity;
 use tempfile::TempDir;
 
+use super::node::is_for_people;
 use super::{FakeMotion, LINKED_WITHIN, Lan, Make, Node, Port, eventually, within};
 
 /// What is special about a house. The default one is manual (nobody's phone) and lives on this machine's loopback.
@@ -53,12 +54,20 @@ impl Deref for Camera {
     }
 }
 
-/// What must not change under an attack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What must not change under an attack, and how much was logged before it.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Standing {
     pid: u32,
     pub(crate) version: (u32, u64),
     pub(crate) state: ArmState,
+    logged: usize,
+}
+
+/// The log grows, whatever happens.
+impl PartialEq for Standing {
+    fn eq(&self, other: &Self) -> bool {
+        (self.pid, self.version, self.state) == (other.pid, other.version, other.state)
+    }
 }
 
 impl House {
@@ -226,7 +235,12 @@ impl House {
 
     pub(crate) async fn standing(&self) -> Standing {
         let house = self.look().await.expect("the coordinator answers");
-        Standing { pid: self.coordinator.pid(), version: (house.epoch, house.rev), state: house.state }
+        Standing {
+            pid: self.coordinator.pid(),
+            version: (house.epoch, house.rev),
+            state: house.state,
+            logged: self.coordinator.log().len(),
+        }
     }
 
     /// After an attack: the same process, the same state under the same number, and every camera linked within 3 s, its detector as the
@@ -234,6 +248,18 @@ impl House {
     pub(crate) async fn is_unharmed(&self, before: Standing) {
         within(LINKED_WITHIN, "after the attack every camera does as it should", async || self.does_agree(before.state).await).await;
         assert_eq!(self.standing().await, before);
+    }
+
+    /// And a line that the coordinator logged since then names the cause.
+    pub(crate) async fn is_unharmed_and_told(&self, before: Standing, words: &str) {
+        self.is_unharmed(before).await;
+        within(LINKED_WITHIN, &format!("the coordinator's log says {words:?}"), async || self.told_since(before, words) > 0).await;
+    }
+
+    /// How many lines with `words`, meant for people, the coordinator logged since then.
+    pub(crate) fn told_since(&self, before: Standing, words: &str) -> usize {
+        let log = self.coordinator.log();
+        log[before.logged..].lines().filter(|line| is_for_people(line) && line.contains(words)).count()
     }
 }
 

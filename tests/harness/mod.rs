@@ -5,16 +5,18 @@ mod house;
 mod lan;
 mod node;
 mod port;
+mod relay;
 pub(crate) mod rogue;
 pub(crate) mod skip;
 
 use std::time::{Duration, Instant};
 
 pub(crate) use fake_motion::{FakeMotion, Make};
-pub(crate) use house::{House, Plan};
+pub(crate) use house::{Camera, House, Plan};
 pub(crate) use lan::{Addresses, Host, Lan};
 pub(crate) use node::{BINARY, Node};
 pub(crate) use port::Port;
+pub(crate) use relay::Relay;
 
 /// Longest wait for what has no promised time. Machines that run tests are slow and shared.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -221,9 +221,13 @@ impl Node {
     }
 
     pub(crate) fn lines_with(&self, text: &str) -> usize {
-        let log = self.log();
-        log.lines().filter(|line| !line.contains(" DEBUG ") && !line.contains(" TRACE ") && line.contains(text)).count()
+        self.log().lines().filter(|line| is_for_people(line) && line.contains(text)).count()
     }
+}
+
+/// Not for developers.
+pub(crate) fn is_for_people(line: &str) -> bool {
+    !line.contains(" DEBUG ") && !line.contains(" TRACE ")
 }
 
 impl Drop for Node {

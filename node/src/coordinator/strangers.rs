@@ -6,10 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use dms3_pki::tls::{RefusedBy, alert_words};
-use quinn::ConnectionError;
 use tokio::time::Instant;
 
-use crate::mesh::link::{tls_alert, words};
+use crate::mesh::link::{ConnectionError, tls_alert, words};
 
 const EVERY: Duration = Duration::from_secs(60);
 /// Lines of one kind in that time; the rest is counted.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use dms3_core::protocol::frame::{self, CONTROL_LIMIT, FrameError, HEADER, HELLO_LIMIT, Header, Message};
 use dms3_core::protocol::message::CloseCode;
 use dms3_pki::tls::{RefusedBy, alert_words};
-pub use quinn::Connection;
-use quinn::{ConnectionError, RecvStream, SendStream, VarInt};
+pub use quinn::{Connection, ConnectionError};
+use quinn::{RecvStream, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
 
