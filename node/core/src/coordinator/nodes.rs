@@ -129,8 +129,10 @@ impl Nodes {
     pub(super) fn detectors(&mut self, node: NodeId, report: DetectorsV1, now: Now) {
         let facts = self.heard(node, now);
         for source in report.sources {
+            // It named its cameras at its Hello and with what it applied.
+            let Some(known) = facts.sources.get_mut(&source.source) else { continue };
             let report = Report { phase: DetectorPhase::from_wire(source.phase), since: source.since, detail: source.detail };
-            facts.sources.entry(source.source).or_default().reports(report);
+            known.reports(report);
         }
     }
 

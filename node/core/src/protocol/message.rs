@@ -143,6 +143,9 @@ pub struct PushV1 {
     pub time: Timestamp,
 }
 
+/// Cameras that one node may drive: a coordinator remembers each of them.
+pub const SOURCES_LIMIT: usize = 64;
+
 /// What each source of a node now does about the state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AckV1 {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dms3_core::arming::ArmState;
+use dms3_core::protocol::message::SOURCES_LIMIT;
 use serde::Deserialize;
 
 use super::config_file::DetectorFile;
@@ -112,6 +113,10 @@ impl Default for WrittenConf {
 
 /// What must hold between the detectors of one node: names, devices and media directories are each used once. The later one is told.
 pub fn check_together(detectors: &[DetectorConfig]) -> Result<(), Wrong> {
+    if detectors.len() > SOURCES_LIMIT {
+        let why = format!("these are {} detectors, one node may have {SOURCES_LIMIT}: share them out over more nodes", detectors.len());
+        return Err(Wrong::new(format!("{SOURCES_LIMIT}.name"), why));
+    }
     for (index, one) in detectors.iter().enumerate() {
         let wrong = |key: &str, why: String| Wrong::new(format!("{index}.{key}"), why);
         for other in &detectors[..index] {

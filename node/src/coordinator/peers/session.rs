@@ -1,5 +1,6 @@
 //! One link of a coordinator, from the handshake to its end.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,9 @@ use std::time::Duration;
 use dms3_core::coordinator::Input;
 use dms3_core::id::NodeId;
 use dms3_core::protocol::frame::{self, HELLO_LIMIT, Message};
-use dms3_core::protocol::message::{AckV1, CloseCode, DetectorsV1, HelloV1, RejectV1, RenewV1, RenewedV1, SignedStateV1, WelcomeV1};
+use dms3_core::protocol::message::{
+    AckV1, CloseCode, DetectorsV1, HelloV1, RejectV1, RenewV1, RenewedV1, SOURCES_LIMIT, SignedStateV1, WelcomeV1,
+};
 use dms3_core::roster::RosterRow;
 use dms3_pki::peer::{PeerIdentity, peer_identity};
 use dms3_pki::{Admission, Admit, PkiError, own_state};
@@ -155,6 +158,7 @@ fn admitted(shared: &Shared, peer: &PeerIdentity, hello: &HelloV1, me: NodeId) -
     }
     let refused = |code: CloseCode| (code, code.words().to_owned());
     standing(shared, peer).map_err(refused)?;
+    check_sources(hello.sources.iter()).map_err(|why| (CloseCode::Protocol, why))?;
     shared.context.roster.row(&peer.node).ok_or_else(|| refused(CloseCode::NotEnrolled))
 }
 
@@ -293,11 +297,13 @@ async fn push(shared: &Shared, sender: &mut Sender, state: &Arc<SignedStateV1>) 
 async fn heard(shared: &Shared, node: NodeId, message: Message) -> Result<(), End> {
     let input = match message {
         Message::Ack(mut ack) => {
+            check_sources(ack.sources.iter().map(|source| &source.source)).map_err(|why| End::Ours(CloseCode::Protocol, why))?;
             tidy_ack(&mut ack);
             let held = ack.held.as_ref().and_then(|held| own(shared, held));
             Input::Ack { node, ack, held }
         }
         Message::Detectors(mut report) => {
+            check_sources(report.sources.iter().map(|source| &source.source)).map_err(|why| End::Ours(CloseCode::Protocol, why))?;
             tidy_detectors(&mut report);
             Input::Detectors { node, report }
         }
@@ -362,6 +368,20 @@ impl Budget {
         }
         (self.left == 0).then(|| self.refilled + REFILL)
     }
+}
+
+/// Each camera that a node names is remembered: not any number of them, and none twice.
+fn check_sources<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> Result<(), String> {
+    if names.len() > SOURCES_LIMIT {
+        return Err(format!("it names {} cameras, a node may have {SOURCES_LIMIT}", names.len()));
+    }
+    let mut seen = HashSet::new();
+    for name in names {
+        if name.is_empty() || name.len() > TEXT_LIMIT || !seen.insert(name) {
+            return Err("it names a camera twice, or by no name, or by one without end".to_owned());
+        }
+    }
+    Ok(())
 }
 
 /// What a node says of itself is shown on terminals and pages: no control characters, no novels.

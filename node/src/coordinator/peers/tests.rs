@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use dms3_core::protocol::message::{AckV1, DetectorsV1, HealthV1, HelloV1, RenewV1, StateV1, WelcomeV1};
+use dms3_core::protocol::message::{
+    AckV1, DetectorReportV1, DetectorsV1, HealthV1, HelloV1, RenewV1, SOURCES_LIMIT, SourceAckV1, StateV1, WelcomeV1,
+};
 use dms3_core::roster::{NodeRole, NodeStatus, RosterRow};
 use dms3_pki::sign_state;
 use dms3_pki::tls::mesh_server_name;
@@ -299,6 +301,40 @@ async fn a_node_that_says_nothing_is_sent_away_and_never_was_a_link() {
     silent.say_bytes(&[0, 0, 0]).await;
     assert_eq!(silent.close_code().await, Some(CloseCode::Timeout));
     assert!(coordinator.inputs.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_stolen_camera_that_names_cameras_without_end_is_put_out() {
+    let house = House::new();
+    let porch = house.camera();
+    let mut coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    let named = |n: usize| (0..n).map(|nth| DetectorReportV1 { source: format!("cam-{nth}"), ..report("cam") }).collect();
+    let mut twice: Vec<DetectorReportV1> = named(2);
+    twice[1].source = twice[0].source.clone();
+    let lists: [Vec<DetectorReportV1>; 3] = [named(SOURCES_LIMIT + 1), twice, vec![report("")]];
+    for sources in lists {
+        let mut evil = Node::linked(&house, &porch, coordinator.address).await;
+        evil.say(Message::Detectors(DetectorsV1 { sources: sources.clone() })).await;
+        assert_eq!(evil.close_code().await, Some(CloseCode::Protocol), "{} of them", sources.len());
+        let mut evil = Node::linked(&house, &porch, coordinator.address).await;
+        let sources = sources.into_iter().map(|report| SourceAckV1 { source: report.source, effective: 3, watch: true }).collect();
+        evil.say(Message::Ack(AckV1 { epoch: 1, rev: 1, sources, held: None })).await;
+        assert_eq!(evil.close_code().await, Some(CloseCode::Protocol));
+    }
+    let mut evil = Node::dial(&house, &porch, coordinator.address).await.unwrap();
+    let sources = (0..=SOURCES_LIMIT).map(|nth| format!("cam-{nth}")).collect();
+    assert_eq!(evil.greet(HelloV1 { sources, ..house.hello() }).await.unwrap_err().close_code(), Some(CloseCode::Protocol));
+    let mut honest = Node::linked(&house, &porch, coordinator.address).await;
+    honest.say(Message::Detectors(DetectorsV1 { sources: named(SOURCES_LIMIT) })).await;
+    eventually(
+        "an honest one with many cameras is heard",
+        async || matches!(coordinator.inputs.try_recv(), Ok(Input::Detectors { report, .. }) if report.sources.len() == SOURCES_LIMIT),
+    )
+    .await;
+}
+
+fn report(source: &str) -> DetectorReportV1 {
+    DetectorReportV1 { source: source.to_owned(), phase: 1, since: Timestamp(1), detail: String::new() }
 }
 
 #[tokio::test]
