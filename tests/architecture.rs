@@ -176,3 +176,23 @@ fn no_key_and_no_certificate_lies_in_the_repository() {
         }
     }
 }
+
+#[test]
+fn every_test_that_guards_a_promise_or_a_check_is_there() {
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let code: Vec<(String, String)> = ["node", "pki", "web", "tests"].into_iter().flat_map(sources).collect();
+    let rows: Vec<&str> = page.lines().skip_while(|line| !line.starts_with("## Promise")).filter(|line| line.starts_with("| ")).collect();
+    let mut named = 0;
+    for row in rows.iter().filter(|row| !row.contains("| Test")) {
+        let tests: Vec<&str> = row.rsplit('|').nth(1).unwrap().split('`').skip(1).step_by(2).filter(|word| word.contains("::")).collect();
+        assert!(!tests.is_empty(), "no test stands in: {row}");
+        for test in tests {
+            let (module, name) = test.rsplit_once("::").unwrap();
+            let module = module.rsplit("::").find(|part| !part.ends_with("tests")).unwrap_or(module);
+            let is_there = code.iter().any(|(path, text)| path.contains(module) && text.contains(&format!("fn {name}(")));
+            assert!(is_there, "ARCHITECTURE.md names a test that is not there: {test}");
+            named += 1;
+        }
+    }
+    assert!(named > 100, "{named}");
+}
