@@ -147,9 +147,12 @@ impl Uplink {
         }
     }
 
-    /// From now on this is who we are; on disk first.
+    /// From now on this is who we are, on disk first. A disk that is full must not keep a camera from watching: then it is so until the next
+    /// start, which asks for it again.
     fn become_identity(&mut self, identity: Identity) -> Result<()> {
-        identity.store(&self.context.state_dir)?;
+        if let Err(error) = identity.store(&self.context.state_dir) {
+            tracing::error!("the new certificate or trust bundle holds until the next start only: {:#}", anyhow::Error::from(error));
+        }
         self.context.identity = identity;
         self.tls = client_tls(&self.context)?;
         Ok(())

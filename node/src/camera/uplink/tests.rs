@@ -378,6 +378,33 @@ async fn a_certificate_is_renewed_in_good_time_and_kept() {
 }
 
 #[tokio::test]
+async fn a_camera_that_cannot_write_its_new_certificate_stays_linked_and_presents_it() {
+    let house = House::new();
+    let port = Port::of(&house);
+    let mut camera = Camera::start(&house, house.camera_of(40 * DAY), &[port.address]);
+    let mut peer = port.linked(&house, 2).await;
+    assert_eq!(camera.input().await, Input::LinkUp);
+    // Its card was pulled.
+    std::fs::remove_dir_all(camera.state_dir.path()).unwrap();
+    let csr = loop {
+        match peer.hear().await {
+            Message::Renew(renew) => break renew.csr,
+            Message::Detectors(_) => {}
+            other => panic!("{other:?} is no request for a certificate"),
+        }
+    };
+    let now = house.clock.now().at;
+    let chain = house.authority.issue_chain(&csr, NodeRole::Camera, &camera.identity.node(), now).unwrap();
+    peer.say(Message::Renewed(RenewedV1 { chain })).await;
+    peer.say(house.push(7)).await;
+    assert!(matches!(camera.input().await, Input::State { .. }), "the link is what it was");
+    close(&peer.connection, CloseCode::Resync);
+    let (again, _) = port.met().await;
+    assert_ne!(camera.identity.leaf(), crate::mesh::link::peer_certificates(&again.connection)[0].as_ref());
+    assert!(camera.tasks.try_join_next().is_none(), "it runs");
+}
+
+#[tokio::test]
 async fn a_camera_that_lay_in_a_drawer_renews_first_and_links_then() {
     let house = House::new();
     let port = Port::of(&house);
