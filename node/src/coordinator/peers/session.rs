@@ -50,41 +50,62 @@ impl From<LinkError> for End {
 
 pub(super) async fn run(shared: Arc<Shared>, arrival: Arrival, serial: u64, stop: CancellationToken) {
     let from = arrival.from();
-    let (connection, pass) = match arrival.handshake().await {
+    // What happens once is boxed and gone after it: there is one of these tasks for each camera, for as long as it is linked.
+    let (connection, pass) = match Box::pin(arrival.handshake()).await {
         Ok(met) => met,
         Err(error) => return shared.strangers.refused(from, &error),
     };
     tokio::select! {
         biased;
         () = stop.cancelled() => close(&connection, CloseCode::GoingDown),
-        () = converse(&shared, &connection, pass, from, serial) => {}
+        () = async {
+            if let Some(linked) = Box::pin(meet(&shared, &connection, pass, from, serial)).await {
+                Box::pin(stay(&shared, &connection, linked)).await;
+            }
+        } => {}
     }
 }
 
-async fn converse(shared: &Shared, connection: &Connection, pass: Pass, from: SocketAddr, serial: u64) {
+/// A link that is up.
+struct Linked {
+    peer: PeerIdentity,
+    row: RosterRow,
+    link: Link,
+    roster: watch::Receiver<Arc<[RosterRow]>>,
+    /// Changes with the time that is told.
+    told: watch::Receiver<Duration>,
+    /// Cancelled when a newer link of the node takes over.
+    replaced: CancellationToken,
+}
+
+/// From the handshake to the link, if it comes to one.
+async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: SocketAddr, serial: u64) -> Option<Linked> {
     let identity = shared.context.identity.borrow().clone();
     let now = shared.context.clock.announced();
     // Before the time is told, so that no news of it falls in between.
-    let mut told = shared.told.subscribe();
+    let told = shared.told.subscribe();
     let peer = match peer_identity(&peer_certificates(connection), &identity.mesh(), now) {
         Ok(peer) => peer,
         Err(refusal) => {
             shared.strangers.turned_away(from, &refusal.to_string());
-            return close(connection, CloseCode::NotEnrolled);
+            close(connection, CloseCode::NotEnrolled);
+            return None;
         }
     };
     // Before it is asked whether the node is active, so that no revocation falls in between.
     let mut roster = shared.context.roster.subscribe();
     roster.mark_unchanged();
-    let met = match timeout(HELLO, meet(shared, connection)).await {
+    let met = match timeout(HELLO, greeted(shared, connection)).await {
         Ok(Ok(met)) => met,
         Ok(Err(error)) => {
             tracing::warn!("node {} at {from} said no proper Hello: {error}", peer.node.short());
-            return close(connection, error.answer());
+            close(connection, error.answer());
+            return None;
         }
         Err(_) => {
             tracing::warn!("node {} at {from} said no Hello in {} s", peer.node.short(), HELLO.as_secs());
-            return close(connection, CloseCode::Timeout);
+            close(connection, CloseCode::Timeout);
+            return None;
         }
     };
     let (mut link, mut hello) = met;
@@ -93,7 +114,8 @@ async fn converse(shared: &Shared, connection: &Connection, pass: Pass, from: So
         Err((code, detail)) => {
             tracing::warn!("node {} at {from} is not let in: {detail}", peer.node.short());
             let reject = Message::Reject(RejectV1 { code: code as u16, detail });
-            return link.sender.last_word(&reject, code).await;
+            link.sender.last_word(&reject, code).await;
+            return None;
         }
     };
     pass.authenticated();
@@ -108,17 +130,24 @@ async fn converse(shared: &Shared, connection: &Connection, pass: Pass, from: So
     };
     if let Err(error) = say_welcome(&mut link.sender, welcome).await {
         tracing::info!("node {} at {from} went before its Welcome: {error}", row.name);
-        return close(connection, error.answer());
+        close(connection, error.answer());
+        return None;
     }
     if peer.expired {
-        return renew_only(shared, connection, link, &row).await;
+        renew_only(shared, connection, link, &row).await;
+        return None;
     }
 
     let held = hello.held.as_ref().and_then(|held| own(shared, held));
     let up = Input::LinkUp { node: peer.node, address: from.to_string(), hello: Box::new(hello), held };
     tracing::info!("node {} is linked from {from}", row.name);
     let replaced = shared.links.up(peer.node, serial, up, &shared.context.inputs).await;
-    let Link { sender, receiver } = link;
+    Some(Linked { peer, row, link, roster, told, replaced })
+}
+
+/// Until the link ends.
+async fn stay(shared: &Shared, connection: &Connection, linked: Linked) {
+    let Linked { peer, row, link: Link { sender, receiver }, mut roster, mut told, replaced } = linked;
     let end = tokio::select! {
         biased;
         () = replaced.cancelled() => End::Ours(CloseCode::TakenOver, "a newer link of it took over".to_owned()),
@@ -139,7 +168,7 @@ async fn converse(shared: &Shared, connection: &Connection, pass: Pass, from: So
     }
 }
 
-async fn meet(shared: &Shared, connection: &Connection) -> Result<(Link, HelloV1), LinkError> {
+async fn greeted(shared: &Shared, connection: &Connection) -> Result<(Link, HelloV1), LinkError> {
     let mut link = Link::accept(connection, shared.unknown_frames.clone()).await?;
     match link.receiver.recv(connection).await? {
         Message::Hello(hello) => Ok((link, hello)),
@@ -266,7 +295,7 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
                     } else {
                         renewed_at = Some(now);
                         // Unanswered, it asks again in an hour, and stays linked: it is to hear whether the house is armed.
-                        renewed(shared, &mut sender, row, &renew).await.map(|_| ())
+                        Box::pin(renewed(shared, &mut sender, row, &renew)).await.map(|_| ())
                     }
                 }
                 Ok(message) => {
@@ -278,7 +307,7 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
                         // The driver is gone only when the node stops, which is noticed below.
                         let _ = shared.context.inputs.send(moved).await;
                     }
-                    heard(shared, row.node, message).await
+                    Box::pin(heard(shared, row.node, message)).await
                 }
                 Err(error) => Err(End::Link(error)),
             },
