@@ -264,63 +264,6 @@ async fn a_camera_that_is_killed_at_any_datagram_of_its_pairing_pairs_with_the_s
 }
 
 #[tokio::test]
-async fn a_camera_that_is_killed_when_it_wrote_its_key_or_its_identity_pairs_with_the_same_word() {
-    let mut house = House::with_cameras(["porch"]).await;
-    let before = house.standing().await;
-    for (nth, file) in ["node.key", "identity"].into_iter().enumerate() {
-        let newcomer = Newcomer::new(&house, nth).await;
-        let relay = newcomer.relay(&house, usize::MAX).await;
-        let mut enroll = newcomer.begin(&relay).await;
-        let path = newcomer.camera.state_dir().join(file);
-        while !path.exists() {
-            assert!(enroll.try_wait().unwrap().is_none(), "it ended without {file}");
-            tokio::task::yield_now().await;
-        }
-        drop(enroll.start_kill());
-        enroll.wait().await.unwrap();
-        let key = fs::read(newcomer.camera.state_dir().join("node.key")).unwrap();
-        let reached = newcomer.pairs(&mut house).await;
-        assert_eq!(fs::read(house.cameras.last().unwrap().state_dir().join("node.key")).unwrap(), key, "its key stays");
-        assert_eq!(reached == Reached::Stored, file == "identity", "{file}: {reached:?}");
-    }
-    house.agrees(ArmState::Disarmed).await;
-    house.is_unharmed_and_told(before, "enrolled").await;
-    each_word_paired_one(&house).await;
-}
-
-#[tokio::test]
-async fn a_coordinator_that_is_killed_at_any_datagram_of_a_pairing_pairs_with_the_same_word() {
-    let mut house = House::with_cameras(["porch"]).await;
-    let mut reached = Vec::new();
-    for nth in 1.. {
-        assert!(nth <= DATAGRAMS, "no enrollment comes through");
-        let newcomer = Newcomer::new(&house, nth).await;
-        let relay = newcomer.relay(&house, nth).await;
-        let mut enroll = newcomer.begin(&relay).await;
-        let whole = tokio::select! {
-            biased;
-            status = enroll.wait() => { assert!(status.unwrap().success()); true }
-            () = relay.broke() => false,
-        };
-        if whole {
-            newcomer.paired(&mut house).await;
-            break;
-        }
-        house.coordinator.sigkill().await;
-        house.coordinator.start();
-        house.answers().await;
-        // A person breaks the command off and pastes it once more.
-        drop(enroll.start_kill());
-        enroll.wait().await.unwrap();
-        reached.push(newcomer.pairs(&mut house).await);
-    }
-    assert!(reached.len() >= 8, "an enrollment has more datagrams than {reached:?}");
-    assert!(reached.contains(&Reached::Nothing) && reached.contains(&Reached::LetIn), "not all steps were met: {reached:?}");
-    house.agrees(ArmState::Disarmed).await;
-    each_word_paired_one(&house).await;
-}
-
-#[tokio::test]
 async fn an_enrollment_outlives_the_death_of_its_coordinator() {
     let mut house = House::with_cameras(["porch"]).await;
     let newcomer = Newcomer::new(&house, 1).await;
