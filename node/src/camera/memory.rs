@@ -56,10 +56,11 @@ impl Memory {
         if let Some(error) = &found.damage {
             let aside = path.with_extension("corrupt");
             tracing::error!("this camera is armed, since its memory cannot be read: {error:#}; it is kept as {}", aside.display());
-            if let Err(error) = std::fs::rename(&path, &aside) {
-                tracing::warn!("cannot put {} aside: {error}", path.display());
+            match std::fs::rename(&path, &aside) {
+                Ok(()) => found.written = 0,
+                // What is written next must win over the slot that is whole, so it is counted on.
+                Err(error) => tracing::warn!("cannot put {} aside: {error}", path.display()),
             }
-            found.written = 0;
             // One of the slots is whole. Whether it is the newer one nobody knows, and the other may have armed.
             if let Some((memory, _)) = &mut found.memory {
                 memory.raised = ArmState::Away.to_wire();
@@ -273,6 +274,26 @@ mod tests {
         spoil(&|bytes| bytes[HEAD + 3] ^= 1);
         spoil(&|bytes| bytes.clear());
         spoil(&|bytes| bytes.fill(0));
+    }
+
+    #[test]
+    fn a_spoilt_memory_that_cannot_be_put_aside_does_not_win_over_what_is_told_after_it() {
+        let (house, dir) = (House::new(), tempfile::tempdir().unwrap());
+        let (mut memory, _) = wake(dir.path(), &house);
+        for (at, armed) in [(6, true), (7, false), (8, false)] {
+            memory.save(&remembers(&house, at, armed)).unwrap();
+        }
+        let file = dir.path().join(FILE);
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[SLOT + HEAD + 3] ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+        // Something is in the place where it would be kept.
+        std::fs::create_dir_all(file.with_extension("corrupt").join("taken")).unwrap();
+        let (mut memory, camera) = wake(dir.path(), &house);
+        assert_eq!(camera.effective(), ArmState::Away);
+        memory.save(&remembers(&house, 9, true)).unwrap();
+        let (_, camera) = wake(dir.path(), &house);
+        assert_eq!((rev(&camera), camera.effective()), (Some(9), ArmState::Away));
     }
 
     #[test]
