@@ -264,6 +264,98 @@ async fn a_camera_that_is_killed_at_any_datagram_of_its_pairing_pairs_with_the_s
 }
 
 #[tokio::test]
+async fn a_camera_that_is_killed_when_it_wrote_its_key_or_its_identity_pairs_with_the_same_word() {
+    let mut house = House::with_cameras(["porch"]).await;
+    let before = house.standing().await;
+    // With its key alone it has nobody to talk to yet.
+    for (nth, (file, datagrams)) in [("node.key", 0), ("identity", usize::MAX)].into_iter().enumerate() {
+        let newcomer = Newcomer::new(&house, nth).await;
+        let relay = newcomer.relay(&house, datagrams).await;
+        let mut enroll = newcomer.begin(&relay).await;
+        let path = newcomer.camera.state_dir().join(file);
+        while !path.exists() {
+            let ended = enroll.try_wait().unwrap().is_some();
+            assert!(!ended || path.exists(), "it ended without {file}");
+            tokio::task::yield_now().await;
+        }
+        drop(enroll.start_kill());
+        enroll.wait().await.unwrap();
+        let key = fs::read(newcomer.camera.state_dir().join("node.key")).unwrap();
+        let reached = newcomer.pairs(&mut house).await;
+        assert_eq!(fs::read(house.cameras.last().unwrap().state_dir().join("node.key")).unwrap(), key, "its key stays");
+        assert_eq!(reached, if file == "identity" { Reached::Stored } else { Reached::Nothing }, "{file}");
+    }
+    house.agrees(ArmState::Disarmed).await;
+    house.is_unharmed_and_told(before, "enrolled").await;
+    each_word_paired_one(&house).await;
+}
+
+/// The coordinator is killed when the `first` datagram has passed, in another machine's pairing when the one `apart` later has, and so on
+/// until one is through; each command is broken off and given again. Whether it had reached no more than the first step, for each.
+async fn coordinator_killed_at_every(first: usize, apart: usize) -> Vec<Reached> {
+    let mut house = House::with_cameras(["porch"]).await;
+    let version = house.standing().await.version;
+    let mut reached = Vec::new();
+    for nth in (first..).step_by(apart) {
+        assert!(nth <= DATAGRAMS, "no enrollment comes through");
+        let newcomer = Newcomer::new(&house, nth).await;
+        let relay = newcomer.relay(&house, nth).await;
+        let mut enroll = newcomer.begin(&relay).await;
+        let whole = tokio::select! {
+            biased;
+            status = enroll.wait() => { assert!(status.unwrap().success()); true }
+            () = relay.broke() => false,
+        };
+        if whole {
+            newcomer.paired(&mut house).await;
+            break;
+        }
+        house.coordinator.sigkill().await;
+        house.coordinator.start();
+        house.answers().await;
+        // A person breaks the command off and pastes it once more.
+        drop(enroll.start_kill());
+        enroll.wait().await.unwrap();
+        reached.push(newcomer.pairs(&mut house).await);
+    }
+    house.agrees(ArmState::Disarmed).await;
+    assert_eq!(house.standing().await.version, version);
+    each_word_paired_one(&house).await;
+    reached
+}
+
+#[tokio::test]
+async fn a_coordinator_that_is_killed_at_any_datagram_of_a_pairing_pairs_with_the_same_word() {
+    let houses = (1..=4).map(|first| coordinator_killed_at_every(first, 4));
+    let reached = futures_util::future::join_all(houses).await.concat();
+    assert!(reached.len() >= 8, "an enrollment has more datagrams than {reached:?}");
+    assert!(reached.contains(&Reached::Nothing), "not all steps were met: {reached:?}");
+}
+
+#[tokio::test]
+async fn a_coordinator_that_is_killed_before_its_answer_arrived_knows_the_camera_that_it_let_in() {
+    let mut house = House::with_cameras(["porch"]).await;
+    let version = house.standing().await.version;
+    let newcomer = Newcomer::new(&house, 1).await;
+    let relay = newcomer.relay(&house, usize::MAX).await;
+    // What it logs before it answers is in its store.
+    let enrolled = format!("enrolled {:?}", newcomer.camera.name);
+    let log = house.coordinator.log_file();
+    relay.keeps_back(move || fs::read_to_string(&log).unwrap().contains(&enrolled));
+    let mut enroll = newcomer.begin(&relay).await;
+    relay.kept().await;
+    house.coordinator.sigkill().await;
+    house.coordinator.start();
+    house.answers().await;
+    drop(enroll.start_kill());
+    enroll.wait().await.unwrap();
+    assert_eq!(newcomer.pairs(&mut house).await, Reached::LetIn);
+    house.agrees(ArmState::Disarmed).await;
+    assert_eq!(house.standing().await.version, version);
+    each_word_paired_one(&house).await;
+}
+
+#[tokio::test]
 async fn an_enrollment_outlives_the_death_of_its_coordinator() {
     let mut house = House::with_cameras(["porch"]).await;
     let newcomer = Newcomer::new(&house, 1).await;

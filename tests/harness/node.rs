@@ -206,7 +206,7 @@ impl Node {
         }
     }
 
-    fn log_file(&self) -> PathBuf {
+    pub(crate) fn log_file(&self) -> PathBuf {
         self.dir.join("log")
     }
 
