@@ -24,6 +24,10 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const SHORT: usize = 8;
 /// What was heard is asked for again by mdns-sd after four fifths of its life, which is 120 s for addresses.
 const BEFORE_REFRESH: Duration = Duration::from_secs(60);
+/// A responder says each of its records once a second at most, and leaves out of an answer what it said just before. mdns-sd never asks for
+/// a text record that was left out so: only with an empty cache, and a second later, is the whole answer heard.
+const AFTER_PART: Duration = Duration::from_millis(1200);
+const AFTER_PARTS: Duration = Duration::from_secs(60);
 
 /// What one record says of one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +141,7 @@ pub async fn advertise(config: &MeshConfig, mut advert: Advert, stop: Cancellati
 pub async fn browse(config: &MeshConfig, heard: &Heard, stop: CancellationToken) -> Result<()> {
     let mut mode = heard.inner.quiet.subscribe();
     let mut names: HashMap<String, Vec<Candidate>> = HashMap::new();
+    let mut after_part = AFTER_PART;
     loop {
         let Some(daemon) = Daemon::start(config)? else {
             stop.cancelled().await;
@@ -154,6 +159,7 @@ pub async fn browse(config: &MeshConfig, heard: &Heard, stop: CancellationToken)
                         names.clear();
                         heard.change(Table::forget);
                     }
+                    after_part = AFTER_PART;
                     break;
                 }
                 // With a cache that is empty again nothing is asked for.
@@ -163,6 +169,11 @@ pub async fn browse(config: &MeshConfig, heard: &Heard, stop: CancellationToken)
                     Ok(event) => {
                         if quiet && matches!(event, ServiceEvent::ServiceFound(..) | ServiceEvent::ServiceResolved(_)) {
                             anew.get_or_insert_with(|| Instant::now() + BEFORE_REFRESH);
+                        }
+                        if !quiet && anew.is_none() && matches!(&event, ServiceEvent::ServiceResolved(service) if is_part(service)) {
+                            anew = Some(Instant::now() + after_part);
+                            // Whoever never says the rest of it does not keep us asking.
+                            after_part = (after_part * 2).min(AFTER_PARTS);
                         }
                         take(event, config.mdns, heard, &mut names);
                     }
@@ -272,6 +283,11 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.0.shutdown();
     }
+}
+
+/// Whether the text record is missing.
+fn is_part(service: &ResolvedService) -> bool {
+    service.txt_properties.iter().next().is_none()
 }
 
 /// What a record says, if it says it in our way.
@@ -388,8 +404,71 @@ mod tests {
         socket.set_reuse_port(true).unwrap();
         socket.bind(&SocketAddr::from(([0; 4], port)).into()).unwrap();
         socket.join_multicast_v4(&std::net::Ipv4Addr::new(224, 0, 0, 251), &std::net::Ipv4Addr::LOCALHOST).unwrap();
+        socket.set_multicast_if_v4(&std::net::Ipv4Addr::LOCALHOST).unwrap();
         socket.set_nonblocking(true).unwrap();
         socket.into()
+    }
+
+    fn name(dotted: &str) -> Vec<u8> {
+        let mut bytes: Vec<u8> =
+            dotted.split('.').flat_map(|label| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat()).collect();
+        bytes.push(0);
+        bytes
+    }
+
+    /// RFC 1035, 4.1.
+    fn answer(records: &[(&str, u16, u16, Vec<u8>)]) -> Vec<u8> {
+        let mut bytes = vec![0, 0, 0x84, 0, 0, 0, 0, u8::try_from(records.len()).unwrap(), 0, 0, 0, 0];
+        for (of, kind, class, data) in records {
+            bytes.extend(name(of));
+            bytes.extend(kind.to_be_bytes());
+            bytes.extend(class.to_be_bytes());
+            bytes.extend(120_u32.to_be_bytes());
+            bytes.extend(u16::try_from(data.len()).unwrap().to_be_bytes());
+            bytes.extend(data);
+        }
+        bytes
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_came_without_its_text_is_asked_for_again() {
+        let config = config();
+        let responder = tokio::net::UdpSocket::from_std(tap(config.mdns_port)).unwrap();
+        let (service, instance, host) = ("_dms3._udp.local", "aaaaaaaa._dms3._udp.local", "dms3-aaaaaaaa.local");
+        let port = [0, 0, 0, 0, 0xb8, 0x13];
+        let mut said = vec![
+            (service, 12, 1, name(instance)),
+            (instance, 33, 0x8001, [&port[..], &name(host)].concat()),
+            (host, 1, 0x8001, vec![127, 0, 0, 1]),
+        ];
+        let part = answer(&said);
+        let text = ["v=1".to_owned(), format!("m={}", MeshId([7; 10])), "i=aaaaaaaa".to_owned(), format!("b={}", BootId([1; 4]))];
+        said.push((
+            instance,
+            16,
+            0x8001,
+            text.iter().flat_map(|one| [&[u8::try_from(one.len()).unwrap()], one.as_bytes()].concat()).collect(),
+        ));
+        let whole = answer(&said);
+        let group = SocketAddr::from(([224, 0, 0, 251], config.mdns_port));
+        let respond = async {
+            let (mut packet, mut questions) = ([0; 9000], 0);
+            loop {
+                let length = responder.recv(&mut packet).await.unwrap();
+                // A question of somebody who holds no answer yet.
+                if length > 7 && packet[2] & 0x80 == 0 && packet[6..8] == [0, 0] {
+                    questions += 1;
+                    responder.send_to(if questions == 1 { &part } else { &whole }, group).await.unwrap();
+                }
+            }
+        };
+        let heard = Heard::default();
+        let mut list = heard.subscribe();
+        tokio::select! {
+            () = respond => {}
+            ended = browse(&config, &heard, CancellationToken::new()) => ended.unwrap(),
+            () = hears(&mut list, "the coordinator", |list| list.iter().any(|one| one.node == "aaaaaaaa")) => {}
+        }
     }
 
     #[tokio::test]
