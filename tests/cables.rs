@@ -40,6 +40,36 @@ async fn a_camera_that_gets_another_address_keeps_its_link() {
     assert_eq!(house.standing().await.pid(), before.pid());
 }
 
+/// The link ends after 11 s without an answer, and half a minute later people are told.
+const MISSED_WITHIN: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn a_camera_whose_cable_was_out_is_missed_watches_on_and_is_linked_again_when_it_is_in() {
+    if cannot_make_networks("cables") {
+        return;
+    }
+    let mut house = manual_house("").await;
+    house.add_camera("porch").await;
+    house.add_camera("hall").await;
+    house.agrees(ArmState::Away).await;
+    let (porch, cable) = (house.camera("porch"), house.plan.lan.as_ref().unwrap().machine("porch"));
+    cable.leaves();
+    within(MISSED_WITHIN, "people are told", async || {
+        assert!(porch.motion.running().is_some(), "it watches on");
+        house.look().await.is_some_and(|house| house.problems.iter().any(|problem| problem.contains("porch")))
+    })
+    .await;
+    assert_eq!(porch.lines_with("the link to the coordinator ended: no answer"), 1);
+    house.disarm().await;
+    eventually("the other one has heard", async || house.camera("hall").motion.running().is_none()).await;
+    let before = house.standing().await;
+    cable.returns();
+    house.is_unharmed(before).await;
+    assert!(house.is_whole(ArmState::Disarmed).await);
+    assert_eq!((porch.motion.starts(), porch.motion.stops()), (1, 1), "it stopped when it heard, not before");
+    eventually("the trouble is over", async || house.look().await.is_some_and(|house| house.problems.is_empty())).await;
+}
+
 #[tokio::test]
 async fn where_mdns_is_off_a_camera_finds_its_coordinator_where_the_config_says() {
     if cannot_make_networks("cables") {
