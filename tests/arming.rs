@@ -88,6 +88,24 @@ async fn whatever_is_killed_while_the_house_is_armed_it_stays_armed() {
 }
 
 #[tokio::test]
+async fn a_coordinator_that_is_killed_again_as_soon_as_it_is_back_finds_its_cameras_each_time() {
+    let house = House::with_cameras(["porch", "hall"]).await;
+    house.arm().await;
+    house.agrees(ArmState::Away).await;
+    let before = house.standing().await;
+    for _ in 0..5 {
+        house.coordinator.sigkill().await;
+        house.coordinator.start();
+        // The cameras come back, or are about to, when it is killed again.
+        house.answers().await;
+    }
+    house.stands(before).await;
+    for camera in &house.cameras {
+        assert_eq!((camera.motion.starts(), camera.motion.stops()), (1, 0), "{} was not disturbed", camera.name);
+    }
+}
+
+#[tokio::test]
 async fn whatever_is_killed_while_the_house_is_disarmed_no_camera_watches() {
     let house = House::with_cameras(["porch"]).await;
     let before = house.standing().await;

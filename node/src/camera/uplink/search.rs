@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -10,12 +12,14 @@ use dms3_core::protocol::frame::Message;
 use dms3_core::protocol::message::{CloseCode, WelcomeV1};
 use dms3_pki::peer::peer_identity;
 use dms3_pki::tls::mesh_server_name;
+use futures_util::future::{Either, select};
 use rand::seq::SliceRandom as _;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{Uplink, facts};
 use crate::mesh::dial::{self, DIAL, DialError, dial};
+use crate::mesh::endpoint::Endpoint;
 use crate::mesh::link::{Connection, Link, LinkError, close, peer_certificates};
 
 /// Dials under way, and how far apart they begin.
@@ -23,6 +27,9 @@ const AT_ONCE: usize = 8;
 const APART: Duration = Duration::from_millis(250);
 /// For an address that only mDNS knows: fifty rogues that never answer must not cost minutes.
 const STRANGERS_PATIENCE: Duration = Duration::from_secs(2);
+/// A coordinator that died in the middle of a handshake never goes on with it, not even when it is back: whoever is silent for so long is
+/// dialled once more beside it.
+const SILENT: Duration = Duration::from_millis(700);
 /// From our Hello to its Welcome.
 const WELCOME: Duration = Duration::from_secs(5);
 /// The same trouble is told so often.
@@ -62,6 +69,16 @@ struct Turns {
 
 type Dialled = (Place, Result<(SocketAddr, Connection), DialError>);
 
+/// Our Hello to somebody whose handshake is done, one at a time: a second one would take the link over from the first.
+struct Greeting {
+    place: Place,
+    answer: Pin<Box<dyn Future<Output = Result<Found, DialError>> + Send>>,
+    /// When it has been silent for long.
+    silent_at: Instant,
+    /// Was dialled once more, since it is silent.
+    doubted: bool,
+}
+
 impl Uplink {
     /// Begins after `wait`, or as soon as mDNS hears somebody new. An error means that this node cannot dial at all.
     pub(super) async fn search(&mut self, wait: Duration) -> Result<Found> {
@@ -71,10 +88,13 @@ impl Uplink {
         let mut dials: JoinSet<Dialled> = JoinSet::new();
         let mut under_way: HashMap<Place, usize> = HashMap::new();
         let mut failed: Vec<(Place, DialError)> = Vec::new();
+        let mut ready: VecDeque<(Place, SocketAddr, Connection)> = VecDeque::new();
+        let mut greeting: Option<Greeting> = None;
         let mut turns = Turns::default();
         let mut round_at = Instant::now() + wait;
         let mut dial_at = Instant::now();
         loop {
+            let silent_at = greeting.as_ref().filter(|greeting| !greeting.doubted).map(|greeting| greeting.silent_at);
             let wake = if turns.is_empty() { dial_at.max(round_at) } else { dial_at };
             tokio::select! {
                 Ok(()) = list.changed() => {
@@ -110,26 +130,44 @@ impl Uplink {
                 Some(dialled) = dials.join_next() => {
                     // A dial has no reason to panic; one that did is one that failed.
                     let Ok((place, result)) = dialled else { continue };
-                    if let Some(count) = under_way.get_mut(&place) {
-                        *count = count.saturating_sub(1);
-                    }
-                    let result = match result {
-                        // One Hello at a time: a second one would take the link over from the first.
-                        Ok((address, connection)) => self.hello(address, connection).await,
-                        Err(error) => Err(error),
-                    };
                     match result {
-                        Ok(found) => return Ok(found),
+                        // It counts as under way until it has answered.
+                        Ok((address, connection)) => ready.push_back((place, address, connection)),
                         Err(error) => {
-                            tracing::debug!("{place}: {error}");
-                            failed.retain(|(other, _)| *other != place);
-                            failed.push((place, error));
+                            is_over(&mut under_way, &place);
+                            fail(&mut failed, place, error);
                         }
                     }
-                    if dials.is_empty() {
-                        self.tell(&mut failed);
+                }
+                answer = answer_of(&mut greeting) => {
+                    let Some(Greeting { place, .. }) = greeting.take() else { continue };
+                    is_over(&mut under_way, &place);
+                    match answer {
+                        Ok(found) => return Ok(found),
+                        Err(error) => fail(&mut failed, place, error),
                     }
                 }
+                () = sleep_until(silent_at.unwrap_or(dial_at)), if silent_at.is_some() => {
+                    if let Some(greeting) = &mut greeting {
+                        greeting.doubted = true;
+                        self.begin(&mut dials, greeting.place.clone());
+                        *under_way.entry(greeting.place.clone()).or_default() += 1;
+                    }
+                }
+            }
+            if greeting.as_ref().is_none_or(|greeting| Instant::now() >= greeting.silent_at)
+                && let Some((place, address, connection)) = ready.pop_front()
+            {
+                // Whom it replaces is told so by the end of its connection, before the new Hello is said.
+                if let Some(silent) = greeting.take() {
+                    is_over(&mut under_way, &silent.place);
+                    fail(&mut failed, silent.place, DialError::Unreachable("it did not answer our Hello".to_owned()));
+                }
+                let answer = Box::pin(self.hello(address, connection));
+                greeting = Some(Greeting { place, answer, silent_at: Instant::now() + SILENT, doubted: false });
+            }
+            if dials.is_empty() && greeting.is_none() && !failed.is_empty() {
+                self.tell(&mut failed);
             }
         }
     }
@@ -164,7 +202,7 @@ impl Uplink {
                 };
                 let mut last = DialError::Unreachable("it has no address".to_owned());
                 for address in addresses {
-                    match timeout(patience, dial(&endpoint, address, &name, tls.clone())).await {
+                    match timeout(patience, dial_again(&endpoint, address, &name, &tls)).await {
                         Ok(Ok(connection)) => return Ok((address, connection)),
                         Ok(Err(error)) => last = error,
                         Err(_) => last = DialError::Unreachable("no answer".to_owned()),
@@ -178,37 +216,40 @@ impl Uplink {
     }
 
     /// Only a Welcome makes a link: that `dial` succeeded does not mean that *our* certificate was taken.
-    async fn hello(&mut self, address: SocketAddr, connection: Connection) -> Result<Found, DialError> {
-        let met = timeout(WELCOME, async {
-            let mut link = Link::open(&connection, self.context.unknown.clone()).await?;
-            link.sender.send(&Message::Hello(facts::hello(&self.context))).await?;
-            let answer = link.receiver.recv(&connection).await?;
-            Ok::<_, LinkError>((link, answer))
-        })
-        .await;
-        let now = self.context.clock.now().at;
-        let peer = peer_identity(&peer_certificates(&connection), &self.context.identity.mesh(), now);
-        match (met, peer) {
-            (Ok(Ok((link, Message::Welcome(welcome)))), Ok(peer)) => {
-                Ok(Found { connection, link, coordinator: peer.node, address, welcome })
-            }
-            (Ok(Ok((_, Message::Reject(reject)))), _) => {
-                let words =
-                    CloseCode::from_wire(u64::from(reject.code)).map_or("for a reason that this version does not know", CloseCode::words);
-                Err(DialError::Refused(words.to_owned()))
-            }
-            (Ok(Ok(_)), _) => {
-                close(&connection, CloseCode::Protocol);
-                Err(DialError::Unreachable("it answered our Hello with something else".to_owned()))
-            }
-            (Ok(Err(LinkError::Closed(error))), _) => Err(dial::refusal(&error)),
-            (Ok(Err(error)), _) => {
-                close(&connection, error.answer());
-                Err(DialError::Unreachable(error.to_string()))
-            }
-            (Err(_), _) => {
-                close(&connection, CloseCode::Timeout);
-                Err(DialError::Unreachable("it did not answer our Hello".to_owned()))
+    fn hello(&self, address: SocketAddr, connection: Connection) -> impl Future<Output = Result<Found, DialError>> + Send + use<> {
+        let hello = facts::hello(&self.context);
+        let (unknown, clock, mesh) = (self.context.unknown.clone(), self.context.clock.clone(), self.context.identity.mesh());
+        async move {
+            let met = timeout(WELCOME, async {
+                let mut link = Link::open(&connection, unknown).await?;
+                link.sender.send(&Message::Hello(hello)).await?;
+                let answer = link.receiver.recv(&connection).await?;
+                Ok::<_, LinkError>((link, answer))
+            })
+            .await;
+            let peer = peer_identity(&peer_certificates(&connection), &mesh, clock.now().at);
+            match (met, peer) {
+                (Ok(Ok((link, Message::Welcome(welcome)))), Ok(peer)) => {
+                    Ok(Found { connection, link, coordinator: peer.node, address, welcome })
+                }
+                (Ok(Ok((_, Message::Reject(reject)))), _) => {
+                    let words = CloseCode::from_wire(u64::from(reject.code))
+                        .map_or("for a reason that this version does not know", CloseCode::words);
+                    Err(DialError::Refused(words.to_owned()))
+                }
+                (Ok(Ok(_)), _) => {
+                    close(&connection, CloseCode::Protocol);
+                    Err(DialError::Unreachable("it answered our Hello with something else".to_owned()))
+                }
+                (Ok(Err(LinkError::Closed(error))), _) => Err(dial::refusal(&error)),
+                (Ok(Err(error)), _) => {
+                    close(&connection, error.answer());
+                    Err(DialError::Unreachable(error.to_string()))
+                }
+                (Err(_), _) => {
+                    close(&connection, CloseCode::Timeout);
+                    Err(DialError::Unreachable("it did not answer our Hello".to_owned()))
+                }
             }
         }
     }
@@ -262,6 +303,23 @@ impl Uplink {
     }
 }
 
+/// [`dial`], and once more beside it if nobody answers soon.
+async fn dial_again(endpoint: &Endpoint, to: SocketAddr, name: &str, tls: &Arc<rustls::ClientConfig>) -> Result<Connection, DialError> {
+    let began = Instant::now();
+    let attempt = || dial(endpoint, to, name, tls.clone());
+    let second = async {
+        sleep(SILENT).await;
+        attempt().await
+    };
+    let (first, second) = (std::pin::pin!(attempt()), std::pin::pin!(second));
+    match select(first, second).await {
+        Either::Left((Err(DialError::Unreachable(_)), second)) if began.elapsed() >= SILENT => second.await,
+        Either::Left((result, _)) => result,
+        Either::Right((Err(DialError::Unreachable(_)), first)) => first.await,
+        Either::Right((result, _)) => result,
+    }
+}
+
 impl Turns {
     fn fresh(&mut self, address: SocketAddr) {
         if self.fresh.len() < FRESH {
@@ -280,6 +338,32 @@ impl Turns {
 
     fn is_empty(&self) -> bool {
         self.round.is_empty() && self.fresh.is_empty()
+    }
+}
+
+/// Never, while there is none.
+async fn answer_of(greeting: &mut Option<Greeting>) -> Result<Found, DialError> {
+    match greeting {
+        Some(greeting) => greeting.answer.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn fail(failed: &mut Vec<(Place, DialError)>, place: Place, error: DialError) {
+    tracing::debug!("{place}: {error}");
+    failed.retain(|(other, _)| *other != place);
+    if failed.len() >= FRESH {
+        failed.remove(0);
+    }
+    failed.push((place, error));
+}
+
+fn is_over(under_way: &mut HashMap<Place, usize>, place: &Place) {
+    if let Some(count) = under_way.get_mut(place) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            under_way.remove(place);
+        }
     }
 }
 

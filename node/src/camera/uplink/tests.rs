@@ -518,6 +518,19 @@ async fn whoever_answers_our_hello_with_anything_but_a_welcome_in_time_is_left()
 }
 
 #[tokio::test]
+async fn a_camera_does_not_wait_for_one_who_died_after_the_handshake_when_another_is_there() {
+    let house = House::new();
+    let port = Port::of(&house);
+    let mut camera = Camera::start(&house, house.camera(), &[port.address]);
+    let (silent, _) = port.met().await;
+    let waited = Instant::now();
+    let _peer = port.linked(&house, 2).await;
+    assert_eq!(camera.input().await, Input::LinkUp);
+    assert!(waited.elapsed() < Duration::from_secs(3), "{:?}", waited.elapsed());
+    timeout(PATIENCE, silent.connection.closed()).await.expect("whoever is silent is left");
+}
+
+#[tokio::test]
 async fn a_coordinator_that_says_what_only_cameras_say_is_left() {
     let house = House::new();
     let port = Port::of(&house);
