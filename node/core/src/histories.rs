@@ -1,7 +1,8 @@
 //! Thousands of made-up histories of a house: whatever is lost, replayed, restarted, restored or set wrong, no disarm is ever invented, and
 //! when the noise ends every camera agrees with the coordinator.
 //!
-//! `DMS3_HISTORIES` says how many (10 000), `DMS3_SEED` which first: a failure prints its seed, and `DMS3_HISTORIES=1 DMS3_SEED=…` tells it.
+//! `DMS3_HISTORIES` says how many (100 000): half of them always the same, half from a seed that is drawn anew each time. A failure prints its
+//! seed, and `DMS3_HISTORIES=1 DMS3_SEED=…` tells that history.
 
 mod links;
 mod noise;
@@ -15,9 +16,9 @@ use rand::{Rng, SeedableRng};
 
 use crate::arming::{ArmState, LEASE};
 use crate::id::{BootId, MeshId, NodeId};
-use crate::presence::{Device, MacAddr, Person, Presence, Sensor};
+use crate::presence::{AWAY_PROBES, Device, MacAddr, Person, Presence, Sensor};
 use crate::protocol::frame::to_bytes;
-use crate::protocol::message::{AckV1, HelloV1, SignedStateV1, StateV1};
+use crate::protocol::message::{AckV1, DetectorReportV1, DetectorsV1, HealthV1, HelloV1, SignedStateV1, StateV1};
 use crate::roster::{NodeRole, NodeStatus, RosterRow};
 use crate::time::{Mono, Now, Timestamp};
 use crate::{camera, coordinator};
@@ -35,8 +36,9 @@ type Version = (u32, u64);
 #[test]
 fn in_no_history_is_a_disarm_invented_and_after_the_noise_all_agree() {
     let of_env = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let first = of_env("DMS3_SEED").unwrap_or(1);
-    let count = of_env("DMS3_HISTORIES").unwrap_or(10_000);
+    let count = of_env("DMS3_HISTORIES").unwrap_or(100_000);
+    let (first, drawn) = of_env("DMS3_SEED").map_or_else(|| (1, rand::random_range(1 << 32..1 << 48)), |seed| (seed, seed + count / 2));
+    eprintln!("{count} histories: from seed {first}, and from seed {drawn}");
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64).min(count.max(1));
     let mut seen = Seen::default();
     std::thread::scope(|scope| {
@@ -44,7 +46,9 @@ fn in_no_history_is_a_disarm_invented_and_after_the_noise_all_agree() {
             .map(|part| {
                 scope.spawn(move || {
                     let mut seen = Seen::default();
-                    for seed in (first + part..first + count).step_by(usize::try_from(threads).unwrap()) {
+                    for nth in (part..count).step_by(usize::try_from(threads).unwrap()) {
+                        let half = count.div_ceil(2);
+                        let seed = if nth < half { first + nth } else { drawn + nth - half };
                         let told = Told(seed, Vec::new());
                         history(seed, told, count == 1, &mut seen);
                     }
@@ -56,10 +60,22 @@ fn in_no_history_is_a_disarm_invented_and_after_the_noise_all_agree() {
             seen.add(&part.join().expect("a history failed: its seed is above"));
         }
     });
-    eprintln!("histories from seed {first}: {count}; {seen:?}");
+    eprintln!("{seen:?}");
     if count >= 1000 {
         // A test that never gets there proves nothing.
-        let Seen { disarms, agreed_disarmed, restored, raised, leases_over, timed_ends, arrivals_end, exhausted } = seen;
+        let Seen {
+            disarms,
+            agreed_disarmed,
+            restored,
+            raised,
+            leases_over,
+            timed_ends,
+            arrivals_end,
+            exhausted,
+            departures,
+            old_cameras,
+            renewals,
+        } = seen;
         for (what, n) in [
             ("disarms", disarms),
             ("agreed disarmed", agreed_disarmed),
@@ -69,6 +85,9 @@ fn in_no_history_is_a_disarm_invented_and_after_the_noise_all_agree() {
             ("timed ends", timed_ends),
             ("arrivals that end an arming", arrivals_end),
             ("exhausted", exhausted),
+            ("departures", departures),
+            ("cameras from a backup", old_cameras),
+            ("renewals", renewals),
         ] {
             assert!(n * 500 >= count, "only {n} of {what} in {count} histories");
         }
@@ -86,6 +105,9 @@ struct Seen {
     timed_ends: u64,
     arrivals_end: u64,
     exhausted: u64,
+    departures: u64,
+    old_cameras: u64,
+    renewals: u64,
 }
 
 impl Seen {
@@ -98,6 +120,9 @@ impl Seen {
         self.timed_ends += other.timed_ends;
         self.arrivals_end += other.arrivals_end;
         self.exhausted += other.exhausted;
+        self.departures += other.departures;
+        self.old_cameras += other.old_cameras;
+        self.renewals += other.renewals;
     }
 }
 
@@ -154,6 +179,9 @@ struct Cam {
     disarm_ends: u64,
     lost_ends: Option<u64>,
     greatest: Option<(Version, StateV1)>,
+    /// What its disk held at some time, and what the witness knew then: milliseconds of disarm left, and until it arms itself.
+    backups: Vec<(camera::MemoryV1, Option<StateV1>, u64, Option<u64>)>,
+    revoked: bool,
 }
 
 struct World {
@@ -172,11 +200,21 @@ struct World {
     published: BTreeMap<Version, Vec<StateV1>>,
     /// The phones that answer probes.
     near: Vec<Device>,
-    /// Since the coordinator started: which phone it had proof of.
+    /// The coordinator had proof of somebody's phone since it started, could see, and knew everybody to be gone.
     sighted: bool,
+    /// And since it started.
+    sighted_ever: bool,
+    blind: bool,
+    /// True time at which the disarm that holds ends by itself.
+    lease_ends: u64,
+    /// Probes of each phone that were really sent since it gave proof, or since the coordinator began to look.
+    asked: BTreeMap<Device, u32>,
     armed: Option<Armed>,
     noisy: bool,
 }
+
+/// Nobody's.
+const STRANGER: u8 = 9;
 
 fn phone(n: u8) -> Device {
     Device::Mac(MacAddr([2, 0, 0, 0, 0, n]))
@@ -195,16 +233,44 @@ fn history(seed: u64, told: Told, verbose: bool, seen: &mut Seen) {
     let state = world.coordinator().state().clone();
     let memory = &world.disk;
     assert_eq!(memory.state, state, "what is published is saved");
-    for cam in &world.cams {
+    for cam in world.cams.iter().filter(|cam| !cam.revoked) {
         let machine = cam.machine.as_ref().unwrap();
         assert_eq!(machine.effective(), state.arm_state(), "camera {:?} agrees: {:?}", cam.id, machine);
         let watches = cam.settings.sources[0].watch_in.contains(&state.arm_state()) && machine.paused().is_none();
         assert_eq!(cam.watching, watches, "camera {:?} does what it agrees to", cam.id);
     }
     let dashboard = world.coordinator().dashboard(world.clock.now(world.time));
-    assert!(dashboard.nodes.iter().filter(|node| node.role == NodeRole::Camera).all(|node| node.current), "{dashboard:?}");
+    assert!(dashboard.nodes.iter().filter(|node| node.role == NodeRole::Camera && node.status == NodeStatus::Active).all(|node| node.current), "{dashboard:?}");
     seen.agreed_disarmed += u64::from(state.arm_state() == ArmState::Disarmed);
     seen.exhausted += u64::from(state.version() == (u32::MAX, u64::MAX));
+}
+
+impl Cam {
+    fn new(n: u8, rng: &mut StdRng) -> Self {
+        let watch_in = if rng.random_bool(0.5) { vec![ArmState::Away] } else { vec![ArmState::Night, ArmState::Away] };
+        let on_coordinator_lost = match rng.random_range(0..3) {
+            0 => camera::OnLost::Hold,
+            1 => camera::OnLost::ArmAfter { after: Duration::from_secs(20), state: ArmState::Night },
+            _ => camera::OnLost::ArmAfter { after: Duration::from_secs(15 * 60), state: ArmState::Away },
+        };
+        Self {
+            id: NodeId([n; 32]),
+            settings: camera::Settings { sources: vec![camera::SourceSettings { name: "porch".to_owned(), watch_in }], on_coordinator_lost },
+            machine: None,
+            disk: None,
+            clock: Clock { off: 0, trusted: true, booted: EPOCH },
+            link: None,
+            incoming: Vec::new(),
+            outgoing: Vec::new(),
+            watching: false,
+            awake: 0,
+            disarm_ends: 0,
+            lost_ends: None,
+            greatest: None,
+            backups: Vec::new(),
+            revoked: false,
+        }
+    }
 }
 
 impl World {
@@ -231,33 +297,7 @@ impl World {
         let (coordinator, effects) = coordinator::Coordinator::start(settings.clone(), None, clock.now(EPOCH));
         let [coordinator::Effect::Publish { memory, decision: Some(_) }] = &effects[..] else { panic!("a new house: {effects:?}") };
         let disk = (**memory).clone();
-        let cams = (0..rng.random_range(1..=4_u8))
-            .map(|n| {
-                let watch_in = if rng.random_bool(0.5) { vec![ArmState::Away] } else { vec![ArmState::Night, ArmState::Away] };
-                let on_coordinator_lost = match rng.random_range(0..3) {
-                    0 => camera::OnLost::Hold,
-                    1 => camera::OnLost::ArmAfter { after: Duration::from_secs(20), state: ArmState::Night },
-                    _ => camera::OnLost::ArmAfter { after: Duration::from_secs(15 * 60), state: ArmState::Away },
-                };
-                let settings =
-                    camera::Settings { sources: vec![camera::SourceSettings { name: "porch".to_owned(), watch_in }], on_coordinator_lost };
-                Cam {
-                    id: NodeId([n; 32]),
-                    settings,
-                    machine: None,
-                    disk: None,
-                    clock: Clock { off: 0, trusted: true, booted: EPOCH },
-                    link: None,
-                    incoming: Vec::new(),
-                    outgoing: Vec::new(),
-                    watching: false,
-                    awake: 0,
-                    disarm_ends: 0,
-                    lost_ends: None,
-                    greatest: None,
-                }
-            })
-            .collect();
+        let cams = (0..rng.random_range(1..=4_u8)).map(|n| Cam::new(n, &mut rng)).collect();
         let mut world = Self {
             told,
             verbose,
@@ -272,6 +312,10 @@ impl World {
             links: 0,
             near: Vec::new(),
             sighted: false,
+            sighted_ever: false,
+            blind: false,
+            lease_ends: 0,
+            asked: BTreeMap::new(),
             armed: None,
             noisy: true,
             rng,
@@ -305,6 +349,10 @@ impl World {
     /// `step` milliseconds pass, then everybody ticks and what is due arrives.
     fn second(&mut self, step: u64, seen: &mut Seen) {
         self.time += step;
+        if step > 30_000 {
+            // Nobody looked: what was known is not known any more.
+            self.looks_anew();
+        }
         for cam in self.cams.iter_mut().filter(|cam| cam.machine.is_some()) {
             cam.awake += step;
         }
@@ -312,26 +360,37 @@ impl World {
         for n in 0..self.cams.len() {
             self.deliver(n, seen);
             self.camera(n, camera::Input::Tick, seen);
+            let cam = &mut self.cams[n];
+            if let Some((memory, state)) = cam.disk.clone()
+                && self.noisy
+                && self.rng.random_bool(0.02)
+            {
+                let lost = cam.lost_ends.map(|end| end.saturating_sub(cam.awake));
+                cam.backups.push((memory, state, cam.disarm_ends.saturating_sub(cam.awake), lost));
+            }
         }
     }
 
     fn roster(&mut self, seen: &mut Seen) {
-        let row = |node, role| RosterRow {
+        let row = |node, role, revoked: bool| RosterRow {
             node,
             role,
             name: "x".to_owned(),
-            status: NodeStatus::Active,
+            status: if revoked { NodeStatus::Revoked } else { NodeStatus::Active },
             enrolled_at: Timestamp(0),
             revoked_at: None,
             token: None,
         };
-        let rows = self.cams.iter().map(|cam| row(cam.id, NodeRole::Camera)).chain([row(ME, NodeRole::Coordinator)]).collect();
+        let rows = self.cams.iter().map(|cam| row(cam.id, NodeRole::Camera, cam.revoked)).chain([row(ME, NodeRole::Coordinator, false)]).collect();
         self.tell(coordinator::Input::Roster(rows), seen);
     }
 
     fn start_coordinator(&mut self, seen: &mut Seen) {
         self.clock.booted = self.time - self.rng.random_range(0..1000);
-        self.sighted = false;
+        self.looks_anew();
+        (self.sighted_ever, self.blind) = (false, false);
+        let left = self.disk.state.until.map_or(Duration::ZERO, |until| until.since(self.clock.now(self.time).at).min(LEASE));
+        self.lease_ends = self.time + left.as_millis() as u64;
         // The witness believes the disk for what came before, and his own watch from here.
         self.armed = self.disk.over.as_ref().filter(|over| over.state.is_armed()).map(|over| Armed {
             not_before: over.left.map(|left| self.time + left),
@@ -344,6 +403,12 @@ impl World {
         assert!(matches!(effects.first(), Some(coordinator::Effect::Publish { .. })), "a start publishes: {effects:?}");
         self.coordinator = Some(machine);
         self.carry_out(effects, false, seen);
+    }
+
+    /// Nothing that was seen before counts.
+    fn looks_anew(&mut self) {
+        self.sighted = false;
+        self.asked.clear();
     }
 
     fn stop_coordinator(&mut self) {
@@ -360,7 +425,22 @@ impl World {
         let now = self.clock.now(self.time);
         let Some(machine) = &mut self.coordinator else { return };
         let by_person = matches!(input, coordinator::Input::Command { .. });
-        self.sighted |= matches!(input, coordinator::Input::Sighting { .. });
+        match &input {
+            coordinator::Input::Sighting { device, .. } if self.settings.people.iter().any(|person| person.devices.contains(device)) => {
+                (self.sighted, self.sighted_ever) = (true, true);
+                self.asked.remove(device);
+            }
+            coordinator::Input::Blind(why) => {
+                if self.blind != why.is_some() {
+                    let seen_blindly = self.blind && self.sighted;
+                    self.sighted = seen_blindly;
+                    self.asked.clear();
+                }
+                self.blind = why.is_some();
+            }
+            coordinator::Input::Probed { device, sent: true } if !self.blind => *self.asked.entry(device.clone()).or_default() += 1,
+            _ => {}
+        }
         let effects = machine.handle(input, now);
         self.carry_out(effects, by_person, seen);
     }
@@ -389,10 +469,12 @@ impl World {
                 coordinator::Effect::AlertOver { .. } => {}
             }
         }
-        self.witness_presence();
+        self.witness_presence(seen);
         for device in probed {
-            self.tell(coordinator::Input::Probed { device: device.clone(), sent: true }, seen);
-            if self.near.contains(&device) {
+            // The network may be gone in that moment.
+            let sent = !self.noisy || self.rng.random_bool(0.95);
+            self.tell(coordinator::Input::Probed { device: device.clone(), sent }, seen);
+            if sent && self.near.contains(&device) {
                 self.tell(coordinator::Input::Sighting { device, sensor: Sensor::ArpProbe }, seen);
             }
         }

@@ -182,7 +182,7 @@ impl House {
         if overridden || state.to_wire() != self.memory.state.state {
             let reason = reason.or(why).or(news).unwrap_or_else(|| Reason::plain(self.presence_says()));
             vec![self.publish(settings, state, Some(reason), now)]
-        } else if state == ArmState::Disarmed && self.lease_is_due(now) {
+        } else if state == ArmState::Disarmed && self.lease_is_due(settings, now) {
             vec![self.publish(settings, state, None, now)]
         } else if self.must_save(now.mono) {
             self.saved = self.memory.clone();
@@ -280,7 +280,7 @@ impl House {
             return (ArmState::Away, Some(Reason::plain(format!("armed to be safe: it could not be seen who is home for {words}"))));
         }
         if self.memory.over.is_none() && self.memory.state.arm_state() == ArmState::Disarmed && self.lease_left.is_zero() {
-            return (ArmState::Away, Some(Reason::plain("the disarm ran out while the coordinator was off")));
+            return (ArmState::Away, Some(Reason::plain("the disarm ran out before anybody was seen at home")));
         }
         (followed, None)
     }
@@ -325,7 +325,9 @@ impl House {
             next.reason = reason.anonymous;
             self.memory.reason = reason.named;
         }
-        self.memory.state.until = self.until(now);
+        // What rests on somebody at home is renewed only while somebody is known to be there.
+        let lease = if decided || self.is_renewable(settings, now) { LEASE } else { self.lease_left };
+        self.memory.state.until = self.until(lease, now);
         self.lease_left = self.memory.state.until.map_or(Duration::ZERO, |until| until.since(now.at));
         self.published = now.mono;
         self.saved = self.memory.clone();
@@ -334,23 +336,36 @@ impl House {
         Effect::Publish { memory: Box::new(self.memory.clone()), decision }
     }
 
+    /// Whether the disarm that holds may last longer: it is a person's choice, or somebody is home, or nobody can look, which people were told.
+    /// Else a coordinator that is restarted all the time, or that never finds out about one person, would keep an empty house disarmed.
+    fn is_renewable(&self, settings: &Settings, now: Now) -> bool {
+        self.memory.over.is_some()
+            || !settings.presence_enabled
+            || self.presence != Presence::Unknown
+            || self.tracker.blindness(now.mono).is_some()
+    }
+
     /// When the state that holds ends by itself.
-    fn until(&self, now: Now) -> Option<Timestamp> {
+    fn until(&self, lease: Duration, now: Now) -> Option<Timestamp> {
         let over = self.memory.over.as_ref();
         if self.memory.state.arm_state().is_armed() {
             return over.and_then(|over| over.until);
         }
-        let lease = now.at + LEASE;
+        let lease = now.at + lease;
         let by_clock = over.and_then(|over| over.until).map(|until| until + HAND_OVER);
         let by_stopwatch = over.and_then(|over| over.left).map(|left| now.at + Duration::from_millis(left) + HAND_OVER);
         Some([by_clock, by_stopwatch].into_iter().flatten().fold(lease, Ord::min))
     }
 
-    fn lease_is_due(&self, now: Now) -> bool {
+    fn lease_is_due(&self, settings: &Settings, now: Now) -> bool {
         let Some(until) = self.memory.state.until else { return true };
         let left = until.since(now.at);
+        if !self.is_renewable(settings, now) {
+            // The clock was set: told anew, it ends when it would have ended.
+            return left.abs_diff(self.lease_left) > LEASE_SLACK;
+        }
         let half = LEASE / 2;
-        let longer = self.until(now).is_some_and(|next| next > until + LEASE_SLACK);
+        let longer = self.until(LEASE, now).is_some_and(|next| next > until + LEASE_SLACK);
         // Longer than a lease can be: the clock was set back.
         left > LEASE + LEASE_SLACK || (longer && left.min(self.lease_left) < half)
     }

@@ -42,6 +42,9 @@ impl World {
         if self.coordinator.is_none() || self.cams[n].machine.is_none() || self.cams[n].link.is_some() {
             return;
         }
+        if self.cams[n].revoked {
+            return;
+        }
         self.say(|| format!("camera {n} links"));
         self.links += 1;
         self.cams[n].link = Some(self.links);

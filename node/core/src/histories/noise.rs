@@ -5,7 +5,7 @@ use super::*;
 impl World {
     pub(super) fn something_happens(&mut self, seen: &mut Seen) {
         let n = self.rng.random_range(0..self.cams.len());
-        match self.rng.random_range(0..100) {
+        match self.rng.random_range(0..106) {
             0..20 => {
                 let seconds = self.rng.random_range(1..5);
                 (0..seconds).for_each(|_| self.second(1000, seen));
@@ -18,7 +18,8 @@ impl World {
             }
             32..42 => {
                 self.near = if self.rng.random_bool(0.5) { Vec::new() } else { vec![phone(self.rng.random_range(1..=2))] };
-                if let Some(device) = self.near.first().cloned() {
+                let stranger = self.rng.random_bool(0.2).then_some(phone(STRANGER));
+                if let Some(device) = stranger.or(self.near.first().cloned()) {
                     self.tell(coordinator::Input::Sighting { device, sensor: Sensor::Neighbour }, seen);
                 }
             }
@@ -50,6 +51,9 @@ impl World {
                 self.cams[n].machine = None;
                 self.unlink(n, seen);
                 self.say(|| format!("camera {n} crashes"));
+                if self.rng.random_bool(0.1) {
+                    self.restore_camera(n, seen);
+                }
                 if self.rng.random_bool(0.7) {
                     let corrupt = self.rng.random_bool(0.05);
                     self.start_camera(n, corrupt, seen);
@@ -86,11 +90,64 @@ impl World {
                 (whose.off, whose.trusted) = (off, trusted);
                 self.say(|| format!("a clock jumps to {off} ms, trusted: {trusted}"));
             }
+            98..101 => self.camera_reports(n, seen),
+            101..103 => {
+                self.say(|| format!("camera {n} is revoked"));
+                self.cams[n].revoked = true;
+                self.roster(seen);
+                self.unlink(n, seen);
+            }
+            103..104 => {
+                let new = u8::try_from(self.cams.len()).unwrap();
+                self.say(|| format!("camera {new} is paired"));
+                let cam = Cam::new(new, &mut self.rng);
+                self.cams.push(cam);
+                self.roster(seen);
+                self.start_camera(usize::from(new), false, seen);
+                self.link(usize::from(new), seen);
+            }
             _ => {
                 let time = self.rng.random_bool(0.5).then_some(Duration::from_secs(30));
                 self.camera(n, camera::Input::Pause(time), seen);
             }
         }
+    }
+
+    /// Somebody writes an old image to its SD card. The witness knows what was left of its time then.
+    fn restore_camera(&mut self, n: usize, seen: &mut Seen) {
+        let cam = &mut self.cams[n];
+        if cam.backups.is_empty() {
+            return;
+        }
+        let (memory, state, disarm_left, lost_left) = cam.backups[self.rng.random_range(0..cam.backups.len())].clone();
+        cam.greatest = state.as_ref().map(|state| (state.version(), state.clone()));
+        cam.disk = Some((memory, state));
+        cam.disarm_ends = cam.awake + disarm_left;
+        cam.lost_ends = lost_left.map(|left| cam.awake + left);
+        seen.old_cameras += 1;
+        self.say(|| format!("an older backup of camera {n} is restored"));
+    }
+
+    /// It says what it does, truly or not: that is shown, and decides nothing.
+    fn camera_reports(&mut self, n: usize, seen: &mut Seen) {
+        let node = self.cams[n].id;
+        let since = Timestamp(self.rng.random());
+        let source = DetectorReportV1 { source: "porch".to_owned(), phase: self.rng.random(), since, detail: String::new() };
+        self.tell(coordinator::Input::Detectors { node, report: DetectorsV1 { sources: vec![source] } }, seen);
+        let report = HealthV1 {
+            at: Timestamp(self.rng.random()),
+            node_uptime: self.rng.random(),
+            machine_uptime: self.rng.random(),
+            cpu_millicelsius: None,
+            load_centi: 0,
+            mem_total_kib: 0,
+            mem_available_kib: 0,
+            disk_total_mib: 0,
+            disk_free_mib: 0,
+            unknown_frames: 0,
+            clock_trusted: self.rng.random(),
+        };
+        self.tell(coordinator::Input::Health { node, report }, seen);
     }
 
     pub(super) fn somebody_decides(&mut self, seen: &mut Seen) {

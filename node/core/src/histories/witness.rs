@@ -3,9 +3,20 @@
 use super::*;
 
 impl World {
-    pub(super) fn witness_presence(&mut self) {
-        if let (Some(machine), Some(armed)) = (&self.coordinator, &mut self.armed) {
-            armed.was_away |= machine.presence() == Presence::Away;
+    /// Everybody is away only after so many questions that each phone left without an answer; and then nobody is home until somebody is seen.
+    pub(super) fn witness_presence(&mut self, seen: &mut Seen) {
+        let Some(machine) = &self.coordinator else { return };
+        if machine.presence() != Presence::Away {
+            return;
+        }
+        for device in self.settings.people.iter().flat_map(|person| &person.devices) {
+            let asked = self.asked.get(device).copied().unwrap_or_default();
+            assert!(asked >= AWAY_PROBES && !self.blind, "away after {asked} probes of {device} at {}", self.time);
+        }
+        seen.departures += u64::from(self.sighted);
+        self.sighted = false;
+        if let Some(armed) = &mut self.armed {
+            armed.was_away = true;
         }
     }
 
@@ -43,6 +54,17 @@ impl World {
         if after.arm_state() == ArmState::Disarmed && !again {
             let until = after.until.expect("each disarm is a lease");
             assert!(until <= now.at + LEASE + Duration::from_secs(10), "a lease of more than 12 h");
+            if !decided {
+                // The same for longer, which rests on a person's choice, on somebody who was seen, or on nobody being able to look.
+                let over = self.disk.over.as_ref().is_some_and(|over| !over.state.is_armed());
+                let longer = self.time + until.since(now.at).as_millis() as u64 > self.lease_ends;
+                assert!(
+                    !longer || over || self.sighted_ever || self.blind || !self.settings.presence_enabled,
+                    "renewed by nobody: {before:?} → {after:?}"
+                );
+                seen.renewals += 1;
+            }
+            self.lease_ends = self.time + until.since(now.at).as_millis() as u64;
         }
         if before.arm_state().is_armed() && after.arm_state() == ArmState::Disarmed {
             seen.disarms += 1;

@@ -60,7 +60,7 @@ fn a_disarm_that_ran_out_while_the_coordinator_was_off_is_not_taken_up_again() {
     assert_eq!(house.state(), Disarmed);
     let mut house = House::with_anna_home();
     house.restart(13 * HOUR);
-    assert_eq!((house.state(), house.reason().as_str()), (Away, "the disarm ran out while the coordinator was off"));
+    assert_eq!((house.state(), house.reason().as_str()), (Away, "the disarm ran out before anybody was seen at home"));
     house.comes(1);
     assert_eq!(house.state(), Disarmed);
 }
