@@ -192,7 +192,8 @@ struct World {
     settings: coordinator::Settings,
     coordinator: Option<coordinator::Coordinator>,
     disk: coordinator::MemoryV1,
-    backups: Vec<coordinator::MemoryV1>,
+    /// With what was left of a person's timed disarm.
+    backups: Vec<(coordinator::MemoryV1, Option<u64>)>,
     clock: Clock,
     cams: Vec<Cam>,
     links: u64,
@@ -210,6 +211,9 @@ struct World {
     /// Probes of each phone that were really sent since it gave proof, or since the coordinator began to look.
     asked: BTreeMap<Device, u32>,
     armed: Option<Armed>,
+    /// Milliseconds that the coordinator ran, and at how many of these a person's timed disarm is over.
+    ran: u64,
+    disarm_over: Option<u64>,
     noisy: bool,
 }
 
@@ -240,7 +244,10 @@ fn history(seed: u64, told: Told, verbose: bool, seen: &mut Seen) {
         assert_eq!(cam.watching, watches, "camera {:?} does what it agrees to", cam.id);
     }
     let dashboard = world.coordinator().dashboard(world.clock.now(world.time));
-    assert!(dashboard.nodes.iter().filter(|node| node.role == NodeRole::Camera && node.status == NodeStatus::Active).all(|node| node.current), "{dashboard:?}");
+    assert!(
+        dashboard.nodes.iter().filter(|node| node.role == NodeRole::Camera && node.status == NodeStatus::Active).all(|node| node.current),
+        "{dashboard:?}"
+    );
     seen.agreed_disarmed += u64::from(state.arm_state() == ArmState::Disarmed);
     seen.exhausted += u64::from(state.version() == (u32::MAX, u64::MAX));
 }
@@ -255,7 +262,10 @@ impl Cam {
         };
         Self {
             id: NodeId([n; 32]),
-            settings: camera::Settings { sources: vec![camera::SourceSettings { name: "porch".to_owned(), watch_in }], on_coordinator_lost },
+            settings: camera::Settings {
+                sources: vec![camera::SourceSettings { name: "porch".to_owned(), watch_in }],
+                on_coordinator_lost,
+            },
             machine: None,
             disk: None,
             clock: Clock { off: 0, trusted: true, booted: EPOCH },
@@ -304,7 +314,7 @@ impl World {
             time: EPOCH,
             settings,
             coordinator: Some(coordinator),
-            backups: vec![disk.clone()],
+            backups: vec![(disk.clone(), None)],
             published: BTreeMap::from([(disk.state.version(), vec![disk.state.clone()])]),
             disk,
             clock,
@@ -317,6 +327,8 @@ impl World {
             lease_ends: 0,
             asked: BTreeMap::new(),
             armed: None,
+            ran: 0,
+            disarm_over: None,
             noisy: true,
             rng,
         };
@@ -356,7 +368,9 @@ impl World {
         for cam in self.cams.iter_mut().filter(|cam| cam.machine.is_some()) {
             cam.awake += step;
         }
+        self.ran += if self.coordinator.is_some() { step } else { 0 };
         self.tell(coordinator::Input::Tick, seen);
+        self.witness_timed_disarm();
         for n in 0..self.cams.len() {
             self.deliver(n, seen);
             self.camera(n, camera::Input::Tick, seen);
@@ -381,7 +395,8 @@ impl World {
             revoked_at: None,
             token: None,
         };
-        let rows = self.cams.iter().map(|cam| row(cam.id, NodeRole::Camera, cam.revoked)).chain([row(ME, NodeRole::Coordinator, false)]).collect();
+        let rows =
+            self.cams.iter().map(|cam| row(cam.id, NodeRole::Camera, cam.revoked)).chain([row(ME, NodeRole::Coordinator, false)]).collect();
         self.tell(coordinator::Input::Roster(rows), seen);
     }
 
@@ -459,7 +474,7 @@ impl World {
                     self.witness_override(&memory, by_person, seen);
                     self.witness_state(&memory, by_person, decision.is_some(), seen);
                     self.disk = *memory;
-                    self.backups.push(self.disk.clone());
+                    self.backups.push((self.disk.clone(), self.disarm_over.map(|end| end.saturating_sub(self.ran))));
                     (0..self.cams.len()).for_each(|n| self.push(n));
                 }
                 coordinator::Effect::Alert { key, .. } => {

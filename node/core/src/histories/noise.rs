@@ -33,7 +33,9 @@ impl World {
                 if self.rng.random_bool(0.3) {
                     // A backup is restored.
                     let old = self.rng.random_range(0..self.backups.len());
-                    self.disk = self.backups[old].clone();
+                    let (disk, left) = self.backups[old].clone();
+                    self.disk = disk;
+                    self.disarm_over = left.map(|left| self.ran + left);
                     self.say(|| "an older backup is restored".to_owned());
                 }
                 if self.rng.random_bool(0.8) {

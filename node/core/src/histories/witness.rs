@@ -24,6 +24,10 @@ impl World {
     pub(super) fn witness_override(&mut self, memory: &coordinator::MemoryV1, by_person: bool, seen: &mut Seen) {
         // What a person asked for takes the place of what was, now that the exit delay is over.
         let by_person = by_person || (self.disk.pending.is_some() && memory.pending.is_none());
+        if by_person {
+            let disarmed = memory.over.as_ref().filter(|over| over.state == ArmState::Disarmed);
+            self.disarm_over = disarmed.and_then(|over| over.left).map(|left| self.ran + left);
+        }
         let before = self.disk.over.as_ref().filter(|over| over.state.is_armed());
         let after = memory.over.as_ref().filter(|over| over.state.is_armed());
         if before.map(|over| (&over.by, over.until, over.state)) == after.map(|over| (&over.by, over.until, over.state)) && !by_person {
@@ -42,6 +46,13 @@ impl World {
             was_away: presence == Some(Presence::Away),
             night: !over.ends_on_arrival,
         });
+    }
+
+    /// What a person disarmed for a time is not disarmed for longer, however often the coordinator is restarted meanwhile.
+    pub(super) fn witness_timed_disarm(&self) {
+        let timed = self.disk.over.as_ref().is_some_and(|over| over.state == ArmState::Disarmed && over.left.is_some());
+        let over = self.coordinator.is_some() && self.disarm_over.is_some_and(|end| self.ran >= end);
+        assert!(!(timed && over), "disarmed for longer than a person chose: {:?} at {}", self.disk.over, self.time);
     }
 
     /// The numbers grow, and a disarm has a reason that the world knows of.

@@ -66,6 +66,20 @@ fn a_disarm_that_ran_out_while_the_coordinator_was_off_is_not_taken_up_again() {
 }
 
 #[test]
+fn a_coordinator_that_is_restarted_all_the_time_and_sees_nobody_does_not_keep_the_house_disarmed() {
+    let mut house = House::with_anna_home();
+    house.near.clear();
+    // Too short for anybody to be proven away.
+    for _ in 0..13 * 60 / 4 {
+        house.seconds(180);
+        house.restart(MINUTE);
+    }
+    assert_eq!((house.state(), house.reason().as_str()), (Away, "the disarm ran out before anybody was seen at home"));
+    house.comes(1);
+    assert_eq!((house.state(), house.machine.state().until), (Disarmed, Some(house.now.at + LEASE)));
+}
+
+#[test]
 fn a_disarm_is_renewed_before_half_of_it_is_over_and_that_is_no_decision() {
     let mut house = House::with_anna_home();
     let first = house.machine.state().clone();
