@@ -14,6 +14,8 @@ mod decoders;
 mod examples;
 mod faults;
 mod harness;
+mod impostors;
+mod insiders;
 mod ipv6;
 mod motion;
 mod pairing;

@@ -6,7 +6,7 @@ use std::path::Path;
 use dms3_core::arming::ArmState;
 use dms3_core::dashboard::{Dashboard, NodeView};
 use dms3_core::id::NodeId;
-use dms3_core::roster::{NodeRole, NodeStatus};
+use dms3_core::roster::NodeStatus;
 use dms3_node::control::{Answer, Request};
 use dms3_pki::Identity;
 use tempfile::TempDir;
@@ -216,17 +216,20 @@ impl House {
         Identity::load(&node.state_dir()).unwrap().unwrap()
     }
 
-    /// Whether the coordinator is in `state`, every running camera is linked and has confirmed that state, and each detector runs or not
-    /// as the state says.
+    /// Whether the coordinator is in `state`, every running camera that nobody revoked is linked and has confirmed that state, and each of
+    /// their detectors runs or not as the state says.
     pub(crate) async fn does_agree(&self, state: ArmState) -> bool {
         let Some(house) = self.look().await else { return false };
-        let cameras: Vec<_> =
-            house.nodes.iter().filter(|node| node.role == NodeRole::Camera && node.status == NodeStatus::Active).collect();
         house.state == state
-            && cameras.iter().all(|node| {
-                node.liveness == "online" && node.current && node.detectors.iter().all(|detector| detector.should_watch == state.is_armed())
+            && self.cameras.iter().filter(|camera| camera.runs()).all(|camera| {
+                let id = self.node_of(camera);
+                let Some(node) = house.nodes.iter().find(|node| node.node == id) else { return false };
+                node.status != NodeStatus::Active
+                    || node.liveness == "online"
+                        && node.current
+                        && node.detectors.iter().all(|detector| detector.should_watch == state.is_armed())
+                        && camera.motion.running().is_some() == state.is_armed()
             })
-            && self.cameras.iter().all(|camera| camera.motion.running().is_some() == state.is_armed())
     }
 
     pub(crate) async fn agrees(&self, state: ArmState) {
@@ -273,7 +276,7 @@ impl House {
     }
 
     pub(crate) async fn is_whole(&self, state: ArmState) -> bool {
-        for camera in &self.cameras {
+        for camera in self.cameras.iter().filter(|camera| camera.runs()) {
             if camera.camera_status().await.is_none_or(|status| status.linked.is_none()) {
                 return false;
             }

@@ -138,6 +138,11 @@ impl Node {
         *child = Some(command.spawn().unwrap());
     }
 
+    /// Whether it was started and not ended by the test.
+    pub(crate) fn runs(&self) -> bool {
+        self.child.lock().unwrap().is_some()
+    }
+
     /// Of the running process. Panics if it ended by itself.
     pub(crate) fn pid(&self) -> u32 {
         let mut child = self.child.lock().unwrap();
@@ -222,6 +227,11 @@ impl Node {
 
     pub(crate) fn lines_with(&self, text: &str) -> usize {
         self.log().lines().filter(|line| is_for_people(line) && line.contains(text)).count()
+    }
+
+    /// Whether one line for people holds all of them.
+    pub(crate) fn line_with_all(&self, texts: &[&str]) -> bool {
+        self.log().lines().any(|line| is_for_people(line) && texts.iter().all(|text| line.contains(text)))
     }
 }
 

@@ -40,18 +40,18 @@ pub(crate) struct Papers {
 pub(crate) struct Leaf {
     pub(crate) role: NodeRole,
     pub(crate) usages: Vec<ExtendedKeyUsagePurpose>,
-    /// Last year of its life.
-    pub(crate) ends: i32,
+    /// Year, month and day at whose beginning its life ends.
+    pub(crate) ends: (i32, u8, u8),
 }
 
 impl Leaf {
     pub(crate) fn camera() -> Self {
-        Self { role: NodeRole::Camera, usages: vec![ExtendedKeyUsagePurpose::ClientAuth], ends: 2100 }
+        Self { role: NodeRole::Camera, usages: vec![ExtendedKeyUsagePurpose::ClientAuth], ends: (2100, 1, 1) }
     }
 
     pub(crate) fn coordinator() -> Self {
         let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        Self { role: NodeRole::Coordinator, usages, ends: 2100 }
+        Self { role: NodeRole::Coordinator, usages, ends: (2100, 1, 1) }
     }
 
     fn params(&self, mesh: &MeshId, node: &NodeId) -> CertificateParams {
@@ -61,7 +61,7 @@ impl Leaf {
         }
         let mut params = CertificateParams::default();
         params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-        params.not_after = rcgen::date_time_ymd(self.ends, 1, 1);
+        params.not_after = rcgen::date_time_ymd(self.ends.0, self.ends.1, self.ends.2);
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = self.usages.clone();

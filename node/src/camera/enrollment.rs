@@ -241,7 +241,9 @@ impl Search {
         let waited = waited.as_secs();
         if self.busy {
             return format!(
-                "the coordinator did not take this machine within {waited} s: it pairs others, or there were too many attempts from this address. Try again in a minute"
+                "the coordinator did not take this machine within {waited} s: it pairs others, or there were too many attempts from this address. \
+                 Try again in a minute, and if that is no help, see in `dms3-node token list` there whether the word was used meanwhile \
+                 (a used-up word closes the port)"
             );
         }
         if self.known.is_empty() {
@@ -267,7 +269,8 @@ impl Search {
         }
         format!(
             "none of those who were heard or named within {waited} s is the coordinator that made this token:\n{}\n\
-             Check that `dms3-node token list` on the coordinator shows this token as live, or say where it is: `dms3-node enroll --coordinator ADDRESS`",
+             Check that `dms3-node token list` on the coordinator shows this token as live (a used-up word closes the port), or say where it is: \
+             `dms3-node enroll --coordinator ADDRESS`",
             lines.join("\n")
         )
     }

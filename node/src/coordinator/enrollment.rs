@@ -220,7 +220,7 @@ async fn enrol(context: &EnrollmentContext, knock: Knock) -> anyhow::Result<()> 
         }
         Ok(Err(code)) => {
             let host: String = begin.hostname.chars().filter(|c| !c.is_control()).take(HOST_SHOWN).collect();
-            let what = format!("refused {} ({host:?}) at {source} with token {}: {code:?}", node.short(), begin.token);
+            let what = format!("refused {} ({host:?}) at {source} with token {}: {}", node.short(), begin.token, cause(code));
             context.strangers.enrollment(&what);
             refuse(channel, code).await;
             Ok(())
@@ -277,6 +277,19 @@ async fn decide(
         time: now,
         name: row.name,
     }))
+}
+
+/// For our log, where the other side's words would be the wrong ones.
+fn cause(code: DenyCode) -> &'static str {
+    match code {
+        DenyCode::Token => "its proof of the secret is wrong, or the token is used up, expired, cancelled or not ours",
+        DenyCode::Locked => "the token is locked",
+        DenyCode::Revoked => "the node was revoked",
+        DenyCode::Clock => "nobody vouches for this machine's clock, so nothing is signed",
+        DenyCode::Malformed => "its request cannot be used",
+        DenyCode::Busy => "others pair right now",
+        DenyCode::Internal => "it could not be stored",
+    }
 }
 
 async fn refuse(mut channel: Channel, code: DenyCode) {

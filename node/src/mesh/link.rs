@@ -10,7 +10,7 @@ use dms3_pki::tls::{RefusedBy, alert_words};
 pub use quinn::{Connection, ConnectionError};
 use quinn::{RecvStream, SendStream, VarInt};
 use rustls::pki_types::CertificateDer;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// A frame that cannot be handed over in this time ends the link: whoever comes back gets the whole state anew.
 pub const STALL: Duration = Duration::from_secs(10);
@@ -18,6 +18,8 @@ pub const STALL: Duration = Duration::from_secs(10);
 const CONTROL_PRIORITY: i32 = 10;
 /// Room is made as bytes arrive, not as they are announced.
 const STEP: usize = 4 * 1024;
+/// Frames of types that nobody knows here, in a minute: a newer version may send some.
+const UNKNOWN: u32 = 256;
 /// How long a last word may take to get there.
 const LAST_WORD: Duration = Duration::from_millis(500);
 
@@ -86,6 +88,8 @@ pub struct Receiver {
     buffer: Vec<u8>,
     filled: usize,
     unknown: Arc<AtomicU64>,
+    /// Since when, and how many of them in that minute.
+    skipped: (Instant, u32),
 }
 
 impl Link {
@@ -106,7 +110,7 @@ impl Link {
         let _ = stream.set_priority(CONTROL_PRIORITY);
         Self {
             sender: Sender { connection: connection.clone(), stream },
-            receiver: Receiver { stream: recv, limit: HELLO_LIMIT, buffer: Vec::new(), filled: 0, unknown },
+            receiver: Receiver { stream: recv, limit: HELLO_LIMIT, buffer: Vec::new(), filled: 0, unknown, skipped: (Instant::now(), 0) },
         }
     }
 }
@@ -159,9 +163,21 @@ impl Receiver {
             self.limit = CONTROL_LIMIT;
             match message? {
                 Some(message) => return Ok(message),
-                None => self.unknown.fetch_add(1, Ordering::Relaxed),
-            };
+                None => self.skip()?,
+            }
         }
+    }
+
+    /// Whoever is flooded with what he does not know is not kept busy by it.
+    fn skip(&mut self) -> Result<(), LinkError> {
+        self.unknown.fetch_add(1, Ordering::Relaxed);
+        let (since, count) = &mut self.skipped;
+        if since.elapsed() >= Duration::from_secs(60) {
+            self.skipped = (Instant::now(), 1);
+            return Ok(());
+        }
+        *count += 1;
+        if *count > UNKNOWN { Err(LinkError::Unexpected("here: too many of a type that this version does not know")) } else { Ok(()) }
     }
 
     fn header(&self) -> Result<Option<Header>, FrameError> {

@@ -39,8 +39,8 @@ pub enum Message {
 /// Why bytes are no message. Each one ends the link.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    #[error("a frame of {length} bytes where at most {limit} are allowed")]
-    TooLong { length: usize, limit: usize },
+    #[error("a frame of {length} bytes (message type {kind}) where at most {limit} are allowed")]
+    TooLong { kind: u16, length: usize, limit: usize },
     #[error("message type {kind} version {version} cannot be read: {why}")]
     Unreadable { kind: u16, version: u8, why: String },
     #[error("message type {kind} version {version} must be understood, and this version of dms3-node does not know it")]
@@ -63,10 +63,11 @@ impl Header {
     pub fn parse(bytes: [u8; HEADER], limit: usize) -> Result<Self, FrameError> {
         let [l0, l1, l2, l3, k0, k1, version, flags] = bytes;
         let length = usize::try_from(u32::from_be_bytes([l0, l1, l2, l3])).unwrap_or(usize::MAX);
+        let kind = u16::from_be_bytes([k0, k1]);
         if length > limit {
-            return Err(FrameError::TooLong { length, limit });
+            return Err(FrameError::TooLong { kind, length, limit });
         }
-        Ok(Self { length, kind: u16::from_be_bytes([k0, k1]), version, flags })
+        Ok(Self { length, kind, version, flags })
     }
 }
 

@@ -212,7 +212,7 @@ fn what_is_too_long_is_refused_by_its_header_alone() {
         [a, b, c, d, 0, 1, 1, 1]
     };
     assert!(Header::parse(header(4096), HELLO_LIMIT).is_ok());
-    assert_eq!(Header::parse(header(4097), HELLO_LIMIT), Err(FrameError::TooLong { length: 4097, limit: HELLO_LIMIT }));
+    assert_eq!(Header::parse(header(4097), HELLO_LIMIT), Err(FrameError::TooLong { kind: 1, length: 4097, limit: HELLO_LIMIT }));
     assert!(matches!(Header::parse(header(u32::MAX), CONTROL_LIMIT), Err(FrameError::TooLong { .. })));
 }
 

@@ -104,7 +104,12 @@ impl Uplink {
                 message = receiver.recv(connection) => match message {
                     Ok(message) => self.hear(message, &coordinator).await?,
                     Err(error) => {
-                        if let LinkError::Frame(FrameError::Unreadable { kind: PUSH, .. } | FrameError::MustUnderstand { kind: PUSH, .. }) = &error {
+                        if let LinkError::Frame(
+                            FrameError::Unreadable { kind: PUSH, .. }
+                            | FrameError::MustUnderstand { kind: PUSH, .. }
+                            | FrameError::TooLong { kind: PUSH, .. },
+                        ) = &error
+                        {
                             self.input(Input::Unreadable { why: error.to_string() }).await;
                         }
                         Err(error.into())
