@@ -21,7 +21,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Serve
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 use tokio::task::JoinSet;
 
-use super::{Node, Port};
+use super::{House, Node, Port};
 
 pub(crate) const MESH: &[u8] = b"dms3/1";
 pub(crate) const ENROLL: &[u8] = b"dms3-enroll/1";
@@ -77,6 +77,13 @@ impl Papers {
         let identity = dms3_pki::Identity::load(&node.state_dir()).unwrap().unwrap();
         let chain = vec![CertificateDer::from(identity.leaf().to_vec()), CertificateDer::from(identity.issuing().to_vec())];
         Self { chain, key: key_of(node) }
+    }
+
+    /// As the enrollment port shows them, to those who do not know the root yet.
+    pub(crate) fn with_root(mut self, house: &House) -> Self {
+        let identity = house.identity_of(&house.coordinator);
+        self.chain.push(CertificateDer::from(identity.bundle().root_der().to_vec()));
+        self
     }
 
     /// All made up, in the names of the house: root, issuing certificate and leaf. The root is presented too.
