@@ -50,7 +50,7 @@ async fn a_word_for_one_camera_pairs_no_second_one() {
     let (porch, thief) = (house.new_camera("porch"), house.new_camera("thief"));
     porch.cli_with(&["enroll", "-"], &word).await.good();
     let why = thief.cli_with(&["enroll", "-", "--timeout", "5s"], &word).await.bad();
-    assert!(!why.is_empty());
+    assert!(why.contains("a used-up word closes the port"), "{why}");
     assert_eq!(cameras(&house).await, 1);
     assert!(!thief.state_dir().join("identity").exists());
     assert_eq!(tokens(&house).await[0].standing, "used");
@@ -133,16 +133,18 @@ async fn a_house_is_founded_once() {
     let house = House::new().await;
     let dir = house.coordinator.state_dir();
     let root = fs::read(dir.join("ca/root.crt")).unwrap();
+    let node = house.node_of(&house.coordinator);
     let key = fs::read(dir.join("node.key")).unwrap();
     let why = house.coordinator.cli(&["init"]).await.bad();
     assert!(why.contains("exists"), "{why}");
+    assert_eq!(fs::read(dir.join("ca/root.crt")).unwrap(), root);
     // Nor over the remains of one.
     house.coordinator.stop().await;
     fs::remove_dir_all(dir.join("ca")).unwrap();
     house.coordinator.cli(&["init"]).await.bad();
     assert!(!dir.join("ca").exists());
     assert_eq!(fs::read(dir.join("node.key")).unwrap(), key);
-    assert!(!root.is_empty());
+    assert_eq!(house.node_of(&house.coordinator), node);
 }
 
 /// No enrollment takes more datagrams.
@@ -406,4 +408,14 @@ async fn a_token_that_a_revoked_camera_used_pairs_nobody_any_more() {
     assert!(said.contains("token"), "{said}");
     house.new_camera("hall").cli_with(&["enroll", "-", "--timeout", "5s"], &word).await.bad();
     assert_eq!(tokens(&house).await[0].standing, "cancelled");
+    // Nor the revoked one itself, with that word or with a new one, which stays good for others.
+    let before = house.standing().await;
+    let porch = house.camera("porch");
+    porch.cli_with(&["enroll", "-", "--again", "--timeout", "5s"], &word).await.bad();
+    let fresh = house.token(&[]).await;
+    let why = porch.cli_with(&["enroll", "-", "--again", "--timeout", "5s"], &fresh).await.bad();
+    assert!(why.contains("this node was revoked by a person"), "{why}");
+    house.is_unharmed_and_told(before, ": the node was revoked").await;
+    assert!(house.view("porch").await.is_none_or(|porch| porch.liveness != "online"));
+    house.new_camera("hall").cli_with(&["enroll", "-"], &fresh).await.good();
 }
