@@ -51,6 +51,7 @@ class Camera:
     """Follows a camera's log and its directory of pictures and clips."""
 
     COMMAND = re.compile(r"detector command issued.*?after_ms=(\d+)")
+    WATCHING = re.compile(r"the detector is watching, ([0-9.]+ s) after its start")
     COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
     def __init__(self, name, directory):
@@ -65,9 +66,11 @@ class Camera:
         except FileNotFoundError:
             return
         for line in self.log:
-            found = self.COMMAND.search(self.COLOURS.sub("", line))
-            if found:
+            line = self.COLOURS.sub("", line)
+            if found := self.COMMAND.search(line):
                 tell(f"{self.name}: Motion's command {found[1]} ms after the decision")
+            if found := self.WATCHING.search(line):
+                tell(f"{self.name}: Motion is able to detect {found[1]} after its start")
         for path in self.directory.glob("state/media/**/*"):
             if path.suffix in (".jpg", ".mp4", ".mkv") and path not in self.seen and path.stat().st_size > 0:
                 self.seen.add(path)

@@ -59,6 +59,7 @@ async fn motion_watches_a_video_while_the_house_is_armed_and_is_started_again_wh
 
     house.arm().await;
     eventually("Motion is seen to watch", async || house.coordinator.cli(&["status"]).await.good().contains("1 of 1 watching.")).await;
+    assert!(garden.line_with_all(&["the detector is watching, ", " s after its start"]), "and how long that took is told");
     let first = motions(&conf);
     assert_eq!(first.len(), 1);
     let status = std::fs::read_to_string(format!("/proc/{}/status", first[0])).unwrap();
@@ -69,13 +70,16 @@ async fn motion_watches_a_video_while_the_house_is_armed_and_is_started_again_wh
     })
     .await;
 
+    let before = house.standing().await;
     kill(first[0], Signal::SIGKILL).unwrap();
-    eventually("its death is told", async || garden.told("does not watch")).await;
+    eventually("its death is told", async || garden.told("the detector does not watch: Motion was ended by signal 9 (SIGKILL)")).await;
     eventually("another one watches", async || {
         motions(&conf).first().is_some_and(|now| *now != first[0])
             && house.view("garden").await.is_some_and(|garden| garden.detectors.iter().all(|detector| detector.phase == "watching"))
     })
     .await;
+
+    assert_eq!(house.standing().await, before, "the house is what it was");
 
     house.disarm().await;
     eventually("Motion ends", async || motions(&conf).is_empty()).await;

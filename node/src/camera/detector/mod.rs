@@ -131,6 +131,7 @@ impl<N: Fn() -> Now> Reporter<N> {
         let at = self.at();
         self.report.send_if_modified(|report| {
             let changed = report.phase != phase.to_wire();
+            let since = report.since;
             if changed {
                 report.since = at;
             } else if report.detail == detail {
@@ -141,6 +142,10 @@ impl<N: Fn() -> Now> Reporter<N> {
             let source = &report.source;
             match (phase, detail) {
                 (DetectorPhase::Failed, _) => tracing::warn!(%source, "the detector does not watch: {detail}"),
+                (DetectorPhase::Watching, "") => {
+                    // The command comes at once, the eyes open later: how much later, people should know.
+                    tracing::info!(%source, "the detector is watching, {:.1} s after its start", at.since(since).as_secs_f64());
+                }
                 (_, "") => tracing::info!(%source, "the detector is {}", phase.words()),
                 (_, _) => tracing::info!(%source, "the detector is {}: {detail}", phase.words()),
             }
