@@ -556,16 +556,22 @@ async fn a_camera_with_an_expired_certificate_takes_nothing_but_a_new_one() {
 }
 
 #[tokio::test]
-async fn a_state_of_a_newer_version_that_must_be_understood_arms() {
+async fn a_push_that_cannot_be_read_arms_whatever_is_wrong_with_it() {
     let house = House::new();
     let port = Port::of(&house);
     let mut camera = Camera::start(&house, house.camera(), &[port.address]);
-    let mut peer = port.linked(&house, 2).await;
-    assert_eq!(camera.input().await, Input::LinkUp);
-    // A push (4) of version 2.
-    peer.link.sender.send_frame(&[0, 0, 0, 3, 0, 4, 2, 1, 1, 2, 3]).await.unwrap();
-    assert!(matches!(camera.input().await, Input::Unreadable { .. }));
-    assert_eq!(peer.close_code().await, Some(CloseCode::Protocol));
+    for (what, frame) in [
+        ("of version 2", &[0, 0, 0, 3, 0, 4, 2, 1, 1, 2, 3][..]),
+        ("of nonsense", &[0, 0, 0, 3, 0, 4, 1, 1, 255, 255, 255]),
+        ("of a gigabyte", &[64, 0, 0, 0, 0, 4, 1, 1]),
+    ] {
+        let mut peer = port.linked(&house, 2).await;
+        assert_eq!(camera.input().await, Input::LinkUp, "{what}");
+        peer.link.sender.send_frame(frame).await.unwrap();
+        assert!(matches!(camera.input().await, Input::Unreadable { .. }), "{what}");
+        assert_eq!(peer.close_code().await, Some(CloseCode::Protocol), "{what}");
+        assert_eq!(camera.input().await, Input::LinkDown, "{what}");
+    }
 }
 
 #[tokio::test]
