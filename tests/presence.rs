@@ -24,10 +24,14 @@ struct Home {
 
 /// Both at home; two cameras, paired over mDNS with nothing but a word.
 async fn home() -> Home {
+    home_with(AWAY_AFTER).await
+}
+
+async fn home_with(away_after: Duration) -> Home {
     let lan = Lan::new();
     let (anna, ben) = (lan.host("anna"), lan.host("ben"));
     let person = |name: &str, phone: &Host| {
-        let away_after = AWAY_AFTER.as_secs();
+        let away_after = away_after.as_secs();
         format!("[[coordinator.presence.person]]\nname = \"{name}\"\ndevices = [\"{}\"]\naway_after = \"{away_after}s\"\n", phone.mac)
     };
     let presence = person("Anna", &anna) + &person("Ben", &ben);
@@ -111,4 +115,35 @@ async fn a_coordinator_whose_cable_is_out_is_blind_and_decides_nothing() {
     eventually("it sees again", async || house.look().await.is_some_and(|house| house.blind.is_none())).await;
     house.agrees(ArmState::Disarmed).await;
     assert_eq!(house.standing().await, before);
+}
+
+#[tokio::test]
+async fn a_router_that_fails_with_all_phones_behind_it_arms_nothing() {
+    if cannot_make_networks("presence") {
+        return;
+    }
+    // Longer than it takes to find out.
+    let away_after = Duration::from_secs(30);
+    let Home { house, anna, ben } = home_with(away_after).await;
+    let router = house.plan.lan.as_ref().unwrap().machine("router");
+    eventually("the router is heard", async || {
+        router.talks_to(&house.plan.lan.as_ref().unwrap().machine("coordinator"));
+        house.look().await.is_some_and(|house| house.blind.is_none())
+    })
+    .await;
+    let before = house.standing().await;
+    // The cameras hang on a cable, and talk.
+    for gone in [&router, &anna, &ben] {
+        gone.leaves();
+    }
+    within(away_after, "it says why it is blind", async || {
+        house.look().await.is_some_and(|house| house.blind.is_some_and(|why| why.contains(&router.ip)))
+    })
+    .await;
+    throughout(away_after + AND_PROBES, "nobody left", async || house.standing().await == before).await;
+    for back in [&router, &anna, &ben] {
+        back.returns();
+    }
+    eventually("it sees again", async || house.look().await.is_some_and(|house| house.blind.is_none())).await;
+    house.is_unharmed_and_told(before, "presence is blind: the gateway").await;
 }

@@ -1,5 +1,6 @@
 //! Whether the sensors see at all. Blind is not away: with no network nobody can be proven gone.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -9,30 +10,48 @@ use super::links::Link;
 
 /// Silence of the whole network for so long, with the gateway asked and silent too, is blindness.
 const SILENCE: Duration = Duration::from_secs(30);
-/// In silence the gateway is asked so often.
+/// A gateway that says nothing by itself is asked so often.
 const ASK_EVERY: Duration = Duration::from_secs(9);
 /// So many questions it must have left open.
 const ASKED: u32 = 3;
+/// One that answered before and is silent now is asked so often, and is gone when it left so many questions open: sooner than anybody may
+/// be away whose phone spoke through it, whoever else is heard on the cable.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+const GONE: u32 = 5;
 
 #[derive(Debug)]
 pub(crate) struct Sight {
     /// Anybody at all.
     heard: Mono,
-    asked: Option<Mono>,
     /// Questions to the gateways since then.
     unanswered: u32,
+    gateways: BTreeMap<Ipv4Addr, Gateway>,
     told: Option<Option<String>>,
     /// The network of a device is gone while another is up.
     lost: Option<String>,
 }
 
+/// Of one usable interface.
+#[derive(Debug, Default)]
+struct Gateway {
+    /// It was heard at least once.
+    answers: bool,
+    heard: Option<Mono>,
+    asked: Option<Mono>,
+    unanswered: u32,
+}
+
 impl Sight {
     pub(crate) fn new(now: Mono) -> Self {
-        Self { heard: now, asked: None, unanswered: 0, told: None, lost: None }
+        Self { heard: now, unanswered: 0, gateways: BTreeMap::new(), told: None, lost: None }
     }
 
-    pub(crate) fn heard(&mut self, now: Mono) {
+    /// `from`: the IPv4 address of whoever it was, if he said it.
+    pub(crate) fn heard(&mut self, from: Option<Ipv4Addr>, now: Mono) {
         (self.heard, self.unanswered) = (now, 0);
+        if let Some(gateway) = from.and_then(|from| self.gateways.get_mut(&from)) {
+            *gateway = Gateway { answers: true, heard: Some(now), asked: gateway.asked, unanswered: 0 };
+        }
     }
 
     /// The interface on which a device was heard last cannot hear any more: another that can says nothing about that device.
@@ -40,19 +59,28 @@ impl Sight {
         self.lost = why;
     }
 
-    /// The gateways to ask now, because nothing was heard for a while.
+    /// The gateways to ask now, because they were not heard for a while.
     pub(crate) fn gateways_due(&mut self, links: &[Link], now: Mono) -> Vec<Ipv4Addr> {
-        let last = self.asked.map_or(self.heard, |asked| asked.max(self.heard));
-        if now.since(last) < ASK_EVERY {
-            return Vec::new();
+        let usable: Vec<_> = links.iter().filter(|link| link.is_usable()).filter_map(|link| link.gateway).collect();
+        self.gateways.retain(|gateway, _| usable.contains(gateway));
+        let mut due = Vec::new();
+        for address in usable {
+            let gateway = self.gateways.entry(address).or_insert_with(|| Gateway { asked: Some(now), ..Gateway::default() });
+            let every = if gateway.answers && gateway.unanswered > 0 { ASK_AGAIN } else { ASK_EVERY };
+            if gateway.asked.max(gateway.heard).is_none_or(|last| now.since(last) >= every) {
+                gateway.asked = Some(now);
+                due.push(address);
+            }
         }
-        self.asked = Some(now);
-        links.iter().filter(|link| link.is_usable()).filter_map(|link| link.gateway).collect()
+        due
     }
 
-    /// A gateway was really asked.
-    pub(crate) fn was_asked(&mut self) {
+    /// A gateway was really asked; `heard`: and its answer would be.
+    pub(crate) fn was_asked(&mut self, gateway: Ipv4Addr, heard: bool) {
         self.unanswered = self.unanswered.saturating_add(1);
+        if let Some(gateway) = self.gateways.get_mut(&gateway).filter(|_| heard) {
+            gateway.unanswered = gateway.unanswered.saturating_add(1);
+        }
     }
 
     /// What to tell, if it changed: why the sensors are blind, or that they see.
@@ -77,6 +105,13 @@ impl Sight {
         }
         if self.lost.is_some() {
             return self.lost.clone();
+        }
+        let gone = |gateway: &Gateway| {
+            gateway.answers && gateway.unanswered >= GONE && gateway.asked.is_some_and(|asked| now.since(asked) >= ASK_AGAIN / 2)
+        };
+        let silent = |link: &&&Link| link.gateway.and_then(|gateway| self.gateways.get(&gateway)).is_some_and(gone);
+        if let Some((gateway, name)) = usable.iter().find(silent).and_then(|link| Some((link.gateway?, &link.name))) {
+            return Some(format!("the gateway {gateway} on {name} does not answer any more, so nobody behind it would be heard"));
         }
         if self.unanswered < ASKED || now.since(self.heard) < SILENCE {
             return None;
@@ -124,9 +159,9 @@ mod tests {
         let mut blind = None;
         for second in 1..60 {
             let now = Mono(second * 1000);
-            for _ in sight.gateways_due(&links, now) {
+            for gateway in sight.gateways_due(&links, now) {
                 asked += 1;
-                sight.was_asked();
+                sight.was_asked(gateway, true);
             }
             if let Some(why) = sight.change(&links, &[], now) {
                 blind = Some((second, why.unwrap()));
@@ -135,8 +170,48 @@ mod tests {
         }
         let (second, why) = blind.unwrap();
         assert!(second == 30 && asked == 3 && why.contains("192.168.1.1"), "{second} {asked} {why}");
-        sight.heard(Mono(61_000));
+        sight.heard(None, Mono(61_000));
         assert_eq!(sight.change(&links, &[], Mono(61_000)), Some(None));
+    }
+
+    #[test]
+    fn a_gateway_that_is_gone_is_blindness_whoever_else_is_heard() {
+        let (links, gateway) = ([link(true)], Ipv4Addr::new(192, 168, 1, 1));
+        let mut sight = Sight::new(Mono(0));
+        sight.change(&links, &[], Mono(0));
+        let mut blind = None;
+        for second in 1..120 {
+            let now = Mono(second * 1000);
+            // Something on the cable talks all the time. The gateway answers for a minute, but for a question that gets lost.
+            sight.heard(Some(Ipv4Addr::new(192, 168, 1, 7)), now);
+            for due in sight.gateways_due(&links, now) {
+                sight.was_asked(due, true);
+                if second < 60 && second % 4 != 0 {
+                    sight.heard(Some(gateway), now);
+                }
+            }
+            if let Some(why) = sight.change(&links, &[], now) {
+                blind = Some((second, why.unwrap()));
+                break;
+            }
+        }
+        let (second, why) = blind.unwrap();
+        assert!((70..=80).contains(&second) && why.contains("192.168.1.1"), "{second} {why}");
+        sight.heard(Some(gateway), Mono(121_000));
+        assert_eq!(sight.change(&links, &[], Mono(121_000)), Some(None));
+    }
+
+    #[test]
+    fn a_gateway_that_never_answers_blinds_nobody() {
+        let links = [link(true)];
+        let mut sight = Sight::new(Mono(0));
+        assert_eq!(sight.change(&links, &[], Mono(0)), Some(None));
+        for second in 1..600 {
+            let now = Mono(second * 1000);
+            sight.heard(Some(Ipv4Addr::new(192, 168, 1, 7)), now);
+            sight.gateways_due(&links, now).into_iter().for_each(|due| sight.was_asked(due, true));
+            assert_eq!(sight.change(&links, &[], now), None);
+        }
     }
 
     #[test]

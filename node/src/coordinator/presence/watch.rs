@@ -113,7 +113,7 @@ impl Watch {
 
     async fn heard(&mut self, heard: Heard) -> Result<()> {
         let now = self.now();
-        self.sight.heard(now);
+        self.sight.heard(heard.ip, now);
         let on = self.senses.links().iter().find(|link| link.index == heard.interface).map(|link| link.name.clone());
         for place in self.book.heard(heard.mac, heard.ip, now) {
             if let Some(name) = &on {
@@ -256,12 +256,13 @@ impl Watch {
         let gateways = self.sight.gateways_due(self.senses.links(), now);
         if !gateways.is_empty() {
             // Without ARP of our own, silence may only mean that the kernel had no doubts to clear.
-            if self.senses.handicap().is_some() && self.senses.is_anybody_reachable().await? {
-                self.sight.heard(now);
+            let hears = self.senses.handicap().is_none();
+            if !hears && self.senses.is_anybody_reachable().await? {
+                self.sight.heard(None, now);
             }
             for gateway in gateways {
                 if self.senses.ask(gateway, None, true).is_ok() {
-                    self.sight.was_asked();
+                    self.sight.was_asked(gateway, hears);
                 }
             }
         }
