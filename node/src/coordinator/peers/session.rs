@@ -28,8 +28,8 @@ const HELLO: Duration = Duration::from_secs(5);
 /// An expired node says what it came for, and goes.
 const RENEWAL: Duration = Duration::from_secs(10);
 /// Messages that a node may send at once, and how often one more.
-const BURST: u32 = 100;
-const REFILL: Duration = Duration::from_millis(50);
+pub(super) const BURST: u32 = 100;
+pub(super) const REFILL: Duration = Duration::from_millis(50);
 /// A certificate is renewed no sooner than this after the last time on one link.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
 /// Longest text of a node about itself.

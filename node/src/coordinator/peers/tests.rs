@@ -454,6 +454,24 @@ async fn a_camera_knows_at_once_that_the_coordinator_was_restarted() {
 }
 
 #[tokio::test]
+async fn a_camera_that_talks_without_end_is_read_slowly() {
+    let house = House::new();
+    let porch = house.camera();
+    let mut coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    let mut node = Node::linked(&house, &porch, coordinator.address).await;
+    let (began, slow) = (Instant::now(), 20);
+    for _ in 0..super::session::BURST + slow {
+        node.say(detectors()).await;
+    }
+    let mut heard = 0;
+    while heard < super::session::BURST + slow {
+        heard += u32::from(matches!(coordinator.inputs.recv().await, Some(Input::Detectors { .. })));
+    }
+    // Less one, since time passed before the first was read.
+    assert!(began.elapsed() >= super::session::REFILL * (slow - 1), "{heard} of them in {:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn an_expired_certificate_opens_the_door_to_its_renewal_and_to_nothing_else() {
     let house = House::new();
     let porch = house.camera_of(100 * DAY);
