@@ -1,7 +1,8 @@
 //! What breaks in a house breaks alone: nodes that freeze or forget, detectors that are missing, die, hang or hide behind a wrapper.
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use dms3_core::arming::ArmState;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::{House, LINKED_WITHIN, Make, Plan, eventually, within};
+use crate::harness::skip::cannot_make_networks;
+use crate::harness::{House, LINKED_WITHIN, Make, Plan, eventually, throughout, within};
 
 /// A dead peer is known so soon.
 const NOTICED_WITHIN: Duration = Duration::from_secs(20);
@@ -212,6 +214,80 @@ async fn two_cameras_of_one_name_are_told_apart() {
     house.coordinator.cli(&["rename", "porch 2", "Porch"]).await.bad();
     assert!(house.view("porch 2").await.is_some());
     house.is_unharmed(before).await;
+}
+
+/// A disk of four megabytes in the place of a directory, with what lies in it.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn under(dir: &Path) -> Self {
+        let before = dir.with_extension("before");
+        fs::rename(dir, &before).unwrap();
+        fs::create_dir(dir).unwrap();
+        let out = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m,mode=0700", "dms3-test"]).arg(dir).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let disk = Self(dir.to_owned());
+        for entry in fs::read_dir(&before).unwrap() {
+            cp(&entry.unwrap().path(), dir);
+        }
+        disk
+    }
+
+    fn is_full(&self) {
+        let mut filler = File::create(self.0.join("filler")).unwrap();
+        while filler.write_all(&[0; 512]).is_ok() {}
+    }
+
+    fn has_room(&self) {
+        fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(&self.0).output());
+    }
+}
+
+#[tokio::test]
+async fn a_coordinator_whose_disk_is_full_arms_at_once_and_disarms_when_there_is_room() {
+    if cannot_make_networks("a_coordinator_whose_disk_is_full_arms_at_once_and_disarms_when_there_is_room") {
+        return;
+    }
+    let house = House::with_cameras(["porch", "hall"]).await;
+    house.coordinator.stop().await;
+    let disk = SmallDisk::under(&house.coordinator.state_dir());
+    house.coordinator.start();
+    house.answers().await;
+    house.agrees(ArmState::Disarmed).await;
+    let before = house.standing().await;
+    disk.is_full();
+    house.arm().await;
+    within(LINKED_WITHIN, "every camera watches", async || house.does_agree(ArmState::Away).await).await;
+    says(&house, "What is decided cannot be written to the disk of the coordinator (").await;
+    assert_eq!(house.coordinator.lines_with("what was decided cannot be written"), 1, "one line says so");
+    // It is the disk that a restart would find: so nobody is told of a disarm.
+    house.disarm().await;
+    throughout(LINKED_WITHIN, "they watch on", async || house.cameras.iter().all(|camera| camera.motion.running().is_some())).await;
+    disk.has_room();
+    house.agrees(ArmState::Disarmed).await;
+    eventually("the trouble is over", async || house.look().await.is_some_and(|house| house.problems.is_empty())).await;
+    assert_eq!(house.standing().await.pid(), before.pid());
+    let log = house.coordinator.cli(&["log"]).await.good();
+    assert!(log.contains("armed by root") && log.contains("disarmed by root"), "what was decided meanwhile is in the log: {log}");
+
+    // Killed while what it decided was on no disk: what the cameras hold is the newest, and holds.
+    disk.is_full();
+    house.arm().await;
+    within(LINKED_WITHIN, "every camera watches", async || house.does_agree(ArmState::Away).await).await;
+    house.coordinator.sigkill().await;
+    disk.has_room();
+    house.coordinator.start();
+    house.answers().await;
+    house.agrees(ArmState::Away).await;
+    for camera in &house.cameras {
+        assert!(camera.motion.running().is_some(), "{} watches", camera.name);
+    }
 }
 
 /// `status` names it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use dms3_core::coordinator::{Coordinator, Effect, Input};
+use dms3_core::coordinator::{Coordinator, Decision, Effect, Input, MemoryV1};
 use dms3_core::presence::Device;
 use dms3_core::protocol::message::SignedStateV1;
 use dms3_core::time::Mono;
@@ -26,6 +26,20 @@ const NOTICES: usize = 20;
 /// The rules never wait longer than this for time to pass.
 const TICK: Duration = Duration::from_millis(500);
 
+/// Decisions that may wait for the disk: the log is for people, and a coordinator that decides all day without a disk must not grow.
+const DECISIONS_OWED: usize = 100;
+/// How often a disk that took nothing is tried again.
+const KEEP_AGAIN: Duration = Duration::from_secs(5);
+
+/// What could not be written.
+#[derive(Debug)]
+pub(super) struct Owed {
+    memory: Box<MemoryV1>,
+    decisions: Vec<Decision>,
+    why: String,
+    tried: Instant,
+}
+
 pub(super) struct Driver {
     pub(super) machine: Coordinator,
     pub(super) key: Arc<NodeKey>,
@@ -36,6 +50,9 @@ pub(super) struct Driver {
     pub(super) probes: broadcast::Sender<Device>,
     pub(super) tokens: Tokens,
     pub(super) authority: watch::Receiver<Arc<Authority>>,
+    /// The memory that is on the disk.
+    pub(super) kept: Option<MemoryV1>,
+    pub(super) owed: Option<Owed>,
     /// What services told people of (a locked token), by its key, and when: it has no end of its own.
     pub(super) notices: BTreeMap<String, (Mono, String)>,
 }
@@ -60,6 +77,7 @@ impl Driver {
                 () = stop.cancelled() => return Ok(()),
                 _ = tick.tick() => {
                     crate::systemd::alive();
+                    self.keep_again().await?;
                     Input::Tick
                 }
                 Some(input) = inputs.recv() => input,
@@ -93,17 +111,18 @@ impl Driver {
             match effect {
                 Effect::Publish { memory, decision } => {
                     let signed = sign_state(&self.key, &memory.state).context("cannot sign the state of the house")?;
-                    let began = Instant::now();
-                    self.store.save(&memory, &signed, decision.as_ref(), self.clock.now().at).await?;
+                    let state = memory.state.arm_state();
                     if let Some(decision) = &decision {
-                        tracing::debug!(saved_us = began.elapsed().as_micros(), "{}.{} is on the disk", decision.epoch, decision.rev);
                         tracing::info!("{} ({}.{}): {}", decision.state.words(), decision.epoch, decision.rev, memory.state.reason);
                     }
-                    self.state.send_replace(Some(Arc::new(signed)));
+                    // A house must not stay disarmed for want of a disk; that it is disarmed must not be forgotten by a restart.
+                    if self.keep(memory, signed.clone(), decision).await || state.is_armed() {
+                        self.state.send_replace(Some(Arc::new(signed)));
+                    }
                 }
                 Effect::Save { memory } => {
                     let signed = sign_state(&self.key, &memory.state).context("cannot sign the state of the house")?;
-                    self.store.save(&memory, &signed, None, self.clock.now().at).await?;
+                    self.keep(memory, signed, None).await;
                 }
                 Effect::Probe { device } => {
                     if self.probes.send(device.clone()).is_err() {
@@ -117,5 +136,51 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    /// Writes what must survive a restart, and all decisions that could not be written before. Whether it is on the disk.
+    async fn keep(&mut self, memory: Box<MemoryV1>, signed: SignedStateV1, decision: Option<Decision>) -> bool {
+        let before = self.owed.take();
+        let known = before.as_ref().map(|owed| owed.why.clone());
+        let mut decisions = before.map(|owed| owed.decisions).unwrap_or_default();
+        decisions.extend(decision);
+        if self.kept.as_ref() == Some(&*memory) && decisions.is_empty() {
+            return true;
+        }
+        let began = Instant::now();
+        let Err(error) = self.store.save(&memory, &signed, &decisions, self.clock.now().at).await else {
+            tracing::debug!(saved_us = began.elapsed().as_micros(), "{}.{} is on the disk", memory.state.epoch, memory.state.rev);
+            self.kept = Some(*memory);
+            return true;
+        };
+        decisions.truncate(DECISIONS_OWED);
+        let why = format!("{error:#}");
+        if known.as_ref() != Some(&why) {
+            tracing::error!("what was decided cannot be written: {why}; arming goes on, disarming waits for the disk");
+        }
+        self.owed = Some(Owed { memory, decisions, why, tried: Instant::now() });
+        false
+    }
+
+    /// The disk may have room again.
+    async fn keep_again(&mut self) -> Result<()> {
+        let Some(owed) = self.owed.take_if(|owed| owed.tried.elapsed() >= KEEP_AGAIN) else { return Ok(()) };
+        let signed = sign_state(&self.key, &owed.memory.state).context("cannot sign the state of the house")?;
+        let memory = owed.memory.clone();
+        self.owed = Some(owed);
+        if self.keep(memory, signed.clone(), None).await {
+            tracing::info!("the disk takes what is decided again");
+            self.state.send_replace(Some(Arc::new(signed)));
+        }
+        Ok(())
+    }
+
+    /// For people: what the disk keeps the house from.
+    pub(super) fn trouble_with_disk(&self) -> Option<String> {
+        let owed = self.owed.as_ref()?;
+        Some(format!(
+            "What is decided cannot be written to the disk of the coordinator ({}): the house can be armed, and is not disarmed before there is room.",
+            owed.why
+        ))
     }
 }

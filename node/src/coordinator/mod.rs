@@ -82,7 +82,8 @@ pub async fn start(
         blind_alert_after: own.presence.blind_alert_after,
         arm_when_blind_after: own.presence.arm_when_blind_after,
     };
-    let (machine, effects) = Coordinator::start(settings, remembered.map(|remembered| remembered.memory), now);
+    let kept = remembered.map(|remembered| remembered.memory);
+    let (machine, effects) = Coordinator::start(settings, kept.clone(), now);
 
     let control = Control::bind(&config.control_socket()).await?;
     let keys = MeshKeys::load_or_create(&config.state_dir)?;
@@ -111,6 +112,8 @@ pub async fn start(
         probes: probes.clone(),
         tokens: tokens.clone(),
         authority: authority_in.clone(),
+        kept,
+        owed: None,
         notices: BTreeMap::new(),
     };
     services.vital("driver", driver.run(effects, inputs_in, requests_in, alerts_in, stop.clone()));

@@ -40,6 +40,7 @@ impl Driver {
         let now = self.clock.vouched_now();
         self.notices.retain(|_, (at, _)| now.mono.since(*at) < NOTICE_FOR);
         let mut house = self.machine.dashboard(now);
+        house.problems.extend(self.trouble_with_disk());
         house.problems.extend(self.notices.values().map(|(_, text)| text.clone()));
         let authority = self.authority.borrow();
         let root_is_here = authority.root_on_box();

@@ -41,10 +41,9 @@ impl Store {
     }
 
     /// Saves what the rules remember, the state as signed, and the decision if there is one: all or nothing, one fsync.
-    pub async fn save(&self, memory: &MemoryV1, signed: &SignedStateV1, decision: Option<&Decision>, now: Timestamp) -> anyhow::Result<()> {
+    pub async fn save(&self, memory: &MemoryV1, signed: &SignedStateV1, decisions: &[Decision], now: Timestamp) -> anyhow::Result<()> {
         let memory = to_bytes(memory).map_err(|why| anyhow!("cannot encode the memory of the house: {why}"))?;
         let signed = to_bytes(signed).map_err(|why| anyhow!("cannot encode the signed state: {why}"))?;
-        let evidence = decision.map(|decision| serde_json::to_string(&decision.evidence)).transpose()?;
         let mut tx = self.begin().await?;
         sqlx::query(
             "INSERT INTO memory (id, version, memory, signed, sum, saved_at) VALUES (1, 1, $1, $2, $3, $4)
@@ -57,7 +56,8 @@ impl Store {
         .bind(stamp(now))
         .execute(&mut *tx)
         .await?;
-        if let (Some(decision), Some(evidence)) = (decision, evidence) {
+        for decision in decisions {
+            let evidence = serde_json::to_string(&decision.evidence)?;
             sqlx::query("INSERT INTO decision (at, epoch, rev, state, reason, evidence) VALUES ($1, $2, $3, $4, $5, $6)")
                 .bind(stamp(decision.at))
                 .bind(i64::from(decision.epoch))

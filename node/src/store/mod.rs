@@ -98,7 +98,15 @@ impl Store {
 
     /// A transaction that will write: taking the lock at once, it cannot fail half-way for another writer.
     async fn begin(&self) -> anyhow::Result<Transaction<'static, Sqlite>> {
-        self.pool.begin_with("BEGIN IMMEDIATE").await.context("cannot write to the store")
+        let begun = match self.pool.begin_with("BEGIN IMMEDIATE").await {
+            // A commit that a full disk refused SQLite has rolled back by itself, of which sqlx does not know: a new connection does.
+            Err(error) if error.as_database_error().is_none() => {
+                self.pool.acquire().await.context("cannot open the store anew")?.close().await.context("cannot open the store anew")?;
+                self.pool.begin_with("BEGIN IMMEDIATE").await
+            }
+            begun => begun,
+        };
+        begun.context("cannot write to the store")
     }
 }
 

@@ -111,9 +111,9 @@ async fn the_story_of_a_house_is_kept_through_a_restart() {
 
     // State and decisions.
     let (first, signed) = memory(7, ArmState::Away);
-    store.save(&first, &signed, Some(&decision(7, T0, "Ann left, Annabel stayed")), T0).await.unwrap();
+    store.save(&first, &signed, &[decision(7, T0, "Ann left, Annabel stayed")], T0).await.unwrap();
     let (second, signed) = memory(8, ArmState::Disarmed);
-    store.save(&second, &signed, None, T0).await.unwrap();
+    store.save(&second, &signed, &[], T0).await.unwrap();
 
     // Where phones were.
     let phone = Device::Mac(MacAddr::parse("24:da:9b:0d:53:8f").unwrap());
@@ -295,7 +295,7 @@ async fn a_flipped_bit_in_the_memory_of_the_house_is_no_disarm() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::create(dir.path()).await.unwrap();
     let (memory, signed) = memory(7, ArmState::Away);
-    store.save(&memory, &signed, None, T0).await.unwrap();
+    store.save(&memory, &signed, &[], T0).await.unwrap();
     let bytes: Vec<u8> = sqlx::query_scalar("SELECT memory FROM memory").fetch_one(&store.pool).await.unwrap();
     for at in 0..bytes.len() {
         let mut flipped = bytes.clone();
