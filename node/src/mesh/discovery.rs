@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use dms3_core::id::{BootId, MeshId, NodeId};
 use mdns_sd::{IfKind, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::config::{MdnsMode, MeshConfig};
@@ -28,6 +28,10 @@ const BEFORE_REFRESH: Duration = Duration::from_secs(60);
 /// a text record that was left out so: only with an empty cache, and a second later, is the whole answer heard.
 const AFTER_PART: Duration = Duration::from_millis(1200);
 const AFTER_PARTS: Duration = Duration::from_secs(60);
+
+/// mdns-sd keeps all that anybody says for as long as he says. With more records than this, of which a house needs ten, it starts anew.
+const CROWD: i64 = 4000;
+const COUNT_EVERY: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
 /// What one record says of one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,25 +117,28 @@ impl Heard {
 
 /// Advertises until told to stop, then says good-bye. Not vital: to be started again when it fails.
 pub async fn advertise(config: &MeshConfig, mut advert: Advert, stop: CancellationToken) -> Result<()> {
-    let Some(daemon) = Daemon::start(config)? else {
-        stop.cancelled().await;
-        return Ok(());
-    };
     loop {
-        let enroll = *advert.enroll.borrow_and_update();
-        let record = advert.record(enroll)?;
-        let name = record.get_fullname().to_owned();
-        daemon.0.register(record).context("cannot advertise this coordinator by mDNS")?;
-        let changed = tokio::select! {
-            () = stop.cancelled() => false,
-            changed = advert.enroll.changed() => changed.is_ok(),
-        };
-        if !changed {
+        let Some(daemon) = Daemon::start(config)? else {
             stop.cancelled().await;
-            if let Ok(gone) = daemon.0.unregister(&name) {
-                let _ = timeout(FAREWELL, gone.recv_async()).await;
-            }
             return Ok(());
+        };
+        loop {
+            let enroll = *advert.enroll.borrow_and_update();
+            let record = advert.record(enroll)?;
+            let name = record.get_fullname().to_owned();
+            daemon.0.register(record).context("cannot advertise this coordinator by mDNS")?;
+            let changed = tokio::select! {
+                () = stop.cancelled() => false,
+                changed = advert.enroll.changed() => changed.is_ok(),
+                () = daemon.is_crowded() => break,
+            };
+            if !changed {
+                stop.cancelled().await;
+                if let Ok(gone) = daemon.0.unregister(&name) {
+                    let _ = timeout(FAREWELL, gone.recv_async()).await;
+                }
+                return Ok(());
+            }
         }
     }
 }
@@ -151,9 +158,11 @@ pub async fn browse(config: &MeshConfig, heard: &Heard, stop: CancellationToken)
         let events = if quiet { daemon.0.browse_cache(SERVICE) } else { daemon.0.browse(SERVICE) };
         let mut events = events.context("cannot listen to mDNS")?;
         let mut anew: Option<Instant> = None;
+        let mut crowded = std::pin::pin!(daemon.is_crowded());
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
+                () = &mut crowded => break,
                 Ok(()) = mode.changed() => {
                     if !*mode.borrow() {
                         names.clear();
@@ -276,6 +285,29 @@ impl Daemon {
             daemon.0.disable_interface(vec![IfKind::LoopbackV4, IfKind::LoopbackV6])?;
         }
         Ok(Some(daemon))
+    }
+}
+
+impl Daemon {
+    /// Returns when more was heard than is good for this machine.
+    async fn is_crowded(&self) {
+        loop {
+            sleep(COUNT_EVERY).await;
+            let records = match self.0.get_metrics() {
+                Ok(metrics) => metrics.recv_async().await.map_or(0, |metrics| {
+                    let kept = metrics.iter().filter(|(what, _)| what.starts_with("cached-") || what.as_str() == "timer");
+                    kept.map(|(_, count)| count).sum()
+                }),
+                // It is busy, or gone, which the next command tells.
+                Err(_) => 0,
+            };
+            if records > CROWD {
+                tracing::warn!(
+                    "somebody advertises without end by mDNS ({records} records): all but what is known of this house is forgotten"
+                );
+                return;
+            }
+        }
     }
 }
 
@@ -428,6 +460,42 @@ mod tests {
             bytes.extend(data);
         }
         bytes
+    }
+
+    #[tokio::test]
+    async fn whoever_advertises_without_end_fills_nobodys_memory() {
+        let config = config();
+        let stranger = tokio::net::UdpSocket::from_std(tap(config.mdns_port)).unwrap();
+        let group = SocketAddr::from(([224, 0, 0, 251], config.mdns_port));
+        let flood = async {
+            for hundred in 0..60 {
+                let names: Vec<String> = (0..100).map(|n| format!("stranger-{hundred}-{n}._dms3._udp.local")).collect();
+                let records: Vec<_> = names.iter().map(|instance| ("_dms3._udp.local", 12, 1, name(instance))).collect();
+                for part in records.chunks(20) {
+                    stranger.send_to(&answer(part), group).await.unwrap();
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let heard = Heard::default();
+        let mut list = heard.subscribe();
+        let (_open, enroll) = watch::channel(None);
+        let test = async {
+            let known = |list: &[Candidate]| list.iter().any(|one| one.boot == BootId([1, 2, 3, 4]));
+            hears(&mut list, "the coordinator", known).await;
+            flood.await;
+            // Whoever forgot all of it asks for our service as if he had never heard anything: with no known answer.
+            let question = 12 + name("_dms3._udp.local").len() + 4;
+            let mut packet = [0; 9000];
+            let asked = async { while stranger.recv(&mut packet).await.unwrap() != question {} };
+            timeout(Duration::from_secs(20), asked).await.expect("it starts anew");
+            hears(&mut list, "the coordinator all the same", known).await;
+        };
+        tokio::select! {
+            ended = browse(&config, &heard, CancellationToken::new()) => ended.unwrap(),
+            ended = advertise(&config, advert(enroll), CancellationToken::new()) => ended.unwrap(),
+            () = test => {}
+        }
     }
 
     #[tokio::test]
