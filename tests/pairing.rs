@@ -8,7 +8,7 @@ use dms3_core::roster::NodeRole;
 use dms3_node::coordinator::enrollment::TokenView;
 use tokio::process::Child;
 
-use crate::harness::{Camera, House, Relay, eventually};
+use crate::harness::{Camera, House, Relay, Standing, eventually};
 
 async fn tokens(house: &House) -> Vec<TokenView> {
     let said = house.coordinator.cli(&["token", "list", "--json"]).await.good();
@@ -296,7 +296,7 @@ async fn a_camera_that_is_killed_when_it_wrote_its_key_or_its_identity_pairs_wit
 /// until one is through; each command is broken off and given again. Whether it had reached no more than the first step, for each.
 async fn coordinator_killed_at_every(first: usize, apart: usize) -> Vec<Reached> {
     let mut house = House::with_cameras(["porch"]).await;
-    let version = house.standing().await.version;
+    let before = house.standing().await;
     let mut reached = Vec::new();
     for nth in (first..).step_by(apart) {
         assert!(nth <= DATAGRAMS, "no enrollment comes through");
@@ -315,15 +315,22 @@ async fn coordinator_killed_at_every(first: usize, apart: usize) -> Vec<Reached>
         house.coordinator.sigkill().await;
         house.coordinator.start();
         house.answers().await;
+        house.stands(before).await;
         // A person breaks the command off and pastes it once more.
         drop(enroll.start_kill());
         enroll.wait().await.unwrap();
         reached.push(newcomer.pairs(&mut house).await);
     }
-    house.agrees(ArmState::Disarmed).await;
-    assert_eq!(house.standing().await.version, version);
+    outlived(&house, before, reached.len()).await;
     each_word_paired_one(&house).await;
     reached
+}
+
+/// The coordinator was killed so often: the house is as before, and the camera that was linked tells each time why its link ended.
+async fn outlived(house: &House, before: Standing, deaths: usize) {
+    house.stands(before).await;
+    let told = house.camera("porch").lines_with("the link to the coordinator ended: the other side was restarted");
+    assert_eq!(told, deaths, "one line names each death");
 }
 
 #[tokio::test]
@@ -337,7 +344,7 @@ async fn a_coordinator_that_is_killed_at_any_datagram_of_a_pairing_pairs_with_th
 #[tokio::test]
 async fn a_coordinator_that_is_killed_before_its_answer_arrived_knows_the_camera_that_it_let_in() {
     let mut house = House::with_cameras(["porch"]).await;
-    let version = house.standing().await.version;
+    let before = house.standing().await;
     let newcomer = Newcomer::new(&house, 1).await;
     let relay = newcomer.relay(&house, usize::MAX).await;
     // What it logs before it answers is in its store.
@@ -352,14 +359,14 @@ async fn a_coordinator_that_is_killed_before_its_answer_arrived_knows_the_camera
     drop(enroll.start_kill());
     enroll.wait().await.unwrap();
     assert_eq!(newcomer.pairs(&mut house).await, Reached::LetIn);
-    house.agrees(ArmState::Disarmed).await;
-    assert_eq!(house.standing().await.version, version);
+    outlived(&house, before, 1).await;
     each_word_paired_one(&house).await;
 }
 
 #[tokio::test]
 async fn an_enrollment_outlives_the_death_of_its_coordinator() {
     let mut house = House::with_cameras(["porch"]).await;
+    let before = house.standing().await;
     let newcomer = Newcomer::new(&house, 1).await;
     // In the middle of the handshake.
     let relay = newcomer.relay(&house, 6).await;
@@ -371,7 +378,7 @@ async fn an_enrollment_outlives_the_death_of_its_coordinator() {
     relay.mend();
     assert!(enroll.wait().await.unwrap().success(), "the same command finds its way");
     newcomer.paired(&mut house).await;
-    house.agrees(ArmState::Disarmed).await;
+    outlived(&house, before, 1).await;
     each_word_paired_one(&house).await;
 }
 
@@ -406,16 +413,20 @@ async fn a_token_that_a_revoked_camera_used_pairs_nobody_any_more() {
     let id = house.node_of(house.camera("porch"));
     let said = house.coordinator.cli(&["revoke", &id.to_string()]).await.good();
     assert!(said.contains("token"), "{said}");
-    house.new_camera("hall").cli_with(&["enroll", "-", "--timeout", "5s"], &word).await.bad();
-    assert_eq!(tokens(&house).await[0].standing, "cancelled");
-    // Nor the revoked one itself, with that word or with a new one, which stays good for others.
-    let before = house.standing().await;
-    let porch = house.camera("porch");
-    porch.cli_with(&["enroll", "-", "--again", "--timeout", "5s"], &word).await.bad();
+    // With a token that lives the port is open, and each is told what is wrong with his own.
     let fresh = house.token(&[]).await;
+    let before = house.standing().await;
+    let hall = house.new_camera("hall");
+    let why = hall.cli_with(&["enroll", "-", "--timeout", "5s"], &word).await.bad();
+    assert!(why.contains("used up, expired, cancelled"), "{why}");
+    assert_eq!(tokens(&house).await.iter().filter(|token| token.standing == "cancelled").count(), 1);
+    // Nor the revoked one itself, with that word or with a new one, which stays good for others.
+    let porch = house.camera("porch");
+    let why = porch.cli_with(&["enroll", "-", "--again", "--timeout", "5s"], &word).await.bad();
+    assert!(why.contains("used up, expired, cancelled") || why.contains("revoked"), "{why}");
     let why = porch.cli_with(&["enroll", "-", "--again", "--timeout", "5s"], &fresh).await.bad();
     assert!(why.contains("this node was revoked by a person"), "{why}");
     house.is_unharmed_and_told(before, ": the node was revoked").await;
     assert!(house.view("porch").await.is_none_or(|porch| porch.liveness != "online"));
-    house.new_camera("hall").cli_with(&["enroll", "-"], &fresh).await.good();
+    hall.cli_with(&["enroll", "-"], &fresh).await.good();
 }

@@ -14,6 +14,7 @@ use dms3_core::roster::NodeRole;
 use dms3_core::time::Timestamp;
 use dms3_node::camera::enrollment::{Enrollment, Refused, enrol};
 use dms3_node::clock::Clock;
+use dms3_node::mesh::dial::DialError;
 use dms3_node::mesh::enrollment as enrollment_port;
 use dms3_node::mesh::link::Connection;
 use dms3_pki::{EXPORTER_LABEL, NodeKey, TokenWord, token_key};
@@ -23,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::harness::rogue::{ENROLL, Leaf, MESH, Papers, client, knock};
-use crate::harness::{House, LINKED_WITHIN, Node, eventually};
+use crate::harness::{House, LINKED_WITHIN, Node, eventually, within};
 use crate::insiders::{Thief, raw};
 
 /// TLS alerts (RFC 8446, section 6): what a stranger is told, which is not more than this.
@@ -133,10 +134,14 @@ async fn whoever_hangs_up_half_way_leaves_no_trace_but_a_line() {
 
     // The mesh port: after the handshake, in the Hello, after it.
     let hello = greeting(thief.identity.mesh());
-    for said in [&hello[..0], &hello[..hello.len() / 2], &hello[..]] {
+    for (nth, said) in [&hello[..0], &hello[..hello.len() / 2], &hello[..]].into_iter().enumerate() {
         let (connection, mut link) = thief.connect().await;
         link.sender.send_frame(said).await.unwrap();
         connection.close(0u32.into(), b"");
+        // The last one may be linked before it is known that it hung up.
+        let lines = ["said no proper Hello: ", "node porch went before its Welcome", "node porch is linked from 127.0.0.100:"];
+        within(LINKED_WITHIN, "each one has a line", async || lines.iter().map(|line| house.told_since(before, line)).sum::<usize>() > nth)
+            .await;
     }
     // The enrollment port: after the handshake, in the Begin, after it, and with what is no Begin.
     let key = NodeKey::generate().unwrap();
@@ -145,12 +150,6 @@ async fn whoever_hangs_up_half_way_leaves_no_trace_but_a_line() {
         let signature = token_key(&word.secret).unwrap().sign_begin(exporter, &key.csr().unwrap());
         frame::encode(&begin(&word, &key, signature), CONTROL_LIMIT).unwrap()
     };
-    let wrong: [(&str, Vec<u8>); 4] = [
-        ("a gigabyte", raw(1 << 30, 64, 1, b"")),
-        ("garbage", (0..100).map(|_| rand::random()).collect()),
-        ("nonsense in a Begin", raw(10, 64, 1, &[0xff; 10])),
-        ("a Hello", greeting(thief.identity.mesh())),
-    ];
     for part in [0.0, 0.5, 1.0] {
         let (_endpoint, connection, mut send) = dials_enrollment(to, 112).await;
         let mut exporter = [0; 32];
@@ -159,19 +158,44 @@ async fn whoever_hangs_up_half_way_leaves_no_trace_but_a_line() {
         send.write_all(&frame[..(frame.len() as f64 * part) as usize]).await.unwrap();
         connection.close(0u32.into(), b"");
     }
-    for (what, bytes) in wrong {
-        let (_endpoint, connection, mut send) = dials_enrollment(to, 113).await;
-        drop(send.write_all(&bytes).await);
-        let end = tokio::time::timeout(Duration::from_secs(10), connection.closed()).await;
-        assert!(end.is_ok(), "{what}: whoever breaks the rules is put out");
-    }
-    house.is_unharmed_and_told(before, "its first message cannot be read").await;
-    // The word is worth what it was: the one whom it let in is let in again, and one more.
+    house.is_unharmed_and_told(before, "an enrollment from 127.0.0.112 ended").await;
+    // The word is worth what it was, said in one piece or byte by byte: the one whom it let in is let in again, and one more.
     let paired = answer(to, 114, word.root_pin, |exporter| {
         begin(&word, &key, token_key(&word.secret).unwrap().sign_begin(exporter, &key.csr().unwrap()))
     })
     .await;
     assert!(matches!(paired, Message::Grant(_)), "{paired:?}");
+    let (_endpoint, connection, mut send) = dials_enrollment(to, 115).await;
+    let mut exporter = [0; 32];
+    connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"").unwrap();
+    for byte in signed(&exporter) {
+        send.write_all(&[byte]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    house.is_unharmed_and_told(before, "at 127.0.0.115 asked again with token").await;
+}
+
+#[tokio::test]
+async fn whoever_begins_an_enrollment_with_what_is_no_begin_is_put_out_and_named() {
+    let house = armed_house().await;
+    house.token(&[]).await;
+    let before = house.standing().await;
+    let mesh = house.identity_of(&house.coordinator).mesh();
+    let wrong = [
+        ("a gigabyte", raw(1 << 30, 64, 1, b""), "its first message cannot be read: a frame of 1073741824 bytes"),
+        ("nonsense in a Begin", raw(10, 64, 1, &[0xff; 10]), "its first message cannot be read: message type 64 version 1"),
+        ("another message", greeting(mesh), "it did not begin with Begin"),
+        ("a half", raw(1000, 64, 1, b"and no more"), "took longer than 10 s and was ended"),
+    ];
+    let attempts = (116..).zip(wrong).map(async |(last, (what, bytes, why))| {
+        let (_endpoint, connection, mut send) = dials_enrollment(house.enroll_port.address(), last).await;
+        drop(send.write_all(&bytes).await);
+        let end = tokio::time::timeout(Duration::from_secs(15), connection.closed()).await;
+        assert!(end.is_ok(), "{what}: whoever breaks the rules is put out");
+        let from = format!("an enrollment from 127.0.0.{last} ");
+        within(LINKED_WITHIN, &format!("{what}: {why}"), async || house.coordinator.line_with_all(&[&from, why])).await;
+    });
+    futures_util::future::join_all(attempts).await;
     house.is_unharmed(before).await;
 }
 
@@ -189,7 +213,7 @@ async fn dials_enrollment(to: SocketAddr, last: u8) -> (quinn::Endpoint, Connect
 async fn a_thousand_handshakes_that_are_left_open_keep_no_camera_out() {
     let house = armed_house().await;
     let before = house.standing().await;
-    let resident = resident_kib(house.coordinator.pid());
+    let resident = kib(house.coordinator.pid(), "VmRSS:");
     // A thousand first packets, each of a handshake of its own, that were said to somebody else.
     let sink = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(client(MESH, None)).unwrap()));
@@ -214,19 +238,21 @@ async fn a_thousand_handshakes_that_are_left_open_keep_no_camera_out() {
     house.stands(before).await;
     house.is_unharmed(before).await;
     eventually("a line names the cause", async || house.told_since(before, "was not let in: no answer") > 0).await;
-    let grown = resident_kib(house.coordinator.pid()).saturating_sub(resident);
+    let grown = kib(house.coordinator.pid(), "VmHWM:").saturating_sub(resident);
     assert!(grown < 16 * 1024, "it grew by {grown} KiB");
 }
 
-fn resident_kib(pid: u32) -> u64 {
+/// A line of `/proc/<pid>/status`: the memory that a process holds (VmRSS) or held at most (VmHWM).
+fn kib(pid: u32, what: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(what)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 #[tokio::test]
 async fn where_no_word_lives_nobody_listens_for_new_machines() {
     let house = armed_house().await;
+    let before = house.standing().await;
     let knock = async || {
         let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         socket.connect(house.enroll_port.address()).await.unwrap();
@@ -244,6 +270,7 @@ async fn where_no_word_lives_nobody_listens_for_new_machines() {
     eventually("the port opens", async || knock().await.is_err()).await;
     house.coordinator.cli(&["token", "cancel", &id]).await.good();
     eventually("and closes with its last word", async || knock().await == Ok(std::io::ErrorKind::ConnectionRefused)).await;
+    house.is_unharmed_and_told(before, &format!("enrollment port {} is closed", house.enroll_port.number())).await;
 }
 
 #[tokio::test]
@@ -256,7 +283,10 @@ async fn whoever_has_no_certificate_learns_nothing() {
     // Nor on the enrollment port's protocol, nor where enrollment is closed.
     let met = knock(house.mesh_port.address(), 71, ENROLL, None, &greeting(mesh)).await;
     assert_eq!((met.alert, met.heard), (Some(120), 0));
-    house.is_unharmed_and_told(before, "was not let in: a certificate is demanded").await;
+    for words in [["127.0.0.70:", "was not let in: a certificate is demanded"], ["127.0.0.71:", "the other side speaks another protocol"]] {
+        within(LINKED_WITHIN, words[1], async || house.coordinator.line_with_all(&words)).await;
+    }
+    house.is_unharmed(before).await;
 }
 
 #[tokio::test]
@@ -328,7 +358,11 @@ async fn a_session_that_was_opened_before_a_revocation_opens_nothing_after_it() 
     assert_eq!(CloseCode::from_wire(close.error_code.into_inner()), Some(CloseCode::Revoked));
     let quinn::ConnectionError::ConnectionClosed(close) = link().await.unwrap_err() else { panic!("not refused in the handshake") };
     assert_eq!(u64::from(close.error_code), 0x100 + u64::from(REVOKED));
-    house.is_unharmed_and_told(before, "127.0.0.90:").await;
+    within(LINKED_WITHIN, "a line names the cause", async || {
+        house.coordinator.line_with_all(&["127.0.0.90:", "was not let in: the node was revoked"])
+    })
+    .await;
+    house.is_unharmed(before).await;
 }
 
 /// `Begin` for a new key with this signature.
@@ -432,7 +466,8 @@ async fn of_a_hundred_machines_with_one_single_use_token_exactly_one_is_paired()
     assert!(refused.iter().any(|(code, _)| *code == Some(DenyCode::Token)), "{refused:?}");
     for (code, why) in refused {
         // Whoever was not asked yet when the port closed with the last use of the word is told of that.
-        assert!(code == Some(DenyCode::Token) || code.is_none() && why.contains("a used-up word closes the port"), "{code:?}: {why}");
+        let port_closed = code.is_none() && why.contains("a used-up word closes the port");
+        assert!(code == Some(DenyCode::Token) && why.contains("used up") || port_closed, "{code:?}: {why}");
     }
     let nodes = house.look().await.unwrap().nodes;
     assert_eq!(nodes.iter().filter(|node| node.role == NodeRole::Camera).count(), 3);
@@ -448,7 +483,8 @@ async fn a_word_of_another_house_is_worth_nothing_here() {
     let (to, key) = (house.enroll_port.address(), NodeKey::generate().unwrap());
     // Our machine does not say it to the coordinator of this house, which does not prove to be its own.
     let dialled = enrollment_port::dial(Some(Ipv4Addr::new(127, 0, 0, 132).into()), to, foreign.root_pin, &Clock::unkept()).await;
-    assert!(dialled.is_err(), "the root is not that of the word");
+    let Err(DialError::Rogue(why)) = dialled else { panic!("the root is not that of the word: {:?}", dialled.is_ok()) };
+    assert!(why.contains("is of another house"), "{why}");
     // A liar says it all the same.
     let lie = |exporter: &[u8; 32]| begin(&foreign, &key, token_key(&foreign.secret).unwrap().sign_begin(exporter, &key.csr().unwrap()));
     assert_eq!(denied(&answer(to, 133, ours.root_pin, lie).await), Some(DenyCode::Token));

@@ -5,6 +5,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 /// The node takes the third line for Motion's own word that its loop runs.
 const SCRIPT: &str = r#"#!/bin/sh
 echo "start $$" >> "${TOLD:-@DIR@/told}"
@@ -93,10 +96,13 @@ impl FakeMotion {
 
     /// Its process, if it runs now.
     pub(crate) fn running(&self) -> Option<u32> {
-        let pid = self.told("start ").last()?.parse().ok()?;
+        self.told("start ").last()?.parse().ok().filter(|pid| self.is_ours(*pid))
+    }
+
+    fn is_ours(&self, pid: u32) -> bool {
         // A process that nobody buried yet has no command line.
-        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        String::from_utf8_lossy(&line).contains(self.dir.join("fake-motion").to_str().unwrap()).then_some(pid)
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(self.dir.join("fake-motion").to_str().unwrap()))
     }
 
     pub(crate) fn starts(&self) -> usize {
@@ -117,5 +123,14 @@ impl FakeMotion {
     fn told(&self, word: &str) -> Vec<String> {
         let text = fs::read_to_string(self.dir.join("told")).unwrap_or_default();
         text.lines().filter_map(|line| line.strip_prefix(word)).map(str::to_owned).collect()
+    }
+}
+
+/// The child of a wrapper outlives both where no unit ends all of them; nothing outlives a test.
+impl Drop for FakeMotion {
+    fn drop(&mut self) {
+        for pid in self.told("start ").iter().filter_map(|pid| pid.parse().ok()).filter(|pid| self.is_ours(*pid)) {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        }
     }
 }

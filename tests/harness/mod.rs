@@ -12,7 +12,7 @@ pub(crate) mod skip;
 use std::time::{Duration, Instant};
 
 pub(crate) use fake_motion::{FakeMotion, Make};
-pub(crate) use house::{Camera, House, Plan};
+pub(crate) use house::{Camera, House, Plan, Standing};
 pub(crate) use lan::{Addresses, Host, Lan};
 pub(crate) use node::{BINARY, Node};
 pub(crate) use port::Port;
