@@ -11,6 +11,7 @@ mod cli;
 mod clocks;
 mod configs;
 mod decoders;
+mod events;
 mod examples;
 mod faults;
 mod harness;

@@ -12,6 +12,7 @@ use dms3_core::roster::check_name;
 use serde::Deserialize;
 
 use crate::camera::detector::{DetectorConfig, DetectorFile, check_together};
+use crate::camera::outbox::OutboxConfig;
 use crate::config_text::{Wrong, address, time};
 use crate::coordinator::presence::PresenceConfig;
 use crate::mesh::MeshConfig;
@@ -191,6 +192,9 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 pub struct CameraConfig {
     pub on_coordinator_lost: OnLostConfig,
     pub detectors: Vec<DetectorConfig>,
+    /// Where hooks leave events while the node does not run.
+    pub spool_dir: PathBuf,
+    pub outbox: OutboxConfig,
 }
 
 /// The section as it is written.
@@ -200,6 +204,8 @@ struct CameraFile {
     on_coordinator_lost: OnLostConfig,
     #[serde(rename = "detector")]
     detectors: Vec<DetectorFile>,
+    spool_dir: Option<PathBuf>,
+    outbox: OutboxConfig,
 }
 
 impl TryFrom<CameraFile> for CameraConfig {
@@ -214,7 +220,11 @@ impl TryFrom<CameraFile> for CameraConfig {
             detectors.push(DetectorConfig::default());
         }
         check_together(&detectors).map_err(|wrong| wrong.within("camera.detector"))?;
-        Ok(Self { on_coordinator_lost: file.on_coordinator_lost, detectors })
+        let spool_dir = file.spool_dir.unwrap_or_else(|| crate::spool::DEFAULT.into());
+        if !spool_dir.is_absolute() {
+            return Err(Wrong::new("camera.spool_dir", format!("{} is not an absolute path", spool_dir.display())));
+        }
+        Ok(Self { on_coordinator_lost: file.on_coordinator_lost, detectors, spool_dir, outbox: file.outbox })
     }
 }
 

@@ -124,9 +124,64 @@ impl Visitor<'_> for Address {
     }
 }
 
+/// Bytes, written as "200MB" or "2GB" (powers of 1000, as disks are sold) or as "2GiB".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+const UNITS: [(&str, u64); 7] =
+    [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("kB", 1000), ("MB", 1_000_000), ("GB", 1_000_000_000), ("B", 1)];
+
+impl Size {
+    fn parse(text: &str) -> Option<Self> {
+        let (number, unit) = UNITS.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?.trim_end(), unit)))?;
+        number.parse::<u64>().ok()?.checked_mul(*unit).map(Self)
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0..1000 => write!(out, "{} B", self.0),
+            1000..1_000_000 => write!(out, "{} kB", self.0 / 1000),
+            1_000_000..10_000_000_000 => write!(out, "{} MB", self.0 / 1_000_000),
+            _ => write!(out, "{} GB", self.0 / 1_000_000_000),
+        }
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Size;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a size such as \"200MB\" or \"2GB\"")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Size, E> {
+                Size::parse(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_size_is_written_as_people_write_it() {
+        for (text, bytes) in [("0B", 0), ("15MB", 15_000_000), ("2 GB", 2_000_000_000), ("2GiB", 1 << 31), ("7kB", 7000)] {
+            assert_eq!(Size::parse(text), Some(Size(bytes)), "{text}");
+        }
+        for text in ["", "MB", "-1MB", "1.5GB", "5", "5TB", "99999999999GB", "1 B B"] {
+            assert_eq!(Size::parse(text), None, "{text}");
+        }
+        assert_eq!(Size(15_000_000).to_string(), "15 MB");
+        assert_eq!(Size(12_000_000_000).to_string(), "12 GB");
+    }
 
     #[test]
     fn a_key_is_found_however_it_is_written() {

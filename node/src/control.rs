@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use dms3_core::coordinator::{Command, Decision};
 use dms3_core::dashboard::Dashboard;
-use dms3_core::id::NodeId;
+use dms3_core::id::{EventId, NodeId};
 use dms3_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::coordinator::enrollment::{NewToken, TokenRequest, TokenView};
 use crate::store::AuditEntry;
+use crate::store::events::StoredEvent;
 
 /// Longest request or answer, in bytes.
 const LIMIT: u64 = 1 << 20;
@@ -52,6 +53,14 @@ pub enum Request {
     Log {
         since: Timestamp,
     },
+    /// Coordinator only: what the cameras saw, the newest first.
+    Events {
+        since: Timestamp,
+        camera: Option<String>,
+    },
+    Event {
+        id: EventId,
+    },
     /// Coordinator only: a person says that the machine's clock is right.
     TimeAccept,
     Forget {
@@ -72,6 +81,8 @@ pub enum Answer {
     Token(Box<NewToken>),
     Tokens(Vec<TokenView>),
     Log(Log),
+    Events(Vec<StoredEvent>),
+    Event(Box<StoredEvent>),
     Done(String),
     Refused(String),
 }
@@ -101,6 +112,7 @@ pub struct CameraStatus {
     pub rev: Option<u64>,
     pub detectors: Vec<dms3_core::dashboard::DetectorView>,
     pub clock_trusted: bool,
+    pub outbox: dms3_core::protocol::message::OutboxV1,
 }
 
 /// A request with who asks ("root", a user name) and where the answer goes.

@@ -5,6 +5,11 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    // Motion waits for its hooks: nothing is started for them that they do not need.
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if let Some(code) = dms3_node::commands::hook::early(&arguments) {
+        return code;
+    }
     // One provider for all of rustls, before anything can ask for it.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         eprintln!("dms3-node: another crypto provider was installed first");

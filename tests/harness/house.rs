@@ -152,7 +152,8 @@ impl House {
             Some(lan) => (Some(lan.host(name)), String::new()),
             None => (None, mesh_section(&self.mdns_port)),
         };
-        let sections = format!("{mesh}\n[camera]\n{}\n{}", self.plan.camera, motion.section());
+        let spool = parent.join(name).join("spool");
+        let sections = format!("{mesh}\n[camera]\nspool_dir = {spool:?}\n{}\n{}", self.plan.camera, motion.section());
         let node = Node::new(parent, name, "camera", host.as_ref().map(|host| host.netns.as_str()), &sections);
         Camera { node, motion }
     }

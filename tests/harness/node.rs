@@ -73,6 +73,14 @@ impl Node {
         self.dir.join("dms3.toml")
     }
 
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    pub(crate) fn spool_dir(&self) -> PathBuf {
+        self.dir.join("spool")
+    }
+
     pub(crate) fn state_dir(&self) -> PathBuf {
         self.dir.join("state")
     }

@@ -5,6 +5,7 @@ pub mod camera;
 pub mod coordinator;
 pub mod dashboard;
 pub mod enrollment;
+pub mod event;
 pub mod health;
 #[cfg(test)]
 mod histories;

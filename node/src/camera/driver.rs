@@ -7,7 +7,7 @@ use dms3_core::arming::ArmState;
 use dms3_core::camera::{Camera, Effect, Input};
 use dms3_core::dashboard::DetectorView;
 use dms3_core::id::NodeId;
-use dms3_core::protocol::message::{AckV1, DetectorPhase, DetectorReportV1, DetectorsV1, SignedStateV1};
+use dms3_core::protocol::message::{AckV1, DetectorPhase, DetectorReportV1, DetectorsV1, OutboxV1, SignedStateV1};
 use dms3_core::time::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,7 @@ pub(super) struct Driver {
     pub(super) detectors: watch::Sender<DetectorsV1>,
     pub(super) held: watch::Sender<Option<SignedStateV1>>,
     pub(super) link: watch::Receiver<LinkStatus>,
+    pub(super) outbox: watch::Receiver<OutboxV1>,
 }
 
 impl Driver {
@@ -198,6 +199,7 @@ impl Driver {
                 })
                 .collect(),
             clock_trusted: self.clock.now().trusted,
+            outbox: *self.outbox.borrow(),
         }
     }
 }
@@ -252,6 +254,7 @@ mod tests {
             detectors: watch::Sender::new(DetectorsV1 { sources: Vec::new() }),
             held: watch::Sender::new(None),
             link: watch::channel(LinkStatus::default()).1,
+            outbox: watch::channel(OutboxV1::default()).1,
         };
         driver.carry_out(effects, None);
         driver.take(Input::LinkUp);

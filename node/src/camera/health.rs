@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
-use dms3_core::protocol::message::HealthV1;
+use dms3_core::protocol::message::{HealthV1, OutboxV1};
 use dms3_core::time::{Mono, Now};
 use nix::sys::statvfs::statvfs;
 use tokio::sync::watch;
@@ -31,17 +31,17 @@ pub struct Facts {
 }
 
 /// Samples at once and then every 30 s, until `stop`. What cannot be read is zero or absent: no health is no reason to fail.
-/// `unknown_frames` is what the mesh counts ([`HealthV1::unknown_frames`]).
+/// `counted`: what the mesh counts ([`HealthV1::unknown_frames`]) and what waits in the outbox.
 pub async fn run(
     health: watch::Sender<Option<HealthV1>>,
     now: impl Fn() -> Now + Send,
     state_dir: PathBuf,
-    unknown_frames: impl Fn() -> u64 + Send,
+    counted: impl Fn() -> (u64, OutboxV1) + Send,
     stop: CancellationToken,
 ) -> Result<()> {
     let started = now().mono;
     loop {
-        health.send_replace(Some(sample(Path::new("/"), &state_dir, started, now(), unknown_frames())));
+        health.send_replace(Some(sample(Path::new("/"), &state_dir, started, now(), counted())));
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(EVERY) => {}
@@ -80,7 +80,7 @@ fn short(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(FACT_LIMIT).collect()
 }
 
-fn sample(root: &Path, state_dir: &Path, started: Mono, now: Now, unknown_frames: u64) -> HealthV1 {
+fn sample(root: &Path, state_dir: &Path, started: Mono, now: Now, (unknown_frames, outbox): (u64, OutboxV1)) -> HealthV1 {
     let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
     let memory = read("proc/meminfo");
     let (disk_total_mib, disk_free_mib) = disk_mib(state_dir).unwrap_or_default();
@@ -96,6 +96,7 @@ fn sample(root: &Path, state_dir: &Path, started: Mono, now: Now, unknown_frames
         disk_free_mib,
         unknown_frames,
         clock_trusted: now.trusted,
+        outbox,
     }
 }
 
@@ -143,7 +144,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        let health = sample(dir.path(), dir.path(), Mono(30_000), now(), 7);
+        let health = sample(dir.path(), dir.path(), Mono(30_000), now(), (7, OutboxV1::default()));
         assert_eq!((health.node_uptime, health.machine_uptime), (60, 350_735));
         assert_eq!((health.cpu_millicelsius, health.load_centi), (Some(51_540), 107));
         assert_eq!((health.mem_total_kib, health.mem_available_kib), (437_820, 301_234));
@@ -154,7 +155,7 @@ mod tests {
     #[test]
     fn a_machine_that_tells_nothing_is_still_reported() {
         let dir = tempfile::tempdir().unwrap();
-        let health = sample(dir.path(), &dir.path().join("none"), Mono(0), now(), 0);
+        let health = sample(dir.path(), &dir.path().join("none"), Mono(0), now(), (0, OutboxV1::default()));
         assert_eq!((health.cpu_millicelsius, health.mem_total_kib, health.disk_total_mib, health.load_centi), (None, 0, 0, 0));
     }
 
@@ -183,7 +184,7 @@ mod tests {
     async fn health_is_sampled_at_once_and_every_half_minute() {
         let (sender, mut receiver) = watch::channel(None);
         let stop = CancellationToken::new();
-        let sampling = run(sender, now, "/".into(), || 3, stop.clone());
+        let sampling = run(sender, now, "/".into(), || (3, OutboxV1::default()), stop.clone());
         let reading = async {
             let began = tokio::time::Instant::now();
             for _ in 0..3 {

@@ -8,26 +8,32 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, Result};
 use dms3_core::camera::{Settings, SourceSettings};
 use dms3_core::id::BootId;
-use dms3_core::protocol::message::DetectorReportV1;
+use dms3_core::protocol::message::{DetectorReportV1, OutboxV1};
 use dms3_pki::Identity;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::detector::{DetectorConfig, Spawner, WatchOrder};
+use self::detector::{DetectorConfig, Hooks, Spawner, WatchOrder};
 use self::driver::{Driver, Source};
+use self::intake::Intake;
+use self::outbox::{Delivery, Kept};
 use self::uplink::UplinkContext;
 use crate::clock::Clock;
 use crate::config::{CameraConfig, Config};
 use crate::control::Control;
+use crate::hook::{self, HookSocket};
 use crate::mesh::endpoint::Endpoint;
 use crate::mesh::keys::MeshKeys;
 use crate::services::Services;
+use crate::spool;
 
 pub mod detector;
 mod driver;
 pub mod enrollment;
 pub mod health;
+pub mod intake;
 pub(crate) mod memory;
+pub mod outbox;
 pub mod uplink;
 
 /// The place of one source's detector: what it is told, and where it says what it does.
@@ -48,10 +54,12 @@ pub async fn start(
     services: &mut Services,
 ) -> Result<()> {
     let spawner = Spawner::start().context("cannot start the thread that starts detectors")?;
+    let program = std::env::current_exe().context("cannot find this program's own file, which Motion's hooks call")?;
+    let hooks = Hooks { program, run_dir: config.run_dir.clone(), spool: own.spool_dir.clone() };
     let (detector_clock, state_dir) = (clock.clone(), config.state_dir.clone());
     let man = move |post: Post, stop| {
         let clock = detector_clock.clone();
-        detector::run(post.config, post.orders, post.report, move || clock.now(), state_dir.clone(), spawner.clone(), stop)
+        detector::run(post.config, post.orders, post.report, move || clock.now(), (state_dir.clone(), hooks.clone()), spawner.clone(), stop)
     };
     start_with(config, own, identity, boot, clock, services, man).await
 }
@@ -95,6 +103,11 @@ where
         sources.push(Source { name: detector.name.clone(), order, reports });
     }
 
+    let own_dir = |detector: &DetectorConfig| detector.own_media_dir(&config.state_dir);
+    let media_dirs = own.detectors.iter().map(|detector| (detector.name.clone(), own_dir(detector))).collect();
+    let first = own.detectors.first().map_or("cam", |detector| detector.name.as_str());
+    let kept = Kept::open(&config.state_dir, own.outbox, first, &clock).await?;
+    let hook = Arc::new(HookSocket::bind(&config.run_dir.join(hook::SOCKET))?);
     let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
     let (inputs, inputs_in) = mpsc::channel(64);
     let (requests, requests_in) = mpsc::channel(16);
@@ -104,10 +117,31 @@ where
     let (link, link_in) = watch::channel(uplink::LinkStatus::default());
     let unknown = Arc::new(AtomicU64::new(0));
     let (held, held_in) = watch::channel(memory.held());
+    let (carrier, link_up) = watch::channel(None);
+    let (answers, answers_in) = mpsc::channel(64);
+    let (counts, counts_in) = watch::channel(OutboxV1::default());
+    if let Err(error) = spool::make(&own.spool_dir) {
+        tracing::warn!(
+            "hooks that are called while this node does not run have no place: cannot make {}: {error:#}",
+            own.spool_dir.display()
+        );
+    }
+    let intake = Intake::new(kept.clone(), clock.clone(), media_dirs, acks.clone(), own.spool_dir.clone());
     let identity_node = identity.node();
     tracing::info!("camera {} of house {}, its detectors: {}", identity_node.short(), identity.mesh(), names.join(", "));
 
-    let driver = Driver { machine, memory, clock: clock.clone(), node: identity_node, sources, ack, detectors, held, link: link_in };
+    let driver = Driver {
+        machine,
+        memory,
+        clock: clock.clone(),
+        node: identity_node,
+        sources,
+        ack,
+        detectors,
+        held,
+        link: link_in,
+        outbox: counts_in.clone(),
+    };
     services.vital("driver", driver.run(effects, inputs_in, requests_in, stop.clone()));
     services.vital(
         "uplink",
@@ -127,19 +161,27 @@ where
                 status: link,
                 unknown: unknown.clone(),
                 clock: clock.clone(),
+                carrier,
+                answers,
             },
             stop.clone(),
         ),
     );
+    // What is seen must not be lost: without these two a camera is none.
+    let taken = intake.clone();
+    services.vital("hook", hook.run(move |call, file| taken.clone().take(call, file), stop.clone()));
+    let delivery = Delivery { kept, clock: clock.clone(), link: link_up, answers: answers_in, counts };
+    services.vital("outbox", outbox::deliver(delivery, stop.clone()));
+    services.restarting("spool", move |stop| intake.clone().empty_spool(stop), |_| {});
     let control = Arc::new(control);
     services.restarting("control", move |stop| control.clone().run(requests.clone(), stop), |_| {});
     let (state_dir, health_clock) = (config.state_dir.clone(), clock.clone());
     services.restarting(
         "health",
         move |stop| {
-            let (clock, unknown) = (health_clock.clone(), unknown.clone());
-            let skipped = move || unknown.load(Ordering::Relaxed);
-            health::run(health.clone(), move || clock.now(), state_dir.clone(), skipped, stop)
+            let (clock, unknown, counts) = (health_clock.clone(), unknown.clone(), counts_in.clone());
+            let counted = move || (unknown.load(Ordering::Relaxed), *counts.borrow());
+            health::run(health.clone(), move || clock.now(), state_dir.clone(), counted, stop)
         },
         |_| {},
     );

@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use dms3_core::camera::Input;
 use dms3_core::id::BootId;
+use dms3_core::protocol::frame::Message;
 use dms3_core::protocol::message::{AckV1, CloseCode, DetectorsV1, HealthV1, SignedBundleV1, SignedStateV1};
 use dms3_pki::{Identity, tls};
 use futures_util::FutureExt as _;
@@ -27,6 +28,7 @@ use crate::clock::Clock;
 use crate::mesh::dial::Backoff;
 use crate::mesh::discovery::{self, Heard};
 use crate::mesh::endpoint::Endpoint;
+use crate::mesh::link::Connection;
 use crate::mesh::{MdnsMode, MeshConfig};
 use crate::services::panic_words;
 
@@ -59,6 +61,10 @@ pub struct UplinkContext {
     pub sources: Vec<String>,
     pub status: watch::Sender<LinkStatus>,
     pub clock: Clock,
+    /// The link that is up, for events and their attachments.
+    pub carrier: watch::Sender<Option<Connection>>,
+    /// What the coordinator answers to those.
+    pub answers: mpsc::Sender<Message>,
     /// Counts frames that were skipped because this version does not know their type, for the health report.
     pub unknown: Arc<AtomicU64>,
 }

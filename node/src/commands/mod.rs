@@ -12,6 +12,8 @@ mod ca;
 mod check_config;
 pub mod discover;
 pub mod enroll;
+mod events;
+pub mod hook;
 mod house;
 mod init;
 mod log;
@@ -67,6 +69,8 @@ enum Command {
     Status(status::Args),
     /// What was decided and why, and who was let in and put out
     Log(log::Args),
+    /// What the cameras saw
+    Events(events::Args),
     /// Take a person's name and devices out of all that is remembered
     Forget(log::ForgetArgs),
     /// Arm the house
@@ -89,6 +93,10 @@ enum Command {
     Time(time::Args),
     /// Read a config and say what is wrong with it
     CheckConfig,
+    // Both are run before the command line is read (`hook::early`); here for the list of commands.
+    Hook(Box<hook::Args>),
+    /// The same in the words of the Go program: mail -pixels=%D -filename=%f
+    Mail,
 }
 
 impl Cli {
@@ -113,6 +121,7 @@ impl Cli {
                     Command::Nodes(args) => nodes::run(args, config).await,
                     Command::Status(args) => status::run(args, config).await,
                     Command::Log(args) => log::run(args, config).await,
+                    Command::Events(args) => events::run(args, config).await,
                     Command::Forget(args) => log::forget(args, config).await,
                     Command::Arm(args) => house::arm(args, config).await,
                     Command::Disarm(args) => house::disarm(args, config).await,
@@ -124,6 +133,7 @@ impl Cli {
                     Command::Ca(args) => ca::run(args, config),
                     Command::Time(args) => time::run(args, config).await,
                     Command::CheckConfig => check_config::run(config),
+                    Command::Hook(_) | Command::Mail => anyhow::bail!("give `hook` or `mail` as the first word"),
                 }
             }))
             .map(|()| ExitCode::SUCCESS);

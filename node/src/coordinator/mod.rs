@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::driver::Driver;
 use self::enrollment::{EnrollmentContext, Tokens};
+use self::events::Keeper;
 use self::peers::PeersContext;
 use self::presence::PresenceSensors;
 use self::renewal::Renewal;
@@ -25,10 +26,12 @@ use crate::mesh::discovery::{self, Advert};
 use crate::mesh::endpoint::Endpoint;
 use crate::mesh::keys::MeshKeys;
 use crate::services::Services;
+use crate::store::media::Media;
 use crate::store::{Keep, Store};
 
 mod driver;
 pub mod enrollment;
+pub mod events;
 pub mod peers;
 pub mod presence;
 pub mod renewal;
@@ -102,6 +105,8 @@ pub async fn start(
     let stop = services.stop_token();
     let tokens = Tokens::new(store.clone(), authority, roster.clone(), clock.clone());
 
+    let media = Media::open(&config.state_dir.join("media"))?;
+    let keeper = Keeper::new(store.clone(), media, clock.clone());
     let driver = Driver {
         machine,
         key: identity.key().clone(),
@@ -129,6 +134,7 @@ pub async fn start(
                 authority: authority_in.clone(),
                 clock: clock.clone(),
                 boot,
+                keeper,
             },
             stop.clone(),
         ),

@@ -20,6 +20,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::events::Keeper;
 use super::roster::Roster;
 use super::strangers::Strangers;
 use crate::clock::{Announced, Clock};
@@ -47,6 +48,8 @@ pub struct PeersContext {
     pub authority: watch::Receiver<Arc<Authority>>,
     pub clock: Clock,
     pub boot: BootId,
+    /// Where events go.
+    pub keeper: Keeper,
 }
 
 /// What all links share.

@@ -9,6 +9,7 @@ use super::driver::{Driver, NOTICE_FOR};
 use super::renewal::ISSUING_LAST_YEAR;
 use crate::clock::{date, date_and_time};
 use crate::control::{Answer, Asked, Log, Request};
+use crate::store::events::{Filter, MOST};
 
 /// Decisions, and audit rows, in one answer: a few hundred bytes each.
 const ROWS: usize = 1000;
@@ -76,6 +77,14 @@ impl Driver {
                 tracing::info!("{by} cancelled token {}", token.id);
                 Answer::Done(format!("Token {} is cancelled. Nodes that it paired stay.", token.id))
             }
+            Request::Events { since, camera } => {
+                let filter = Filter { since: Some(since), camera, limit: MOST, ..Filter::default() };
+                Answer::Events(self.store.events(&filter).await?)
+            }
+            Request::Event { id } => match self.store.event(id).await? {
+                Some(event) => Answer::Event(Box::new(event)),
+                None => Answer::Refused(format!("no event {id} is kept here")),
+            },
             Request::Rename { node, name } => {
                 let name = check_name(&name).map_err(anyhow::Error::msg)?;
                 let row = self.roster.find(&node)?;

@@ -11,5 +11,6 @@ pub mod keys;
 pub mod link;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod transfer;
 
 pub use config::{MdnsMode, MeshConfig};

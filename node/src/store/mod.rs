@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
@@ -9,10 +10,15 @@ use dms3_core::time::Timestamp;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{SqlSafeStr as _, Sqlite, Transaction};
+use tokio::sync::Mutex;
 
+pub mod events;
 mod history;
+pub mod media;
 mod memory;
+pub mod outbox;
 mod roster;
+pub mod thumbnail;
 mod tokens;
 
 #[cfg(test)]
@@ -29,12 +35,18 @@ pub const STORE_FILE: &str = "store.db";
 /// Tells our file from any other SQLite file, and from an empty one: "DMS3".
 const APPLICATION_ID: i64 = 0x444D_5333;
 
+/// What the coordinator's file went through, in order.
+const HOUSE: [(&str, &str); 2] =
+    [("house", include_str!("migrations/0001_house.sql")), ("events", include_str!("migrations/0002_events.sql"))];
+
 /// The open store. Clones share it.
 ///
 /// A method that returned Ok has its change on disk (WAL, synchronous FULL); one that failed or was dropped changed nothing.
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: SqlitePool,
+    /// Held while it is decided whether a content is there and while one is removed: nobody counts on what is about to go.
+    contents: Arc<Mutex<()>>,
 }
 
 impl Store {
@@ -58,9 +70,9 @@ impl Store {
             .mode(0o600)
             .open(&unfinished)
             .with_context(|| format!("cannot create {}", unfinished.display()))?;
-        let store = Self { pool: connect(&unfinished).await? };
+        let store = Self { pool: connect(&unfinished).await?, contents: Arc::default() };
         sqlx::query("PRAGMA application_id = 0x444D5333").execute(&store.pool).await?;
-        migrate(&store.pool, &unfinished).await?;
+        migrate(&store.pool, &unfinished, &HOUSE).await?;
         store.close().await;
         std::fs::rename(&unfinished, &path).with_context(|| format!("cannot rename {}", unfinished.display()))?;
         std::fs::File::open(dir).and_then(|dir| dir.sync_all()).with_context(|| format!("cannot sync {}", dir.display()))?;
@@ -87,8 +99,8 @@ impl Store {
             Ok(())
         };
         verified.await.with_context(damaged)?;
-        migrate(&pool, &path).await?;
-        Ok(Self { pool })
+        migrate(&pool, &path, &HOUSE).await?;
+        Ok(Self { pool, contents: Arc::default() })
     }
 
     /// Writes everything back into the one file and lets it go.
@@ -96,18 +108,22 @@ impl Store {
         self.pool.close().await;
     }
 
-    /// A transaction that will write: taking the lock at once, it cannot fail half-way for another writer.
     async fn begin(&self) -> anyhow::Result<Transaction<'static, Sqlite>> {
-        let begun = match self.pool.begin_with("BEGIN IMMEDIATE").await {
-            // A commit that a full disk refused SQLite has rolled back by itself, of which sqlx does not know: a new connection does.
-            Err(error) if error.as_database_error().is_none() => {
-                self.pool.acquire().await.context("cannot open the store anew")?.close().await.context("cannot open the store anew")?;
-                self.pool.begin_with("BEGIN IMMEDIATE").await
-            }
-            begun => begun,
-        };
-        begun.context("cannot write to the store")
+        begin(&self.pool).await
     }
+}
+
+/// A transaction that will write: taking the lock at once, it cannot fail half-way for another writer.
+async fn begin(pool: &SqlitePool) -> anyhow::Result<Transaction<'static, Sqlite>> {
+    let begun = match pool.begin_with("BEGIN IMMEDIATE").await {
+        // A commit that a full disk refused SQLite has rolled back by itself, of which sqlx does not know: a new connection does.
+        Err(error) if error.as_database_error().is_none() => {
+            pool.acquire().await.context("cannot open the store anew")?.close().await.context("cannot open the store anew")?;
+            pool.begin_with("BEGIN IMMEDIATE").await
+        }
+        begun => begun,
+    };
+    begun.context("cannot write to the store")
 }
 
 /// One connection: the coordinator is one process, its writes are short, and each connection costs memory.
@@ -141,10 +157,9 @@ async fn connect(path: &Path) -> anyhow::Result<SqlitePool> {
 }
 
 /// Brings the tables to what this version knows. Each step is a file that never changes once released.
-async fn migrate(pool: &SqlitePool, path: &Path) -> anyhow::Result<()> {
-    let steps = [("house", include_str!("migrations/0001_house.sql"))];
+async fn migrate(pool: &SqlitePool, path: &Path, steps: &[(&'static str, &'static str)]) -> anyhow::Result<()> {
     let steps = (1..)
-        .zip(steps)
+        .zip(steps.iter().copied())
         .map(|(version, (what, sql))| Migration::new(version, what.into(), MigrationType::Simple, sql.into_sql_str(), false));
     match Migrator::with_migrations(steps.collect()).run(pool).await {
         Ok(()) => Ok(()),

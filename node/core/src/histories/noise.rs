@@ -148,6 +148,7 @@ impl World {
             disk_free_mib: 0,
             unknown_frames: 0,
             clock_trusted: self.rng.random(),
+            outbox: crate::protocol::message::OutboxV1::default(),
         };
         self.tell(coordinator::Input::Health { node, report }, seen);
     }

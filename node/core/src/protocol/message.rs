@@ -249,6 +249,22 @@ pub struct HealthV1 {
     pub unknown_frames: u64,
     /// Whether its clock is only a lower bound.
     pub clock_trusted: bool,
+    pub outbox: OutboxV1,
+}
+
+/// What waits on a camera.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutboxV1 {
+    /// Events that the coordinator lacks, or of which it lacks something.
+    pub waiting: u64,
+    /// Bytes of pictures and clips on the camera's disk.
+    pub bytes: u64,
+    /// When the oldest of them was made.
+    pub oldest: Option<Timestamp>,
+    /// Pictures, clips and entries that could not be kept, since ever.
+    pub lost: u64,
+    /// Events that the coordinator will not take.
+    pub refused: u64,
 }
 
 /// Asks for a new certificate over the same key, on a live link.

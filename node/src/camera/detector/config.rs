@@ -1,6 +1,6 @@
 //! `[[camera.detector]]`: one camera of this node and the program that watches its picture. Everything has a default.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dms3_core::arming::ArmState;
@@ -21,6 +21,23 @@ pub struct DetectorConfig {
     /// What it gets to end by itself after SIGTERM (Motion finishes its clip in 2–3 s); then it is killed.
     pub stop_grace: Duration,
     pub detector: Detector,
+}
+
+impl DetectorConfig {
+    /// Where our own motion.conf lets Motion put its files, if nobody chose another place: they are ours to remove once they are kept.
+    pub fn own_media_dir(&self, state_dir: &Path) -> Option<PathBuf> {
+        match &self.detector {
+            Detector::Motion(MotionConfig { conf: MotionConf::Written(WrittenConf { media_dir: None, .. }), .. }) => {
+                Some(media_dir(state_dir, &self.name))
+            }
+            Detector::Motion(_) => None,
+        }
+    }
+}
+
+/// `media/NAME` in the state directory.
+pub(crate) fn media_dir(state_dir: &Path, source: &str) -> PathBuf {
+    state_dir.join("media").join(source)
 }
 
 /// The program that watches. A closed set: a further kind is a further variant.

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{Detector, DetectorConfig, MotionConf, MotionConfig, PictureSource, WrittenConf, check_together};
 pub use config_file::DetectorFile;
+pub use motion::Hooks;
 pub use process::Spawner;
 
 use leftover::{Kin, Record};
@@ -62,18 +63,19 @@ pub fn first_report(source: &str, at: Timestamp) -> DetectorReportV1 {
 /// Runs one source until `stop`; the latest order wins, and there is never more than one instance of its detector. Whatever goes wrong with
 /// the detector is reported, not returned. Ends with the detector stopped: within [`STOP_WITH_NODE`], or its own grace if that is shorter.
 ///
-/// `state_dir` is the node's; a source uses `detector/NAME` and `media/NAME` in it. `spawner` is one for the whole node.
+/// `state_dir` is the node's; a source uses `detector/NAME` and `media/NAME` in it. `hooks` is what the detector calls. `spawner` is one for
+/// the whole node.
 pub async fn run(
     config: DetectorConfig,
     orders: watch::Receiver<WatchOrder>,
     report: watch::Sender<DetectorReportV1>,
     now: impl Fn() -> Now + Send,
-    state_dir: PathBuf,
+    (state_dir, hooks): (PathBuf, Hooks),
     spawner: Spawner,
     stop: CancellationToken,
 ) -> Result<()> {
     let Detector::Motion(motion_config) = &config.detector;
-    let places = Places::new(&state_dir, &config.name);
+    let places = Places::new(&state_dir, &config.name, hooks);
     let kin = Kin::new(&motion::conf_path(motion_config, &places).to_string_lossy());
     let mut keeper = Keeper {
         config,

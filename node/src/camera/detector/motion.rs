@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use dms3_pki::files::{PRIVATE, create_dir_private, write_atomic};
 
-use super::config::{MotionConf, MotionConfig, PictureSource, WrittenConf};
+use super::config::{MotionConf, MotionConfig, PictureSource, WrittenConf, media_dir};
 use super::config_file::check_hook_safe;
 use super::leftover::Kin;
 use super::process::Program;
@@ -23,13 +23,44 @@ use super::webcontrol::{ReservedPort, Webcontrol};
 pub(crate) struct Places {
     /// `detector/NAME` in the state directory.
     dir: PathBuf,
-    /// `media/NAME` in the state directory.
     media: PathBuf,
+    hooks: Hooks,
+}
+
+/// What Motion's hooks are to call.
+#[derive(Debug, Clone)]
+pub struct Hooks {
+    /// This program.
+    pub program: PathBuf,
+    pub run_dir: PathBuf,
+    pub spool: PathBuf,
+}
+
+impl Hooks {
+    /// The lines of motion.conf. A shell reads them, so every path in them must be one that it leaves alone.
+    fn lines(&self) -> Result<Vec<(&'static str, String)>> {
+        for path in [&self.program, &self.run_dir, &self.spool] {
+            check_hook_safe(path).map_err(anyhow::Error::msg).context("Motion cannot tell this node what it sees")?;
+        }
+        let (program, run_dir, spool) = (self.program.display(), self.run_dir.display(), self.spool.display());
+        let line = |what: &str, more: &str| {
+            format!("{program} hook {what} --event %{{eventid}} --camera %$ {more}--run-dir {run_dir} --spool {spool}")
+        };
+        let file = "--kind %n --pixels %D --file \"%f\" ";
+        Ok(vec![
+            ("on_event_start", line("event-start", "")),
+            ("on_picture_save", line("picture", file)),
+            ("on_movie_end", line("movie", file)),
+            ("on_event_end", line("event-end", "")),
+            ("on_camera_lost", format!("{program} hook camera-lost --camera %$ --run-dir {run_dir} --spool {spool}")),
+            ("on_camera_found", format!("{program} hook camera-found --camera %$ --run-dir {run_dir} --spool {spool}")),
+        ])
+    }
 }
 
 impl Places {
-    pub(crate) fn new(state_dir: &Path, source: &str) -> Self {
-        Self { dir: state_dir.join("detector").join(source), media: state_dir.join("media").join(source) }
+    pub(crate) fn new(state_dir: &Path, source: &str, hooks: Hooks) -> Self {
+        Self { dir: state_dir.join("detector").join(source), media: media_dir(state_dir, source), hooks }
     }
 
     /// What is kept of the running child.
@@ -85,7 +116,7 @@ pub(crate) fn make_ready(config: &MotionConfig, source: &str, places: &Places, k
                 .with_context(|| format!("cannot make the directory {} for pictures", media.display()))?;
             let port = ReservedPort::new()?;
             let login = format!("dms3:{:032x}", rand::random::<u128>());
-            let text = conf_text(written, source, &media, port.port(), &login);
+            let text = conf_text(written, source, &media, &places.hooks.lines()?, port.port(), &login);
             write_atomic(&conf, text.as_bytes(), PRIVATE)?;
             (senses_of(written), Some(Webcontrol { port: port.port(), login: Some(login) }), Some(port))
         }
@@ -126,7 +157,7 @@ fn warm_up(frames: u32, framerate: u32) -> Duration {
 }
 
 /// The whole file, in the format of Motion 4.x: a key and its value on each line.
-fn conf_text(conf: &WrittenConf, source: &str, media: &Path, port: u16, login: &str) -> String {
+fn conf_text(conf: &WrittenConf, source: &str, media: &Path, hooks: &[(&str, String)], port: u16, login: &str) -> String {
     let mut text = "# Written by dms3-node at each start: change dms3.toml instead.\n".to_owned();
     let framerate = conf.framerate.to_string();
     let (picture, picture_value, params) = match &conf.picture {
@@ -164,6 +195,9 @@ fn conf_text(conf: &WrittenConf, source: &str, media: &Path, port: u16, login: &
         ("movie_codec", "mp4"),
         ("movie_filename", "%v-%Y%m%d%H%M%S"),
     ] {
+        put(key, value);
+    }
+    for (key, value) in hooks {
         put(key, value);
     }
     put("target_dir", &media.display().to_string());
@@ -265,6 +299,11 @@ mod tests {
     use super::super::config::{Detector, DetectorConfig};
     use super::*;
 
+    fn places(state_dir: &Path, source: &str) -> Places {
+        let hooks = Hooks { program: "/usr/local/bin/dms3-node".into(), run_dir: "/run/dms3".into(), spool: "/var/spool/dms3".into() };
+        Places::new(state_dir, source, hooks)
+    }
+
     fn motion(text: &str) -> MotionConfig {
         let Detector::Motion(motion) = toml::from_str::<DetectorConfig>(text).unwrap().detector;
         motion
@@ -277,7 +316,7 @@ mod tests {
     #[test]
     fn the_written_file_is_ours_alone_and_each_key_stands_once() {
         let dir = tempfile::tempdir().unwrap();
-        let places = Places::new(dir.path(), "door");
+        let places = places(dir.path(), "door");
         let config = motion("url = \"rtsp://me:pw@10.0.0.9/live\"\n[extra]\nevent_gap = 30\npre_capture = 10\ntext_left = \"my door\"");
         let ready = make_ready(&config, "door", &places, &Kin::new("x")).unwrap();
         assert_eq!(fs::metadata(&ready.conf).unwrap().permissions().mode() & 0o777, 0o600);
@@ -287,6 +326,10 @@ mod tests {
         assert_eq!(keys["netcam_url"], "rtsp://me:pw@10.0.0.9/live");
         assert_eq!(keys["text_left"], "my door");
         assert_eq!(keys["daemon"], "off");
+        assert_eq!(
+            keys["on_picture_save"],
+            "/usr/local/bin/dms3-node hook picture --event %{eventid} --camera %$ --kind %n --pixels %D --file \"%f\" --run-dir /run/dms3 --spool /var/spool/dms3"
+        );
         assert_eq!(keys["webcontrol_localhost"], "on");
         assert_eq!(Path::new(&keys["target_dir"]), dir.path().join("media/door"));
         assert!(dir.path().join("media/door").is_dir());
@@ -303,7 +346,7 @@ mod tests {
         let text = "# mine\ndaemon on\nwebcontrol_port = 8080\n;framerate 3\nframerate 10\nvideo_device /dev/video4\n";
         fs::write(&path, text).unwrap();
         let config = motion(&format!("config = {path:?}"));
-        let ready = make_ready(&config, "cam", &Places::new(dir.path(), "cam"), &Kin::new("x")).unwrap();
+        let ready = make_ready(&config, "cam", &places(dir.path(), "cam"), &Kin::new("x")).unwrap();
         assert_eq!(ready.program.command[3], path.to_str().unwrap());
         assert_eq!(ready.webcontrol, Some(Webcontrol { port: 8080, login: None }));
         assert_eq!(ready.senses.picture, "/dev/video4");
@@ -327,7 +370,7 @@ mod tests {
     fn a_users_file_that_is_gone_is_told_instead_of_another_one_taken() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("gone.conf");
-        let places = Places::new(dir.path(), "cam");
+        let places = places(dir.path(), "cam");
         let error = make_ready(&motion(&format!("config = {path:?}")), "cam", &places, &Kin::new("x")).unwrap_err();
         assert!(format!("{error:#}").contains("cannot read"), "{error:#}");
         assert!(check_conf(&path).is_err());
@@ -338,9 +381,9 @@ mod tests {
     fn a_state_directory_that_a_shell_would_split_needs_a_media_dir() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("my state");
-        let error = make_ready(&motion(""), "cam", &Places::new(&state, "cam"), &Kin::new("x")).unwrap_err();
+        let error = make_ready(&motion(""), "cam", &places(&state, "cam"), &Kin::new("x")).unwrap_err();
         assert!(format!("{error:#}").contains("media_dir"), "{error:#}");
         let media = dir.path().join("media");
-        make_ready(&motion(&format!("media_dir = {media:?}")), "cam", &Places::new(&state, "cam"), &Kin::new("x")).unwrap();
+        make_ready(&motion(&format!("media_dir = {media:?}")), "cam", &places(&state, "cam"), &Kin::new("x")).unwrap();
     }
 }

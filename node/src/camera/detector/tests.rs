@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{DetectorConfig, Spawner, WatchOrder, first_report, run};
+use super::{DetectorConfig, Hooks, Spawner, WatchOrder, first_report, run};
 use crate::clock::Clock;
 
 mod faults;
@@ -23,6 +23,11 @@ mod motion;
 
 /// Far more than anything here takes, for a machine that is busy.
 const LONG: Duration = Duration::from_secs(60);
+
+/// What hooks say is no business of these tests.
+fn hooks() -> Hooks {
+    Hooks { program: "/bin/true".into(), run_dir: "/run/none".into(), spool: "/run/none".into() }
+}
 
 /// A source under test.
 struct Source {
@@ -55,7 +60,7 @@ impl Source {
         let mut running = JoinSet::new();
         let time = clock.clone();
         let state = dir.path().join("state");
-        running.spawn(run(config, order, reporter, move || time.now(), state, Spawner::start().unwrap(), stop.clone()));
+        running.spawn(run(config, order, reporter, move || time.now(), (state, hooks()), Spawner::start().unwrap(), stop.clone()));
         Self { dir, orders, report, stop, running, clock }
     }
 

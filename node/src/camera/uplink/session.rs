@@ -72,7 +72,9 @@ impl Uplink {
         });
         self.heard.quiet(true);
         self.input(Input::LinkUp).await;
+        self.context.carrier.send_replace(Some(connection.clone()));
         let talked = self.talk(&connection, link, coordinator, welcome.boot).await;
+        self.context.carrier.send_replace(None);
         self.heard.quiet(false);
         self.input(Input::LinkDown).await;
         let error = match talked? {
@@ -175,6 +177,8 @@ impl Uplink {
                     return Ok(Err(Stop::Ours(CloseCode::NotACoordinator)));
                 }
             }
+            // The outbox is gone only when the node stops.
+            Message::EventKept(_) | Message::AttachmentKept(_) | Message::EventRefused(_) => drop(self.context.answers.send(message).await),
             _ => return Ok(Err(LinkError::Unexpected("on a link that is up").into())),
         }
         Ok(Ok(()))

@@ -59,6 +59,8 @@ impl Camera {
             status: status_out,
             clock: house.clock.clone(),
             unknown: Arc::default(),
+            carrier: watch::Sender::new(None),
+            answers: mpsc::channel(1).0,
         };
         let heard = Heard::default();
         let mut uplink = Uplink::new(context, heard.clone()).unwrap();

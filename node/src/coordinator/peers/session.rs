@@ -15,13 +15,16 @@ use dms3_core::roster::RosterRow;
 use dms3_pki::peer::{PeerIdentity, peer_identity};
 use dms3_pki::{Admission, Admit, PkiError, own_state};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use crate::coordinator::events::Keeper;
 use crate::mesh::endpoint::{Arrival, canonical};
 use crate::mesh::gate::Pass;
 use crate::mesh::link::{Connection, Link, LinkError, Receiver, Sender, close, peer_certificates};
+use crate::mesh::transfer::{self, Arrived, RecvStream};
 
 /// From the handshake to the first message.
 const HELLO: Duration = Duration::from_secs(5);
@@ -32,6 +35,8 @@ pub(super) const BURST: u32 = 100;
 pub(super) const REFILL: Duration = Duration::from_millis(50);
 /// A certificate is renewed no sooner than this after the last time on one link.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
+/// Streams of events and attachments that are read at once.
+const ARRIVALS: usize = 16;
 /// Longest text of a node about itself.
 const TEXT_LIMIT: usize = 500;
 
@@ -265,6 +270,7 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
     let mut budget = Budget::new(Instant::now());
     let mut renewed_at: Option<Instant> = None;
     let mut at = connection.remote_address();
+    let mut arrivals = JoinSet::new();
     loop {
         let waits = budget.waits(Instant::now());
         let step = tokio::select! {
@@ -287,6 +293,22 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
                 }
             }
             () = sleep_until(waits.unwrap_or_else(Instant::now)), if waits.is_some() => Ok(()),
+            Some(arrived) = arrivals.join_next() => match arrived {
+                Ok(Ok(Some(answer))) => sender.send(&answer).await.map_err(End::Link),
+                Ok(Ok(None)) => Ok(()),
+                Ok(Err(error)) => Err(End::Link(error)),
+                Err(error) => {
+                    tracing::error!("taking an event of node {} panicked: {error}", row.name);
+                    Ok(())
+                }
+            },
+            stream = transfer::accept(connection), if arrivals.len() < ARRIVALS => match stream {
+                Ok(stream) => {
+                    arrivals.spawn(arrived(shared.context.keeper.clone(), connection.clone(), row.clone(), stream));
+                    Ok(())
+                }
+                Err(error) => Err(End::Link(error)),
+            },
             message = receiver.recv(connection), if waits.is_none() => match message {
                 Ok(Message::Renew(renew)) => {
                     let now = Instant::now();
@@ -315,6 +337,15 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
         if let Err(end) = step {
             return end;
         }
+    }
+}
+
+/// What came on a stream of its own, and the answer to it.
+async fn arrived(keeper: Keeper, connection: Connection, row: RosterRow, stream: RecvStream) -> Result<Option<Message>, LinkError> {
+    match transfer::read(&connection, stream).await? {
+        Arrived::Event(event) => Ok(Some(keeper.event(&row, event).await)),
+        Arrived::Bytes(head, body) => keeper.bytes(&row, head, body, &connection).await,
+        Arrived::Unknown => Ok(None),
     }
 }
 

@@ -17,6 +17,8 @@ use crate::mesh::dial::{DialError, dial, refusal};
 use crate::mesh::keys::MeshKeys;
 use crate::mesh::link::{Connection, Link, LinkError};
 use crate::mesh::testing::{DAY, House, endpoint, eventually, row};
+use crate::store::Store;
+use crate::store::media::Media;
 
 /// Long enough for a busy machine; no test waits that long when all is well.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -53,6 +55,7 @@ impl Coordinator {
             authority: watch::Sender::new(house.authority.clone()).subscribe(),
             clock: house.clock.clone(),
             boot: BootId([9; 4]),
+            keeper: keeper(house),
         };
         let mut service = JoinSet::new();
         service.spawn(run(context, stop.clone()));
@@ -66,6 +69,16 @@ impl Coordinator {
     fn publish(&self, state: SignedStateV1) {
         self.state.send_replace(Some(Arc::new(state)));
     }
+}
+
+/// A store of its own; made by a runtime of its own, since what makes these services is not async.
+fn keeper(house: &House) -> Keeper {
+    let dir = tempfile::tempdir().unwrap().keep();
+    let media = Media::open(&dir.join("media")).unwrap();
+    let made = std::thread::spawn(move || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(Store::create(&dir))
+    });
+    Keeper::new(made.join().unwrap().unwrap(), media, house.clock.clone())
 }
 
 /// A node that we make say what we want.
@@ -667,6 +680,7 @@ async fn a_coordinator_that_stops_says_so() {
         disk_free_mib: 7,
         unknown_frames: 0,
         clock_trusted: true,
+        outbox: dms3_core::protocol::message::OutboxV1::default(),
     };
     node.say(Message::Health(report.clone())).await;
     assert!(matches!(coordinator.input().await, Input::LinkUp { .. }));

@@ -238,6 +238,7 @@ fn what_a_camera_says_of_its_machine_is_shown_while_it_is_linked() {
         disk_free_mib: 20_000,
         unknown_frames: 0,
         clock_trusted: true,
+        outbox: crate::protocol::message::OutboxV1::default(),
     };
     house.handle(Input::Health { node: PORCH, report: well.clone() });
     assert_eq!(house.dashboard().problems, Vec::<String>::new());

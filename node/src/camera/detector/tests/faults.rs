@@ -206,7 +206,7 @@ fn stand_in_for_a_node() {
         let (_orders, order) = watch::channel(WatchOrder { on: true, decided: None });
         let (reporter, _report) = watch::channel(first_report(&config.name, Timestamp(0)));
         let spawner = Spawner::start().unwrap();
-        run(config, order, reporter, fixed_now, PathBuf::from(state), spawner, CancellationToken::new()).await.unwrap();
+        run(config, order, reporter, fixed_now, (PathBuf::from(state), hooks()), spawner, CancellationToken::new()).await.unwrap();
     });
 }
 

@@ -1,0 +1,376 @@
+//! The outbox at work: keeps what was seen, hands it to the coordinator, forgets what that has kept, and keeps to its room.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use dms3_core::arming::ArmState;
+use dms3_core::event::{Attachment, AttachmentKind, Event, Note};
+use dms3_core::id::EventId;
+use dms3_core::protocol::events::{ATTACHMENT_LIMIT, BytesV1, EventV1};
+use dms3_core::protocol::frame::Message;
+use dms3_core::protocol::message::OutboxV1;
+use dms3_core::time::{Mono, Timestamp};
+use nix::sys::statvfs::statvfs;
+use serde::Deserialize;
+use tokio::sync::{RwLock, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config_text::Size;
+use crate::mesh::link::Connection;
+use crate::mesh::transfer::{Urgency, send_bytes, send_event};
+use crate::store::media::Media;
+use crate::store::outbox::Outbox;
+
+/// Events told and pictures sent at once; clips go one by one.
+const AT_ONCE: usize = 8;
+/// What is not answered in this time is told again.
+const AGAIN: Duration = Duration::from_secs(30);
+/// How often it is tidied.
+const TIDY: Duration = Duration::from_secs(10);
+
+/// `[camera.outbox]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutboxConfig {
+    /// Pictures and clips that wait take no more than this; then the oldest clips are given up, then the oldest pictures.
+    pub max_size: Size,
+    /// Room on the disk that is left to others.
+    pub keep_free: Size,
+    /// A longer file is not taken; its event is.
+    pub max_file: Size,
+}
+
+impl Default for OutboxConfig {
+    fn default() -> Self {
+        Self { max_size: Size(2 << 30), keep_free: Size(200 << 20), max_file: Size(1 << 30) }
+    }
+}
+
+/// Events and their contents on this disk. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    pub outbox: Outbox,
+    media: Media,
+    dir: PathBuf,
+    config: OutboxConfig,
+    /// Taken for writing by whoever removes contents: what is copied and not yet noted must not be taken for unneeded.
+    contents: Arc<RwLock<()>>,
+    news: watch::Sender<()>,
+}
+
+impl Kept {
+    /// Opens the outbox in the node's state directory; a damaged one was put aside, and what its files hold becomes events of their own.
+    pub async fn open(state_dir: &Path, config: OutboxConfig, first_source: &str, clock: &Clock) -> Result<Self> {
+        let opened = Outbox::open(state_dir).await.context("cannot open the outbox")?;
+        let media = Media::open(&state_dir.join("outbox"))?;
+        media.tidy(|_| false)?;
+        let kept = Self {
+            outbox: opened.outbox,
+            media,
+            dir: state_dir.to_owned(),
+            config,
+            contents: Arc::default(),
+            news: watch::Sender::new(()),
+        };
+        if let Some((aside, error)) = opened.damaged {
+            tracing::error!("{error:#}; it is kept as {}, and its pictures and clips are told anew", aside.display());
+            kept.adopt(first_source, clock.now().at).await?;
+        } else {
+            kept.drop_orphans().await?;
+        }
+        Ok(kept)
+    }
+
+    /// Notes what a hook said, with its file if there is one. On the disk when this returns.
+    pub async fn note(
+        &self,
+        source: &str,
+        state: ArmState,
+        id: EventId,
+        mut note: Note,
+        file: Option<(File, &(dyn Fn([u8; 32], u64) -> Attachment + Sync))>,
+    ) -> Result<Event> {
+        let _contents = self.contents.read().await;
+        if let Some((file, attachment)) = file {
+            let length = file.metadata().context("how long it is")?.len();
+            if length > self.config.max_file.0.min(ATTACHMENT_LIMIT) {
+                tracing::error!("{source}: a file of {} is not kept: at most {} are (max_file)", Size(length), self.config.max_file);
+                self.outbox.lost("too-long", 1).await?;
+            } else if let Some(content) = self.copy(file, source).await? {
+                note.attachment = Some(attachment(content.hash, content.length));
+            }
+        }
+        let event = self.outbox.note(source, state, id, note).await?;
+        self.news.send_replace(());
+        Ok(event)
+    }
+
+    /// `None`: there is no room for it, which is counted and told; the event itself is kept all the same.
+    async fn copy(&self, file: File, source: &str) -> Result<Option<crate::store::media::Content>> {
+        let (media, limit) = (self.media.clone(), self.config.max_file.0);
+        let copied = tokio::task::spawn_blocking(move || {
+            let mut file = file;
+            media.keep(&mut file, limit)
+        })
+        .await?;
+        match copied {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if is_full(&error) => {
+                tracing::error!("{source}: the disk is full, a picture or clip is not kept: {error:#}");
+                self.outbox.lost("no-room", 1).await?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends what is over, forgets what the coordinator has, gives up what there is no room for.
+    async fn tidy(&self, clock: &Clock) -> Result<()> {
+        let now = clock.now().at;
+        if self.outbox.end_silent(now).await? {
+            self.news.send_replace(());
+        }
+        let _contents = self.contents.write().await;
+        let mut unneeded = self.outbox.forget(now, Timestamp(0)).await?;
+        let over = self.outbox.counts().await?.bytes.saturating_sub(self.config.max_size.0);
+        let lacking = free_bytes(&self.dir).map_or(0, |free| self.config.keep_free.0.saturating_sub(free));
+        let to_free = over.max(lacking);
+        if to_free > 0 {
+            let given_up = self.outbox.give_up(to_free).await?;
+            if !given_up.is_empty() {
+                tracing::error!(
+                    "there is no room for {} pictures and clips that wait for the coordinator: they are given up",
+                    given_up.len()
+                );
+            }
+            unneeded.extend(given_up);
+        }
+        for hash in unneeded {
+            self.media.remove(&hash)?;
+        }
+        Ok(())
+    }
+
+    /// Contents that no event needs: a hook was cut off before its event was noted, and knows it.
+    async fn drop_orphans(&self) -> Result<()> {
+        for hash in self.media.list()? {
+            if !self.outbox.needs(hash).await? {
+                self.media.remove(&hash)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The events of these contents are not known any more.
+    async fn adopt(&self, source: &str, now: Timestamp) -> Result<()> {
+        for hash in self.media.list()? {
+            let mut file = self.media.get(&hash)?;
+            let data = file.metadata()?;
+            let is_picture = crate::store::media::size_of_picture(&mut file).is_ok();
+            let kind = if is_picture { AttachmentKind::Picture } else { AttachmentKind::Clip };
+            let taken = data.modified().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+            let taken = taken.map_or(now, |at| Timestamp(u64::try_from(at.as_millis()).unwrap_or(now.0)));
+            let attachment = Attachment { kind, name: "recovered".to_owned(), taken, length: data.len(), hash };
+            let said = if is_picture { dms3_core::event::Said::Picture } else { dms3_core::event::Said::Movie };
+            let note = Note { said, key: None, at: taken, changed: None, attachment: Some(attachment) };
+            self.outbox.note(source, ArmState::Away, EventId::new(taken, rand::random()), note).await?;
+        }
+        Ok(())
+    }
+
+    pub async fn counts(&self) -> Result<OutboxV1> {
+        self.outbox.counts().await
+    }
+}
+
+fn is_full(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        matches!(kind, Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
+    })
+}
+
+/// Free for us rather than for root.
+fn free_bytes(dir: &Path) -> Option<u64> {
+    let disk = statvfs(dir).ok()?;
+    // The width of these fields depends on the platform.
+    #[allow(clippy::unnecessary_cast)]
+    let free = (disk.blocks_available() as u64).saturating_mul(disk.fragment_size() as u64);
+    Some(free)
+}
+
+/// What the sender needs.
+#[derive(Debug)]
+pub struct Delivery {
+    pub kept: Kept,
+    pub clock: Clock,
+    /// The link that is up.
+    pub link: watch::Receiver<Option<Connection>>,
+    /// What the coordinator answered: [`Message::EventKept`] and its like.
+    pub answers: mpsc::Receiver<Message>,
+    pub counts: watch::Sender<OutboxV1>,
+}
+
+/// What is on its way over one link.
+#[derive(Debug, Default)]
+struct OnTheWay {
+    told: HashMap<EventId, (u32, Instant)>,
+    /// Contents, and since when.
+    bytes: HashMap<[u8; 32], Instant>,
+    clip: Option<[u8; 32]>,
+    /// What the coordinator has of each content that it lacks.
+    from: HashMap<[u8; 32], u64>,
+    /// Refused for a while.
+    rests: HashMap<EventId, Instant>,
+}
+
+/// Hands over what waits, as long as the node lives.
+pub async fn deliver(mut delivery: Delivery, stop: CancellationToken) -> Result<()> {
+    let mut tidy = tokio::time::interval(TIDY);
+    tidy.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut news = delivery.kept.news.subscribe();
+    let mut sending = JoinSet::new();
+    let mut way = OnTheWay::default();
+    let mut link = delivery.link.clone();
+    loop {
+        let connection = link.borrow_and_update().clone();
+        if let Some(connection) = &connection {
+            delivery.send(connection, &mut way, &mut sending).await?;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            changed = link.changed() => {
+                if changed.is_err() {
+                    return Ok(());
+                }
+                // Whatever was on its way may not have arrived: all is asked anew.
+                sending.shutdown().await;
+                way = OnTheWay::default();
+            }
+            Some(answer) = delivery.answers.recv() => delivery.heard(answer, &mut way).await?,
+            Some(sent) = sending.join_next() => {
+                if let Ok((hash, Err(error))) = sent {
+                    tracing::debug!("an attachment was not sent: {error}");
+                    way.ended(&hash);
+                }
+            }
+            Ok(()) = news.changed() => {}
+            _ = tidy.tick() => {
+                delivery.kept.tidy(&delivery.clock).await?;
+                way.forget_old();
+            }
+        }
+        let counts = delivery.kept.counts().await?;
+        delivery.counts.send_if_modified(|told| std::mem::replace(told, counts) != counts);
+    }
+}
+
+type Sent = ([u8; 32], Result<(), crate::mesh::transfer::TransferError>);
+
+impl Delivery {
+    async fn send(&self, connection: &Connection, way: &mut OnTheWay, sending: &mut JoinSet<Sent>) -> Result<()> {
+        let outbox = &self.kept.outbox;
+        let now = self.clock.now();
+        for event in outbox.untold(u32::try_from(AT_ONCE)?).await? {
+            let known = way.told.get(&event.id).is_some_and(|(rev, _)| *rev == event.rev);
+            if known || way.told.len() >= AT_ONCE || way.rests.contains_key(&event.id) {
+                continue;
+            }
+            way.told.insert(event.id, (event.rev, Instant::now()));
+            let age = age_of(&event, now.at, now.mono);
+            if let Err(error) = send_event(connection, EventV1::of(&event, age)).await {
+                tracing::debug!("an event was not told: {error}");
+                return Ok(());
+            }
+        }
+        for (kind, urgency) in [(AttachmentKind::Picture, Urgency::Picture), (AttachmentKind::Clip, Urgency::Clip)] {
+            for missing in outbox.missing(kind, u32::try_from(AT_ONCE)?).await? {
+                let full = match urgency {
+                    Urgency::Picture => way.bytes.len() >= AT_ONCE,
+                    Urgency::Clip => way.clip.is_some(),
+                };
+                if full || way.bytes.contains_key(&missing.hash) {
+                    continue;
+                }
+                let file = match self.kept.media.get(&missing.hash) {
+                    Ok(file) => file,
+                    Err(error) => {
+                        tracing::error!("a picture or clip of event {} is gone from the outbox: {error}", missing.event);
+                        outbox.attachment_kept(missing.event, missing.hash).await?;
+                        outbox.lost("gone", 1).await?;
+                        continue;
+                    }
+                };
+                way.bytes.insert(missing.hash, Instant::now());
+                if urgency == Urgency::Clip {
+                    way.clip = Some(missing.hash);
+                }
+                let from = way.from.remove(&missing.hash).unwrap_or(0).min(missing.length);
+                let head = BytesV1 { event: missing.event, hash: missing.hash, from };
+                let connection = connection.clone();
+                sending.spawn(async move { (missing.hash, send_bytes(&connection, head, file, urgency).await) });
+            }
+        }
+        Ok(())
+    }
+
+    async fn heard(&self, answer: Message, way: &mut OnTheWay) -> Result<()> {
+        let outbox = &self.kept.outbox;
+        match answer {
+            Message::EventKept(kept) => {
+                way.told.remove(&kept.id);
+                way.from.extend(kept.missing.iter().map(|missing| (missing.hash, missing.from)));
+                outbox.kept(kept.id, kept.rev, &kept.missing.iter().map(|missing| missing.hash).collect::<Vec<_>>()).await
+            }
+            Message::AttachmentKept(kept) => {
+                way.ended(&kept.hash);
+                outbox.attachment_kept(kept.event, kept.hash).await
+            }
+            Message::EventRefused(refused) => {
+                way.told.remove(&refused.id);
+                match refused.again_after {
+                    Some(secs) => {
+                        tracing::warn!("the coordinator does not take event {} now: {}", refused.id, refused.why);
+                        way.rests.insert(refused.id, Instant::now() + Duration::from_secs(secs.into()));
+                        Ok(())
+                    }
+                    None => {
+                        tracing::error!("the coordinator will not take event {}: {}; it stays here", refused.id, refused.why);
+                        outbox.refused(refused.id, &refused.why).await
+                    }
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How long ago it began, if that can be said without a clock that jumps: it is not kept over a reboot.
+fn age_of(event: &Event, now: Timestamp, mono: Mono) -> Option<u64> {
+    let age = now.since(event.started);
+    // The machine was started since.
+    (age <= Duration::from_millis(mono.0)).then(|| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl OnTheWay {
+    fn ended(&mut self, hash: &[u8; 32]) {
+        self.bytes.remove(hash);
+        self.clip.take_if(|clip| clip == hash);
+    }
+
+    fn forget_old(&mut self) {
+        let now = Instant::now();
+        self.told.retain(|_, (_, since)| now.duration_since(*since) < AGAIN);
+        self.rests.retain(|_, until| *until > now);
+        let clip = self.clip;
+        // A clip may take long; its stream ends by itself when it stands still.
+        self.bytes.retain(|hash, since| Some(*hash) == clip || now.duration_since(*since) < AGAIN);
+    }
+}

@@ -1,0 +1,189 @@
+//! The hook socket: a detector's hook hands over what was seen and the open file, and nothing else can be done here.
+//!
+//! One call a connection: `u32 length` (big endian), then [`Call`] as JSON, its first byte with the descriptor of the file if there is one.
+//! The answer has the same shape.
+
+use std::fs::File;
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use dms3_core::event::Said;
+use dms3_core::id::EventId;
+use dms3_core::time::Timestamp;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Its name in `run_dir`.
+pub const SOCKET: &str = "hook.sock";
+/// Members may hand in events.
+pub const GROUP: &str = "dms3-hook";
+/// Longest call or answer, in bytes.
+pub const LIMIT: usize = 16 * 1024;
+/// A visitor says what he has to say in this time; a hook has nothing to wait for.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Taken at once: pictures are copied, and a slow disk gains nothing from more.
+const AT_ONCE: usize = 8;
+
+/// What a hook says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    pub said: Said,
+    /// The detector's own name of the event.
+    pub event: Option<String>,
+    /// Its name of the camera.
+    pub camera: Option<String>,
+    /// Changed pixels.
+    pub pixels: Option<u64>,
+    /// When it happened, as the hook was told; local time as "2026-11-23T08:01:30", or seconds since 1970.
+    pub at: Option<String>,
+    /// When the hook was called, by the clock of this machine.
+    pub called: Timestamp,
+    /// Name of the file without its directory, whatever its bytes are; the descriptor comes with it.
+    pub file: Option<Vec<u8>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// It is on the disk, as part of this event.
+    Kept { event: EventId },
+    /// Not now: the hook is to leave it in the spool.
+    Later { why: String },
+    /// Never: this is no call of ours.
+    Refused { why: String },
+}
+
+/// A socket that is bound.
+#[derive(Debug)]
+pub struct HookSocket {
+    listener: UnixListener,
+}
+
+impl HookSocket {
+    /// In the place of one that an earlier node left. That no other node lives here the control socket has seen.
+    pub fn bind(path: &Path) -> Result<Self> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove the old socket {}", path.display()));
+            }
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).with_context(|| format!("cannot create the hook socket {}", path.display()))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
+            .with_context(|| format!("cannot protect {}", path.display()))?;
+        // Without the group (no installation, a test) only root and our own user can come in: our Motion is of that user.
+        if let Ok(Some(group)) = nix::unistd::Group::from_name(GROUP)
+            && let Err(error) = nix::unistd::chown(path, None, Some(group.gid))
+        {
+            tracing::debug!("the hook socket stays with this user's own group: {error}");
+        }
+        Ok(Self { listener })
+    }
+
+    /// Serves until the stop; a visitor's fault ends only his own call. More callers than are taken at once wait.
+    pub async fn run<F>(
+        self: Arc<Self>,
+        take: impl Fn(Call, Option<File>) -> F + Clone + Send + 'static,
+        stop: CancellationToken,
+    ) -> Result<()>
+    where
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        let mut visitors = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(_) = visitors.join_next() => {}
+                visitor = self.listener.accept(), if visitors.len() < AT_ONCE => match visitor {
+                    Ok((stream, _)) => {
+                        let take = take.clone();
+                        visitors.spawn(async move {
+                            if let Err(error) = converse(stream, take).await {
+                                tracing::warn!("a call of a hook came to nothing: {error:#}");
+                            }
+                        });
+                    }
+                    Err(error) => {
+                        tracing::warn!("the hook socket cannot take a visitor: {error}");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                },
+            }
+        }
+        // What was begun is written down; whoever gets no answer leaves it in the spool.
+        let _ = tokio::time::timeout(PATIENCE, async { while visitors.join_next().await.is_some() {} }).await;
+        Ok(())
+    }
+}
+
+async fn converse<F: Future<Output = Answer>>(mut stream: UnixStream, take: impl Fn(Call, Option<File>) -> F) -> Result<()> {
+    let answer = match tokio::time::timeout(PATIENCE, hear(&mut stream)).await {
+        Ok(Ok((call, file))) => take(call, file).await,
+        Ok(Err(error)) => {
+            let why = format!("{error:#}");
+            tracing::warn!("a hook said what cannot be understood: {why}");
+            Answer::Refused { why }
+        }
+        Err(_) => bail!("it said nothing for {} s", PATIENCE.as_secs()),
+    };
+    let answer = encode(&answer)?;
+    tokio::time::timeout(PATIENCE, stream.write_all(&answer)).await.context("it does not take its answer")?.context("sending the answer")
+}
+
+async fn hear(stream: &mut UnixStream) -> Result<(Call, Option<File>)> {
+    let mut head = [0; 4];
+    let (mut filled, mut descriptor) = (0, None);
+    while filled < head.len() {
+        let (more, came) =
+            stream.async_io(Interest::READABLE, || receive(stream, &mut head[filled..])).await.context("reading the call")?;
+        ensure!(more > 0, "the hook hung up");
+        filled += more;
+        descriptor = descriptor.or(came);
+    }
+    let length = u32::from_be_bytes(head) as usize;
+    ensure!(length <= LIMIT, "a call of {length} bytes, where {LIMIT} are allowed");
+    let mut text = vec![0; length];
+    stream.read_exact(&mut text).await.context("reading the call")?;
+    let call: Call = serde_json::from_slice(&text).context("is the hook of another version than the node?")?;
+    ensure!(call.file.is_some() == descriptor.is_some(), "a file and its name come together");
+    if let Some(descriptor) = &descriptor {
+        let file = rustix::fs::fstat(descriptor).context("what kind of file it is")?;
+        ensure!(rustix::fs::FileType::from_raw_mode(file.st_mode) == rustix::fs::FileType::RegularFile, "only a regular file is taken");
+        let flags = rustix::fs::fcntl_getfl(descriptor).context("how the file was opened")?;
+        ensure!(!flags.contains(rustix::fs::OFlags::PATH), "the file was not opened for reading");
+        ensure!(flags & rustix::fs::OFlags::RWMODE != rustix::fs::OFlags::WRONLY, "the file was not opened for reading");
+    }
+    Ok((call, descriptor.map(File::from)))
+}
+
+/// Some bytes, and the first descriptor that came with them; further ones are closed.
+fn receive(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let got = recvmsg(stream, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let mut descriptors = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(rights) => Some(rights),
+        _ => None,
+    });
+    let descriptor = descriptors.next().and_then(|mut rights| rights.next());
+    Ok((got.bytes, descriptor))
+}
+
+/// Length and JSON.
+pub fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
+    let text = serde_json::to_vec(value)?;
+    let length = u32::try_from(text.len())?;
+    ensure!(text.len() <= LIMIT, "{length} bytes are too many");
+    Ok([&length.to_be_bytes()[..], &text].concat())
+}

@@ -1,0 +1,125 @@
+//! The spool: where hooks leave what was seen while the node does not run. A directory that members of the hook group may add to and not
+//! read; the node empties it.
+//!
+//! An entry is `ID.json` (a [`Call`]) and, if it has a file, `ID.file`. The `.json` comes last and by renaming: where it is, all is.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use dms3_core::id::EventId;
+use rustix::fs::OFlags;
+
+use crate::hook::{Call, LIMIT};
+
+pub const DEFAULT: &str = "/var/spool/dms3";
+/// What the node's user, a member of the group that owns the directory, can read (the directory hands its group on to its files).
+const MODE: u32 = 0o640;
+/// Nobody removes what another one left, and new files are of the directory's group.
+const DIR_MODE: u32 = 0o3730;
+const CALL: &str = "json";
+const FILE: &str = "file";
+
+/// Makes the directory, where an installation did not. Only its owner may read it; members of the hook group may add to it.
+pub fn make(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(dir)?;
+    if let Ok(Some(group)) = nix::unistd::Group::from_name(crate::hook::GROUP) {
+        nix::unistd::chown(dir, None, Some(group.gid))?;
+    }
+    // After the change of its group, which takes bits away.
+    Ok(fs::set_permissions(dir, fs::Permissions::from_mode(DIR_MODE))?)
+}
+
+/// Writes an entry; it is on the disk when this returns.
+pub fn leave(dir: &Path, id: EventId, call: &Call, file: Option<File>) -> Result<()> {
+    let made = |name: &str| {
+        let path = dir.join(name);
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(MODE).open(&path).with_context(|| format!("cannot write {}", path.display()))
+    };
+    let (content_name, unfinished) = (format!("{id}.{FILE}"), format!("{id}.new"));
+    let attempt = || -> Result<()> {
+        if let Some(mut file) = file {
+            let mut content = made(&content_name)?;
+            io::copy(&mut file, &mut content).context("cannot copy the file")?;
+            content.sync_all()?;
+        }
+        let mut entry = made(&unfinished)?;
+        io::Write::write_all(&mut entry, &serde_json::to_vec(call)?)?;
+        entry.sync_all()?;
+        fs::rename(dir.join(&unfinished), dir.join(format!("{id}.{CALL}")))?;
+        // Who may not read a directory cannot flush it: the whole file system is.
+        rustix::fs::syncfs(&entry)?;
+        Ok(())
+    };
+    attempt().inspect_err(|_| {
+        // A half entry would lie there for ever.
+        let _ = fs::remove_file(dir.join(&content_name));
+        let _ = fs::remove_file(dir.join(&unfinished));
+    })
+}
+
+/// The entries that are there, the oldest first.
+pub fn entries(dir: &Path) -> Result<Vec<EventId>> {
+    let mut found = Vec::new();
+    let list = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        list => list.with_context(|| format!("cannot read {}", dir.display()))?,
+    };
+    for entry in list {
+        let path = entry.with_context(|| format!("cannot read {}", dir.display()))?.path();
+        if path.extension().is_some_and(|extension| extension == CALL) {
+            found.extend(path.file_stem().and_then(|stem| EventId::parse(stem.to_str()?).ok()));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// What an entry holds. An error: it is none of ours, or was tampered with.
+pub fn read(dir: &Path, id: EventId) -> Result<(Call, Option<File>)> {
+    let mut text = Vec::new();
+    open(&dir.join(format!("{id}.{CALL}")))?.take(LIMIT as u64 + 1).read_to_end(&mut text)?;
+    ensure!(text.len() <= LIMIT, "it is too long");
+    let call: Call = serde_json::from_slice(&text).context("it cannot be read")?;
+    let file = call.file.is_some().then(|| open(&dir.join(format!("{id}.{FILE}")))).transpose()?;
+    Ok((call, file))
+}
+
+pub fn remove(dir: &Path, id: EventId) -> Result<()> {
+    for extension in [CALL, FILE] {
+        let path = dir.join(format!("{id}.{extension}"));
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Puts an entry aside that cannot be taken, so that it is neither lost nor tried for ever.
+pub fn put_aside(dir: &Path, id: EventId) -> Result<PathBuf> {
+    let aside = dir.join(format!("{id}.refused"));
+    fs::rename(dir.join(format!("{id}.{CALL}")), &aside).with_context(|| format!("cannot rename the entry to {}", aside.display()))?;
+    Ok(aside)
+}
+
+/// A file that its writer made here: no link to one that he could not read.
+fn open(path: &Path) -> Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
+    let opened = || -> Result<File> {
+        let file = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path)?;
+        let data = file.metadata()?;
+        ensure!(data.is_file(), "it is not a regular file");
+        ensure!(data.nlink() == 1, "it has a second name");
+        Ok(file)
+    };
+    opened().with_context(|| format!("cannot take {}", path.display()))
+}

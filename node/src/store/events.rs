@@ -1,0 +1,305 @@
+//! What cameras saw, as the coordinator keeps it: tellings of events, their attachments, who has seen them.
+
+use std::collections::HashMap;
+
+use anyhow::{Context as _, ensure};
+use dms3_core::event::{ATTACHMENTS, AttachmentKind, Event};
+use dms3_core::id::{EventId, NodeId};
+use dms3_core::time::Timestamp;
+use sqlx::{Row as _, SqliteConnection};
+
+use super::media::Media;
+use super::{Store, fixed, stamp};
+
+mod read;
+mod retention;
+#[cfg(test)]
+mod tests;
+
+pub use read::{EventCounts, Filter, MOST, StoredAttachment, StoredEvent, Thumbnail};
+pub use retention::{Policy, Removals, Removed, Why};
+
+/// Contents that are looked after at once, so that no event waits long for it.
+const AT_ONCE: usize = 50;
+
+/// What came of a telling.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Nothing was known of this event before.
+    pub fresh: bool,
+    /// Contents that are not whole on this disk, in the order in which they were made.
+    pub missing: Vec<[u8; 32]>,
+}
+
+/// The event of that name is another camera's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("event {0} belongs to another camera")]
+pub struct ForeignEvent(pub EventId);
+
+impl Store {
+    /// Keeps what a camera tells of an event. An older or equal telling changes nothing; an attachment that was told once stays.
+    ///
+    /// `camera` is the node's name now, `began` our own estimate of the start: the first one counts, and none is later than `now`. A content
+    /// that `media` has is not missing, and one that it lost is missing again. An event that was removed is not brought back: nothing of it
+    /// is missing. Fails with [`ForeignEvent`] if another node told of it first.
+    pub async fn keep_event(
+        &self,
+        media: &Media,
+        node: NodeId,
+        camera: &str,
+        event: &Event,
+        began: Timestamp,
+        now: Timestamp,
+    ) -> anyhow::Result<Kept> {
+        let _contents = self.contents.lock().await;
+        let hashes: Vec<_> = event.attachments.iter().map(|attachment| attachment.hash).collect();
+        let lengths = whole(media, &hashes).await?;
+        let mut tx = self.begin().await?;
+        if let Some(owner) = owner(&mut tx, "SELECT node FROM removed WHERE id = $1", event.id).await? {
+            ensure!(owner == node, ForeignEvent(event.id));
+            return Ok(Kept { fresh: false, missing: Vec::new() });
+        }
+        let owner = owner(&mut tx, "SELECT node FROM event WHERE id = $1", event.id).await?;
+        ensure!(owner.is_none_or(|owner| owner == node), ForeignEvent(event.id));
+        let before = own(&mut tx, event.id).await?.1;
+        let newer = put_event(&mut tx, node, camera, event, began.min(now), now).await?;
+        let changed = put_attachments(&mut tx, event, &lengths, newer, now).await?;
+        let missing: Vec<Vec<u8>> =
+            sqlx::query_scalar("SELECT hash FROM attachment WHERE event = $1 AND kept_at IS NULL GROUP BY hash ORDER BY min(nth), hash")
+                .bind(event.id.0.as_slice())
+                .fetch_all(&mut *tx)
+                .await?;
+        if newer || changed {
+            measure(&mut tx, event.id, before).await?;
+            tx.commit().await.context("cannot keep the event")?;
+        }
+        Ok(Kept { fresh: owner.is_none(), missing: missing.into_iter().map(fixed).collect::<anyhow::Result<_>>()? })
+    }
+
+    /// The content of an attachment came: from now on it is kept, if `media` has it as it was announced. False: it has not, or no such event
+    /// has such an attachment (any more); nothing may be acknowledged, and the content is for [`Store::discard`].
+    pub async fn keep_attachment(&self, media: &Media, event: EventId, hash: [u8; 32], now: Timestamp) -> anyhow::Result<bool> {
+        let _contents = self.contents.lock().await;
+        let Some(length) = whole(media, &[hash]).await?.pop().flatten() else { return Ok(false) };
+        let mut tx = self.begin().await?;
+        let before = own(&mut tx, event).await?.1;
+        let kept = sqlx::query("UPDATE attachment SET kept_at = coalesce(kept_at, $3) WHERE event = $1 AND hash = $2 AND length = $4")
+            .bind(event.0.as_slice())
+            .bind(hash.as_slice())
+            .bind(stamp(now))
+            .bind(i64::try_from(length)?)
+            .execute(&mut *tx)
+            .await?;
+        if kept.rows_affected() == 0 {
+            return Ok(false);
+        }
+        measure(&mut tx, event, before).await?;
+        tx.commit().await.context("cannot keep the attachment")?;
+        Ok(true)
+    }
+
+    /// Somebody has seen the event. The first time counts. One that was removed meanwhile is no error.
+    pub async fn mark_seen(&self, event: EventId, who: &str, now: Timestamp) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        let known = sqlx::query("UPDATE event SET seen_by_any = 1 WHERE id = $1").bind(event.0.as_slice()).execute(&mut *tx).await?;
+        if known.rows_affected() == 0 {
+            return Ok(());
+        }
+        sqlx::query("INSERT INTO seen (event, who, at) VALUES ($1, $2, $3) ON CONFLICT (event, who) DO NOTHING")
+            .bind(event.0.as_slice())
+            .bind(who)
+            .bind(stamp(now))
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await.context("cannot write down who has seen the event")
+    }
+
+    /// At most `limit` pictures that are here and of which nobody tried to make a thumbnail yet.
+    pub async fn without_thumbnail(&self, limit: u32) -> anyhow::Result<Vec<[u8; 32]>> {
+        let hashes: Vec<Vec<u8>> =
+            sqlx::query_scalar("SELECT DISTINCT hash FROM attachment WHERE thumbnail = 0 AND kept_at IS NOT NULL LIMIT $1")
+                .bind(i64::from(limit))
+                .fetch_all(&self.pool)
+                .await
+                .context("cannot read which pictures have no thumbnail")?;
+        hashes.into_iter().map(fixed).collect()
+    }
+
+    /// A picture has its thumbnail, or (`made` is false) will never have one.
+    pub async fn thumbnail_tried(&self, hash: [u8; 32], made: bool) -> anyhow::Result<()> {
+        sqlx::query("UPDATE attachment SET thumbnail = $2 WHERE hash = $1 AND kind = $3")
+            .bind(hash.as_slice())
+            .bind(if made { Thumbnail::Made } else { Thumbnail::Impossible }.to_column())
+            .bind(i64::from(AttachmentKind::Picture.to_wire()))
+            .execute(&self.pool)
+            .await
+            .context("cannot write down that a picture has a thumbnail")?;
+        Ok(())
+    }
+
+    /// Removes those of the contents that no event needs, and returns how many that were. Nothing is counted on meanwhile that is about to go.
+    ///
+    /// For what [`Store::delete_event`] and [`Store::retention`] return and, at the start, for all that [`Media::list`] finds: whatever a
+    /// crash left behind goes with it.
+    pub async fn discard(&self, media: &Media, hashes: &[[u8; 32]]) -> anyhow::Result<usize> {
+        let mut removed = 0;
+        for some in hashes.chunks(AT_ONCE) {
+            let _contents = self.contents.lock().await;
+            let mut unneeded = Vec::new();
+            for hash in some {
+                let users: i64 = sqlx::query_scalar("SELECT count(*) FROM attachment WHERE hash = $1 AND kept_at IS NOT NULL")
+                    .bind(hash.as_slice())
+                    .fetch_one(&self.pool)
+                    .await
+                    .context("cannot read which contents are needed")?;
+                if users == 0 {
+                    unneeded.push(*hash);
+                }
+            }
+            removed += unneeded.len();
+            let media = media.clone();
+            tokio::task::spawn_blocking(move || unneeded.iter().try_for_each(|hash| media.remove(hash))).await??;
+        }
+        Ok(removed)
+    }
+}
+
+/// How long the contents are that are there.
+async fn whole(media: &Media, hashes: &[[u8; 32]]) -> anyhow::Result<Vec<Option<u64>>> {
+    let (media, hashes) = (media.clone(), hashes.to_vec());
+    Ok(tokio::task::spawn_blocking(move || hashes.iter().map(|hash| media.length(hash)).collect()).await?)
+}
+
+async fn owner(connection: &mut SqliteConnection, sql: &'static str, id: EventId) -> anyhow::Result<Option<NodeId>> {
+    let node: Option<Vec<u8>> = sqlx::query_scalar(sql).bind(id.0.as_slice()).fetch_optional(connection).await?;
+    Ok(node.map(fixed).transpose()?.map(NodeId))
+}
+
+/// Whether this telling is newer than what was known.
+async fn put_event(
+    connection: &mut SqliteConnection,
+    node: NodeId,
+    camera: &str,
+    event: &Event,
+    began: Timestamp,
+    now: Timestamp,
+) -> anyhow::Result<bool> {
+    let put = sqlx::query(
+        "INSERT INTO event (id, node, camera, source, kind, started, ended, began, received_at, changed, state, rev, size, seen_by_any)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, 0)
+         ON CONFLICT (id) DO UPDATE SET source = excluded.source, kind = excluded.kind, started = excluded.started, ended = excluded.ended,
+         changed = excluded.changed, state = excluded.state, rev = excluded.rev WHERE event.rev < excluded.rev",
+    )
+    .bind(event.id.0.as_slice())
+    .bind(node.0.as_slice())
+    .bind(camera)
+    .bind(&event.source)
+    .bind(i64::from(event.kind.to_wire()))
+    .bind(stamp(event.started))
+    .bind(event.ended.map(stamp))
+    .bind(stamp(began))
+    .bind(stamp(now))
+    .bind(event.changed.map(i64::from))
+    .bind(i64::from(event.state.to_wire()))
+    .bind(i64::from(event.rev))
+    .execute(connection)
+    .await
+    .context("cannot keep the event")?;
+    Ok(put.rows_affected() > 0)
+}
+
+/// Writes what a newer telling adds, and of each attachment whether its content is there. Whether anything changed.
+async fn put_attachments(
+    connection: &mut SqliteConnection,
+    event: &Event,
+    lengths: &[Option<u64>],
+    newer: bool,
+    now: Timestamp,
+) -> anyhow::Result<bool> {
+    let rows = sqlx::query("SELECT nth, hash, kept_at FROM attachment WHERE event = $1")
+        .bind(event.id.0.as_slice())
+        .fetch_all(&mut *connection)
+        .await?;
+    let mut known = HashMap::new();
+    for row in rows {
+        let kept_at: Option<i64> = row.try_get("kept_at")?;
+        known.insert((row.try_get::<i64, _>("nth")?, fixed::<32>(row.try_get("hash")?)?), kept_at.is_some());
+    }
+    let mut changed = false;
+    for ((nth, attachment), length) in event.attachments.iter().enumerate().zip(lengths) {
+        let nth = i64::try_from(nth)?;
+        // One that is not as long as it was announced would count for room that nobody takes.
+        let there = *length == Some(attachment.length);
+        let sql = match known.insert((nth, attachment.hash), there) {
+            Some(kept) if kept == there => continue,
+            Some(_) => "UPDATE attachment SET kept_at = $4 WHERE event = $1 AND nth = $2 AND hash = $3",
+            None if !newer => continue,
+            None => {
+                "INSERT INTO attachment (event, nth, hash, kept_at, kind, name, taken, length, thumbnail)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+            }
+        };
+        let mut query =
+            sqlx::query(sql).bind(event.id.0.as_slice()).bind(nth).bind(attachment.hash.as_slice()).bind(there.then(|| stamp(now)));
+        if sql.starts_with("INSERT") {
+            let thumbnail = match attachment.kind {
+                AttachmentKind::Picture => Thumbnail::NotTried,
+                AttachmentKind::Clip => Thumbnail::Impossible,
+            };
+            query = query
+                .bind(i64::from(attachment.kind.to_wire()))
+                .bind(&attachment.name)
+                .bind(stamp(attachment.taken))
+                .bind(i64::try_from(attachment.length).context("an attachment is longer than any disk")?)
+                .bind(thumbnail.to_column());
+        }
+        query.execute(&mut *connection).await.context("cannot keep the attachments")?;
+        changed = true;
+    }
+    // Only a camera that tells now this and now that comes here: what is handed over stays, but it must not fill the disk with rows.
+    ensure!(known.len() <= ATTACHMENTS, "with what was told before it has {} attachments", known.len());
+    Ok(changed)
+}
+
+/// Contents that this event alone has, and how many bytes they are.
+async fn own(connection: &mut SqliteConnection, event: EventId) -> anyhow::Result<(Vec<[u8; 32]>, u64)> {
+    let rows = sqlx::query(
+        "SELECT DISTINCT hash, length FROM attachment WHERE event = $1 AND kept_at IS NOT NULL AND NOT EXISTS
+         (SELECT 1 FROM attachment AS other WHERE other.hash = attachment.hash AND other.event <> $1 AND other.kept_at IS NOT NULL)",
+    )
+    .bind(event.0.as_slice())
+    .fetch_all(connection)
+    .await
+    .context("cannot read which contents an event has")?;
+    let (mut hashes, mut bytes) = (Vec::with_capacity(rows.len()), 0_u64);
+    for row in rows {
+        hashes.push(fixed(row.try_get("hash")?)?);
+        bytes = bytes.saturating_add(u64::try_from(row.try_get::<i64, _>("length")?)?);
+    }
+    Ok((hashes, bytes))
+}
+
+/// Writes down what the event takes on this disk, and all events do. `before`: bytes that it alone had.
+async fn measure(connection: &mut SqliteConnection, event: EventId, before: u64) -> anyhow::Result<()> {
+    sqlx::query(
+        "UPDATE event SET size = (SELECT CAST(coalesce(sum(length), 0) AS BIGINT) FROM
+         (SELECT DISTINCT hash, length FROM attachment WHERE event = $1 AND kept_at IS NOT NULL) AS content) WHERE id = $1",
+    )
+    .bind(event.0.as_slice())
+    .execute(&mut *connection)
+    .await?;
+    let after = own(connection, event).await?.1;
+    weigh(connection, before, after).await
+}
+
+/// What was `before` bytes of the whole is now `after`.
+async fn weigh(connection: &mut SqliteConnection, before: u64, after: u64) -> anyhow::Result<()> {
+    if before != after {
+        sqlx::query("UPDATE media SET bytes = bytes + $1")
+            .bind(i64::try_from(after)? - i64::try_from(before)?)
+            .execute(connection)
+            .await
+            .context("cannot write down how much the events take")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! Events as they are shown: one, a page of them, how many.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use dms3_core::arming::ArmState;
+use dms3_core::event::{Attachment, AttachmentKind, EventKind};
+use dms3_core::id::{EventId, NodeId};
+use dms3_core::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
+
+use crate::store::{Store, fixed, stamp, unstamp};
+
+/// No page is longer.
+pub const MOST: u32 = 500;
+const WEEK: Duration = Duration::from_secs(7 * 86_400);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredEvent {
+    pub id: EventId,
+    pub node: NodeId,
+    /// Name of the node when it told of the event first.
+    pub camera: String,
+    /// Name of the source on its node.
+    pub source: String,
+    pub kind: EventKind,
+    /// By the camera's clock.
+    pub started: Timestamp,
+    /// By the camera's clock; `None` while it goes on.
+    pub ended: Option<Timestamp>,
+    /// By the coordinator's clock, as well as it knows: events are ordered by it.
+    pub began: Timestamp,
+    /// First heard of.
+    pub received_at: Timestamp,
+    /// Percent of the picture, 0..=100.
+    pub changed: Option<u8>,
+    /// What the camera obeyed when it began.
+    pub state: ArmState,
+    pub rev: u32,
+    /// Bytes that its attachments take on this disk.
+    pub size: u64,
+    /// In the order in which they were made.
+    pub attachments: Vec<StoredAttachment>,
+    /// Who has seen it, in the order in which they did.
+    pub seen_by: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredAttachment {
+    pub attachment: Attachment,
+    /// `None`: it is not whole on this disk.
+    pub kept_at: Option<Timestamp>,
+    pub thumbnail: Thumbnail,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Thumbnail {
+    NotTried,
+    Made,
+    /// It is a clip, or a picture that cannot be read.
+    Impossible,
+}
+
+/// Which events are asked for. [`Filter::default`]: the newest 50.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    /// Began then or later.
+    pub since: Option<Timestamp>,
+    /// Began before then.
+    pub until: Option<Timestamp>,
+    /// Name of the node, of the source, or `node/source`.
+    pub camera: Option<String>,
+    pub kind: Option<EventKind>,
+    /// Not those that this one has seen.
+    pub unseen_by: Option<String>,
+    /// At most so many, and never more than [`MOST`].
+    pub limit: u32,
+    /// The next page: what comes after the event at this place ([`StoredEvent::place`]), also if that one was removed meanwhile.
+    pub before: Option<(Timestamp, EventId)>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventCounts {
+    /// Since midnight.
+    pub today: u64,
+    /// In the last 7 times 24 hours.
+    pub week: u64,
+    pub all: u64,
+    /// What nobody has seen.
+    pub unseen: u64,
+    /// Bytes of all attachments on this disk; one that belongs to several events counts once.
+    pub bytes: u64,
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self { since: None, until: None, camera: None, kind: None, unseen_by: None, limit: 50, before: None }
+    }
+}
+
+impl StoredEvent {
+    /// Where it stands in the order of events.
+    pub fn place(&self) -> (Timestamp, EventId) {
+        (self.began, self.id)
+    }
+}
+
+impl Thumbnail {
+    pub(super) fn to_column(self) -> i64 {
+        match self {
+            Self::NotTried => 0,
+            Self::Made => 1,
+            Self::Impossible => 2,
+        }
+    }
+
+    fn from_column(number: i64) -> Self {
+        match number {
+            0 => Self::NotTried,
+            1 => Self::Made,
+            _ => Self::Impossible,
+        }
+    }
+}
+
+impl Store {
+    /// The events that the filter lets through, the newest first.
+    pub async fn events(&self, filter: &Filter) -> anyhow::Result<Vec<StoredEvent>> {
+        let before = filter.before.unwrap_or((Timestamp(u64::MAX), EventId([0xff; 16])));
+        let mut tx = self.pool.begin().await?;
+        let rows = sqlx::query(
+            "SELECT id, node, camera, source, kind, started, ended, began, received_at, changed, state, rev, size FROM event
+             WHERE began >= $1 AND began < $2 AND (began, id) < ($3, $4)
+             AND ($5 IS NULL OR camera = $5 OR source = $5 OR camera || '/' || source = $5)
+             AND ($6 IS NULL OR kind = $6)
+             AND ($7 IS NULL OR NOT EXISTS (SELECT 1 FROM seen WHERE seen.event = event.id AND seen.who = $7))
+             ORDER BY began DESC, id DESC LIMIT $8",
+        )
+        .bind(filter.since.map_or(0, stamp))
+        .bind(filter.until.map_or(i64::MAX, stamp))
+        .bind(stamp(before.0))
+        .bind(before.1.0.as_slice())
+        .bind(filter.camera.as_deref())
+        .bind(filter.kind.map(|kind| i64::from(kind.to_wire())))
+        .bind(filter.unseen_by.as_deref())
+        .bind(i64::from(filter.limit.min(MOST)))
+        .fetch_all(&mut *tx)
+        .await
+        .context("cannot read the events")?;
+        let mut events = Vec::with_capacity(rows.len());
+        for row in rows {
+            events.push(read_event(&mut tx, row).await?);
+        }
+        Ok(events)
+    }
+
+    pub async fn event(&self, id: EventId) -> anyhow::Result<Option<StoredEvent>> {
+        let mut tx = self.pool.begin().await?;
+        let row = sqlx::query(
+            "SELECT id, node, camera, source, kind, started, ended, began, received_at, changed, state, rev, size FROM event WHERE id = $1",
+        )
+        .bind(id.0.as_slice())
+        .fetch_optional(&mut *tx)
+        .await
+        .context("cannot read the event")?;
+        match row {
+            Some(row) => Ok(Some(read_event(&mut tx, row).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// How many there are. `midnight` is when this day began where the house stands: the store knows no zone.
+    pub async fn event_counts(&self, midnight: Timestamp, now: Timestamp) -> anyhow::Result<EventCounts> {
+        let mut tx = self.pool.begin().await?;
+        let row = sqlx::query(
+            "SELECT count(*) AS total, count(CASE WHEN began >= $1 THEN 1 END) AS today, count(CASE WHEN began >= $2 THEN 1 END) AS week,
+             count(CASE WHEN seen_by_any = 0 THEN 1 END) AS unseen FROM event",
+        )
+        .bind(stamp(midnight))
+        .bind(stamp(now - WEEK))
+        .fetch_one(&mut *tx)
+        .await
+        .context("cannot count the events")?;
+        let number = |column: &str| anyhow::Ok(u64::try_from(row.try_get::<i64, _>(column)?)?);
+        Ok(EventCounts {
+            today: number("today")?,
+            week: number("week")?,
+            all: number("total")?,
+            unseen: number("unseen")?,
+            bytes: bytes(&mut tx).await?,
+        })
+    }
+}
+
+/// Bytes of all attachments on this disk.
+pub(super) async fn bytes(connection: &mut SqliteConnection) -> anyhow::Result<u64> {
+    let bytes: i64 =
+        sqlx::query_scalar("SELECT bytes FROM media").fetch_one(connection).await.context("cannot count the bytes of the events")?;
+    Ok(u64::try_from(bytes).unwrap_or(0))
+}
+
+async fn read_event(connection: &mut SqliteConnection, row: SqliteRow) -> anyhow::Result<StoredEvent> {
+    let id = EventId(fixed(row.try_get("id")?)?);
+    let attachments =
+        sqlx::query("SELECT kind, name, taken, length, hash, kept_at, thumbnail FROM attachment WHERE event = $1 ORDER BY nth, hash")
+            .bind(id.0.as_slice())
+            .fetch_all(&mut *connection)
+            .await
+            .context("cannot read the attachments")?;
+    let seen_by = sqlx::query_scalar("SELECT who FROM seen WHERE event = $1 ORDER BY at, who")
+        .bind(id.0.as_slice())
+        .fetch_all(connection)
+        .await
+        .context("cannot read who has seen the event")?;
+    let (ended, changed): (Option<i64>, Option<i64>) = (row.try_get("ended")?, row.try_get("changed")?);
+    Ok(StoredEvent {
+        id,
+        node: NodeId(fixed(row.try_get("node")?)?),
+        camera: row.try_get("camera")?,
+        source: row.try_get("source")?,
+        kind: EventKind::from_wire(wire_byte(&row, "kind")?),
+        started: unstamp(row.try_get("started")?),
+        ended: ended.map(unstamp),
+        began: unstamp(row.try_get("began")?),
+        received_at: unstamp(row.try_get("received_at")?),
+        changed: changed.map(u8::try_from).transpose()?,
+        state: ArmState::from_wire(wire_byte(&row, "state")?),
+        rev: u32::try_from(row.try_get::<i64, _>("rev")?)?,
+        size: u64::try_from(row.try_get::<i64, _>("size")?)?,
+        attachments: attachments.into_iter().map(read_attachment).collect::<anyhow::Result<_>>()?,
+        seen_by,
+    })
+}
+
+fn read_attachment(row: SqliteRow) -> anyhow::Result<StoredAttachment> {
+    let kept_at: Option<i64> = row.try_get("kept_at")?;
+    Ok(StoredAttachment {
+        attachment: Attachment {
+            kind: AttachmentKind::from_wire(wire_byte(&row, "kind")?),
+            name: row.try_get("name")?,
+            taken: unstamp(row.try_get("taken")?),
+            length: u64::try_from(row.try_get::<i64, _>("length")?)?,
+            hash: fixed(row.try_get("hash")?)?,
+        },
+        kept_at: kept_at.map(unstamp),
+        thumbnail: Thumbnail::from_column(row.try_get("thumbnail")?),
+    })
+}
+
+/// What is too great for a byte is unknown as any other unknown value.
+fn wire_byte(row: &SqliteRow, column: &str) -> anyhow::Result<u8> {
+    Ok(u8::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
+}
