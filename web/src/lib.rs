@@ -1,1 +1,4 @@
-//! The dashboard of DMS3: an empty room with a door, until the dashboard is built.
+//! What people see of DMS3: today the mails, later the dashboard.
+
+pub mod mail;
+pub mod templates;
