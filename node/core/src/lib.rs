@@ -1,5 +1,6 @@
 //! The rules of DMS3: who is home, what state holds, what nodes say to each other. No sockets, files, clocks, tasks or randomness.
 
+pub mod alerting;
 pub mod arming;
 pub mod camera;
 pub mod coordinator;
