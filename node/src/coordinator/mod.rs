@@ -29,6 +29,7 @@ use crate::store::{Keep, Store};
 
 mod driver;
 pub mod enrollment;
+pub mod mailer;
 pub mod peers;
 pub mod presence;
 pub mod renewal;
