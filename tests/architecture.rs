@@ -109,7 +109,9 @@ fn each_outside_library_has_one_owner() {
         ("rtnetlink", &["node/src/coordinator/presence/", "node/src/commands/presence"]),
         ("clap", &["node/src/commands/", "node/src/main.rs"]),
         ("axum", &["web/src/"]),
-        ("lettre", &["node/src/coordinator/mailer"]),
+        ("lettre", &["node/src/coordinator/mailer/"]),
+        ("tokio_rustls", &["node/src/coordinator/mailer/"]),
+        ("webpki_roots", &["node/src/coordinator/mailer/"]),
     ];
     for dir in ["node/src", "node/core/src", "pki/src", "web/src"] {
         for (path, code) in sources(dir) {

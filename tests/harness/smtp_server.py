@@ -55,15 +55,10 @@ class Server(SMTP):
     async def push(self, status):
         if option.slow:
             await asyncio.sleep(option.slow)
+        if option.inject and status.startswith("220 Ready to start TLS"):
+            # With the real answer in one packet: an EHLO that offers all, and a yes to each step of a whole mail.
+            status += "\r\n250-mail.test\r\n250 AUTH PLAIN\r\n235 in\r\n250 ok\r\n250 ok\r\n354 go on\r\n250 taken"
         await super().push(status)
-
-    async def smtp_STARTTLS(self, arg):
-        if option.inject:
-            # One write, so that both come in one packet.
-            said = b"220 Ready to start TLS\r\n250-evil\r\n250 AUTH PLAIN\r\n235 in\r\n250 ok\r\n250 ok\r\n354 go\r\n250 taken\r\n"
-            self.transport.write(said)
-            await forever()
-        await super().smtp_STARTTLS(arg)
 
     async def smtp_DATA(self, arg):
         if option.hang == "data":

@@ -93,6 +93,9 @@ enum Source {
     Bytes(Vec<u8>),
 }
 
+/// The end of the year 9999, which has no later one that can be written.
+const LAST_DATE: u64 = 253_402_300_799;
+
 impl Message {
     /// Reads the clip once, for the Message-ID: not for a task that others wait for. Errors: no recipient, an impossible cid, a clip that
     /// cannot be read or is larger than `max_attachment`.
@@ -108,7 +111,7 @@ impl Message {
         let id = format!("<{print}@{domain}>");
 
         let mut headers = Headers::new();
-        headers.set(header::Date::new(UNIX_EPOCH + Duration::from_secs(letter.at.as_secs())));
+        headers.set(header::Date::new(UNIX_EPOCH + Duration::from_secs(letter.at.as_secs().min(LAST_DATE))));
         headers.set(header::From::from(Mailboxes::from(Mailbox::new(Some(one_line(&config.from_name)), config.from.0.clone()))));
         headers.set(header::To::from(letter.to.iter().map(|to| Mailbox::new(None, to.0.clone())).collect::<Mailboxes>()));
         headers.set(header::Subject::from(subject(&letter.subject)));

@@ -241,6 +241,13 @@ fn header_text(kind: &ContentType) -> String {
 }
 
 #[test]
+fn a_mad_clock_stops_no_mail() {
+    for at in [0, u64::MAX] {
+        well_formed(&bytes(Letter { at: Timestamp(at), ..letter() }));
+    }
+}
+
+#[test]
 fn a_mail_to_nobody_or_with_a_strange_cid_is_not_made() {
     assert!(Message::new(Letter { to: Vec::new(), ..letter() }, &config("")).is_err());
     for cid in ["", "p1", "p1@", "p1>\r\nX: y@z", "p 1@dms3", &format!("{}@b", "a".repeat(300))] {
