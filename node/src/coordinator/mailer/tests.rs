@@ -181,6 +181,22 @@ async fn a_server_that_stops_reading_in_the_middle_of_a_clip_is_left_in_time() {
 }
 
 #[tokio::test]
+async fn half_a_clip_is_never_mailed_as_a_whole_one() {
+    let server = Server::start(&[]);
+    let (config, clip) = (server.config(&[]), server.path("clip"));
+    std::fs::write(&clip, vec![1; 2_000_000]).unwrap();
+    let letter = letter(Some(Content::File(clip.clone())));
+    let to = letter.to.clone();
+    let message = Message::new(letter, &config).unwrap();
+    std::fs::File::options().write(true).open(&clip).unwrap().set_len(1_000_000).unwrap();
+    let outcomes = send(&config, &message, &to).await;
+    assert!(matches!(&outcomes[..], [Outcome::Later(why), _] if why.contains("clip cannot be read")), "{outcomes:?}");
+    // Whatever is mailed next is the first that the server got.
+    assert_eq!(mail(&config, None).await, [Outcome::Sent, Outcome::Sent]);
+    assert!(server.got(1).is_some() && server.got(2).is_none());
+}
+
+#[tokio::test]
 async fn a_slow_server_gets_its_mail_and_one_that_is_too_slow_is_left() {
     let server = Server::start(&["--slow", "0.1"]);
     assert_eq!(mail(&server.config(&[]), None).await, [Outcome::Sent, Outcome::Sent]);
