@@ -106,11 +106,14 @@ fn each_outside_library_has_one_owner() {
         ("rcgen", &["pki/src/"]),
         ("postcard", &["node/core/src/protocol/"]),
         ("sqlx", &["node/src/store/"]),
-        ("image", &["node/src/store/"]),
+        ("image", &["node/src/store/", "node/src/mailer/"]),
+        ("minijinja", &["web/src/"]),
         ("rtnetlink", &["node/src/coordinator/presence/", "node/src/commands/presence"]),
         ("clap", &["node/src/commands/", "node/src/main.rs"]),
         ("axum", &["web/src/"]),
-        ("lettre", &["node/src/coordinator/mailer"]),
+        ("lettre", &["node/src/mailer/"]),
+        ("tokio_rustls", &["node/src/mailer/"]),
+        ("webpki_roots", &["node/src/mailer/"]),
     ];
     for dir in ["node/src", "node/core/src", "pki/src", "web/src"] {
         for (path, code) in sources(dir) {

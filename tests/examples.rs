@@ -47,6 +47,27 @@ fn what_an_example_config_calls_a_default_is_the_default() {
 }
 
 #[test]
+fn what_the_example_says_of_mail_can_be_used_once_it_is_no_comment() {
+    let text = read("coordinator.toml");
+    let (before, mail) = text.split_once("# [mail]\n").unwrap();
+    let keys: Vec<_> = mail.lines().filter_map(|line| line.strip_prefix("#   ")).collect();
+    let written = |others: &[&str]| {
+        let keys: Vec<_> = keys.iter().filter(|key| !others.iter().any(|other| key.starts_with(other))).copied().collect();
+        let config = Config::parse(&format!("{before}[mail]\n{}\n", keys.join("\n")), Path::new("dms3.toml"));
+        config.unwrap_or_else(|error| panic!("{error:#}")).mail.unwrap()
+    };
+    let mail = written(&["password =", "password_credential"]);
+    let least = written(&["password", "user", "port", "security", "allow", "max", "timeout", "hello", "ca_file", "dashboard"]);
+    assert_eq!(
+        (mail.port, mail.security, mail.allow_clear_text, mail.max_attachment, mail.timeout),
+        (least.port, least.security, least.allow_clear_text, least.max_attachment, least.timeout),
+        "what looks like a default is one"
+    );
+    written(&["password =", "password_file"]);
+    written(&["password_file", "password_credential"]);
+}
+
+#[test]
 fn a_misspelt_key_is_named_with_its_line() {
     let (good, said) = check_config("role = \"camera\"\n[mesh]\nlisen = \"[::]:1\"\n");
     assert!(!good);
@@ -67,7 +88,16 @@ fn every_key_that_can_be_written_stands_in_the_example_of_its_role() {
     for (role, sections) in [
         (
             "coordinator",
-            &["", "[log]", "[mesh]", "[mesh.limits]", "[coordinator]", "[coordinator.presence]", "[[coordinator.presence.person]]"][..],
+            &[
+                "",
+                "[log]",
+                "[mesh]",
+                "[mesh.limits]",
+                "[coordinator]",
+                "[coordinator.presence]",
+                "[[coordinator.presence.person]]",
+                "[mail]",
+            ][..],
         ),
         ("camera", &["", "[log]", "[mesh]", "[mesh.limits]", "[camera]", "[[camera.detector]]"][..]),
     ] {
@@ -77,12 +107,14 @@ fn every_key_that_can_be_written_stands_in_the_example_of_its_role() {
             let start = if section.is_empty() {
                 0
             } else {
-                text.find(&format!("\n{section}\n")).unwrap_or_else(|| panic!("{role}: {section}")) + 1
+                // What a user must fill in stands in a comment.
+                let at = text.find(&format!("\n{section}\n")).or_else(|| text.find(&format!("\n# {section}\n")));
+                at.unwrap_or_else(|| panic!("{role}: {section}")) + 1
             };
             let end = text[start + 1..].find("\n[").map_or(text.len(), |end| start + 1 + end);
             for key in keys_of(role, section) {
                 let sub_section = [format!("[{key}]"), format!("{}.{key}]", section.trim_matches(['[', ']']))];
-                let other_role = ["coordinator", "camera"].contains(&key.as_str());
+                let other_role = ["coordinator", "camera"].contains(&key.as_str()) || (role == "camera" && key == "mail");
                 let there = text[start..end].lines().any(|line| line.trim_start_matches(['#', ' ']).starts_with(&format!("{key} = ")))
                     || sub_section.iter().any(|name| text.contains(name));
                 assert!(there || other_role, "{role}.toml does not explain {key} in {section}");

@@ -13,8 +13,10 @@ use serde::Deserialize;
 
 use crate::camera::detector::{DetectorConfig, DetectorFile, check_together};
 use crate::camera::outbox::OutboxConfig;
-use crate::config_text::{Wrong, address, time};
+use crate::config_text::{Wrong, address, time, told};
 use crate::coordinator::presence::PresenceConfig;
+use crate::mailer::MailConfig;
+use crate::mailer::config::MailFile;
 use crate::mesh::MeshConfig;
 
 /// Where the config lies unless `--config` says otherwise.
@@ -38,6 +40,8 @@ pub struct Config {
     pub run_dir: PathBuf,
     pub log: LogConfig,
     pub mesh: MeshConfig,
+    /// None: this node mails nothing.
+    pub mail: Option<MailConfig>,
     pub role: Role,
     /// What works but deserves a second look.
     pub warnings: Vec<String>,
@@ -306,6 +310,7 @@ struct ConfigFile {
     log: LogConfig,
     #[serde(default)]
     mesh: MeshConfig,
+    mail: Option<MailFile>,
     coordinator: Option<CoordinatorConfig>,
     camera: Option<CameraFile>,
 }
@@ -334,7 +339,7 @@ impl Config {
     /// Checks `text` as if it stood in `path`.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let file: ConfigFile = toml::from_str(text)
-            .map_err(|error| anyhow::anyhow!("{}", error.to_string().trim_end()))
+            .map_err(|error| anyhow::Error::msg(told(&error, text)))
             .with_context(|| format!("{} is not valid", path.display()))?;
         Self::check(file, path)
             .map_err(|wrong| anyhow::Error::msg(wrong.told(text)))
@@ -349,6 +354,14 @@ impl Config {
         }
         file.mesh.check().map_err(|wrong| wrong.within("mesh"))?;
         let mut warnings = Vec::new();
+        if file.role == RoleName::Camera && file.mail.is_some() {
+            return Err(Wrong::new("mail", "a camera does not mail by itself: the coordinator does; remove the section [mail]"));
+        }
+        let mail = file.mail.map(|mail| MailConfig::new(mail, path)).transpose().map_err(|wrong| wrong.within("mail"))?;
+        let mail = mail.map(|(mail, notes)| {
+            warnings.extend(notes);
+            mail
+        });
         let role = match (file.role, file.coordinator, file.camera) {
             (RoleName::Coordinator, config, None) => {
                 let mut config = config.unwrap_or_default();
@@ -365,7 +378,8 @@ impl Config {
                 return Err(Wrong::new("coordinator", why));
             }
         };
-        Ok(Self { path: path.to_owned(), state_dir: file.state_dir, run_dir: file.run_dir, log: file.log, mesh: file.mesh, role, warnings })
+        let (state_dir, run_dir) = (file.state_dir, file.run_dir);
+        Ok(Self { path: path.to_owned(), state_dir, run_dir, log: file.log, mesh: file.mesh, mail, role, warnings })
     }
 
     /// What a command needs to be told of this node: nothing, or " --config FILE".

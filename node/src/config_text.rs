@@ -1,4 +1,4 @@
-//! What all sections of dms3.toml share: where a key stands, and how a time and an address are written.
+//! What all sections of dms3.toml share: where a key stands, and how a time, an address and a size are written.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -53,6 +53,18 @@ impl fmt::Display for Wrong {
         }
         write!(out, ": {}", self.why)
     }
+}
+
+/// What toml says of `text`, with the line that is wrong; but lines of `[mail]` may hold a password, and are not shown.
+pub fn told(error: &toml::de::Error, text: &str) -> String {
+    let at = error.span().map_or(0, |span| span.start);
+    let before = text.get(..at).unwrap_or(text);
+    let section = before.lines().rfind(|line| line.trim_start().starts_with('[')).unwrap_or_default();
+    let line = text[before.rfind('\n').map_or(0, |end| end + 1)..].lines().next().unwrap_or_default();
+    if [section, line].iter().any(|line| line.contains("mail") || line.contains("password")) {
+        return format!("line {}: {}", before.matches('\n').count() + 1, error.message());
+    }
+    error.to_string().trim_end().to_owned()
 }
 
 /// The line, counted from 1, of `key` in `text`; if it is not written, of the innermost section around it that is.
@@ -124,19 +136,27 @@ impl Visitor<'_> for Address {
     }
 }
 
+/// Bytes of "15MB", "500 kB" or "2 GiB": MB is a million, MiB is 1024 * 1024.
+pub fn size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no size: write one such as \"15MB\" or \"500kB\"");
+    let text = text.trim();
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let unit: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        _ => return Err(wrong()),
+    };
+    number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)
+}
+
 /// Bytes, written as "200MB" or "2GB" (powers of 1000, as disks are sold) or as "2GiB".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
-
-const UNITS: [(&str, u64); 7] =
-    [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("kB", 1000), ("MB", 1_000_000), ("GB", 1_000_000_000), ("B", 1)];
-
-impl Size {
-    fn parse(text: &str) -> Option<Self> {
-        let (number, unit) = UNITS.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?.trim_end(), unit)))?;
-        number.parse::<u64>().ok()?.checked_mul(*unit).map(Self)
-    }
-}
 
 impl fmt::Display for Size {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -160,7 +180,7 @@ impl<'de> serde::Deserialize<'de> for Size {
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Size, E> {
-                Size::parse(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+                size(text).map(Size).map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
             }
         }
         deserializer.deserialize_str(Text)
@@ -170,18 +190,6 @@ impl<'de> serde::Deserialize<'de> for Size {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_size_is_written_as_people_write_it() {
-        for (text, bytes) in [("0B", 0), ("15MB", 15_000_000), ("2 GB", 2_000_000_000), ("2GiB", 1 << 31), ("7kB", 7000)] {
-            assert_eq!(Size::parse(text), Some(Size(bytes)), "{text}");
-        }
-        for text in ["", "MB", "-1MB", "1.5GB", "5", "5TB", "99999999999GB", "1 B B"] {
-            assert_eq!(Size::parse(text), None, "{text}");
-        }
-        assert_eq!(Size(15_000_000).to_string(), "15 MB");
-        assert_eq!(Size(12_000_000_000).to_string(), "12 GB");
-    }
 
     #[test]
     fn a_key_is_found_however_it_is_written() {
@@ -215,5 +223,45 @@ mod tests {
             "[coordinator.presence.person] away_after: no"
         );
         assert_eq!(Wrong::new("mesh.peers.1", "no").to_string(), "[mesh] peers number 2: no");
+    }
+
+    #[test]
+    fn a_mistake_in_the_section_of_mail_is_told_without_its_line() {
+        for text in [
+            "[mail]\nserver = \"x\"\npasword = \"hunter2\"",
+            "[mail]\n\npassword = \"hunter2",
+            "[mail]\n\npassword = \"\"\"hunter2\nhunter2",
+            "\n\nmail = { port = 1, password = \"hunter2\" }",
+            "\n\nmail.password = \"hunter2\" x",
+        ] {
+            #[derive(serde::Deserialize, Debug)]
+            #[serde(deny_unknown_fields)]
+            struct File {
+                #[expect(dead_code)]
+                mail: Mail,
+            }
+            #[derive(serde::Deserialize, Debug)]
+            #[serde(deny_unknown_fields)]
+            struct Mail {
+                #[expect(dead_code)]
+                server: String,
+            }
+            let told = told(&toml::from_str::<File>(text).unwrap_err(), text);
+            assert!(told.starts_with("line ") && !told.contains("hunter2"), "{text}: {told}");
+        }
+        let text = "role = 1\n[log]\nlevel = ";
+        assert!(told(&toml::from_str::<toml::Table>(text).unwrap_err(), text).contains("3 | level = "), "others are shown");
+    }
+
+    #[test]
+    fn a_size_is_read_as_people_write_it() {
+        assert_eq!(Size(15_000_000).to_string(), "15 MB");
+        assert_eq!(Size(12_000_000_000).to_string(), "12 GB");
+        for (text, bytes) in [("15MB", 15_000_000), ("15 mb", 15_000_000), ("0B", 0), ("2KiB", 2048), ("1GB", 1_000_000_000)] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "15", "MB", "-1MB", "1.5MB", "15 parsecs", "99999999999999GB"] {
+            assert!(size(text).unwrap_err().contains("15MB"), "{text}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use dms3_core::arming::ArmState;
-use dms3_core::event::{Attachment, AttachmentKind, Event, Note, Said, changed_percent, time_in_name};
+use dms3_core::event::{AttachmentKind, Event, Note, Said, changed_percent, time_in_name};
 use dms3_core::id::EventId;
 use dms3_core::protocol::events::NAME_LIMIT;
 use dms3_core::protocol::message::AckV1;
@@ -17,7 +17,7 @@ use dms3_core::time::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::outbox::Kept;
+use super::outbox::{Kept, NewFile};
 use crate::clock::Clock;
 use crate::hook::{Answer, Call};
 use crate::spool;
@@ -141,8 +141,8 @@ impl Intake {
         let Some((file, dev, ino)) = opened else {
             return inner.kept.note(&source, state, id, note, None).await;
         };
-        let attachment = |hash, length| Attachment { kind, name: name.clone().unwrap_or_default(), taken: at, length, hash };
-        let event = inner.kept.note(&source, state, id, note, Some((file, &attachment))).await?;
+        let new = NewFile { file, kind, name: name.unwrap_or_default(), taken: at };
+        let event = inner.kept.note(&source, state, id, note, Some(new)).await?;
         if let (Some(bytes), Some(dir)) = (&call.file, inner.own_dir(&source)) {
             remove_ours(dir, bytes, dev, ino);
         }

@@ -65,6 +65,16 @@ pub struct Kept {
     news: watch::Sender<()>,
 }
 
+/// A picture or clip that is not kept yet.
+#[derive(Debug)]
+pub struct NewFile {
+    pub file: File,
+    pub kind: AttachmentKind,
+    /// For people.
+    pub name: String,
+    pub taken: Timestamp,
+}
+
 impl Kept {
     /// Opens the outbox in the node's state directory; a damaged one was put aside, and what its files hold becomes events of their own.
     pub async fn open(state_dir: &Path, config: OutboxConfig, first_source: &str, clock: &Clock) -> Result<Self> {
@@ -89,22 +99,15 @@ impl Kept {
     }
 
     /// Notes what a hook said, with its file if there is one. On the disk when this returns.
-    pub async fn note(
-        &self,
-        source: &str,
-        state: ArmState,
-        id: EventId,
-        mut note: Note,
-        file: Option<(File, &(dyn Fn([u8; 32], u64) -> Attachment + Sync))>,
-    ) -> Result<Event> {
+    pub async fn note(&self, source: &str, state: ArmState, id: EventId, mut note: Note, file: Option<NewFile>) -> Result<Event> {
         let _contents = self.contents.read().await;
-        if let Some((file, attachment)) = file {
+        if let Some(NewFile { file, kind, name, taken }) = file {
             let length = file.metadata().context("how long it is")?.len();
             if length > self.config.max_file.0.min(ATTACHMENT_LIMIT) {
                 tracing::error!("{source}: a file of {} is not kept: at most {} are (max_file)", Size(length), self.config.max_file);
                 self.outbox.lost("too-long", 1).await?;
             } else if let Some(content) = self.copy(file, source).await? {
-                note.attachment = Some(attachment(content.hash, content.length));
+                note.attachment = Some(Attachment { kind, name, taken, length: content.length, hash: content.hash });
             }
         }
         let event = self.outbox.note(source, state, id, note).await?;

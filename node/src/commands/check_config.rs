@@ -9,6 +9,9 @@ pub(super) fn run(config: &ConfigArg) -> Result<()> {
     for warning in &config.warnings {
         println!("note: {warning}");
     }
+    if let Some(mail) = &config.mail {
+        mail.look()?;
+    }
     println!("{} is a valid {} config.", config.path.display(), config.role.word());
     Ok(())
 }
