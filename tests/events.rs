@@ -1,5 +1,8 @@
 //! What a detector's hook hands over reaches the coordinator's store, whatever breaks in between.
 
+mod bytes;
+mod crashes;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;
