@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -44,9 +44,9 @@ pub fn leave(dir: &Path, id: EventId, call: &Call, file: Option<File>) -> Result
     };
     let (content_name, unfinished) = (format!("{id}.{FILE}"), format!("{id}.new"));
     let attempt = || -> Result<()> {
-        if let Some(mut file) = file {
+        if let Some(file) = file {
             let mut content = made(&content_name)?;
-            io::copy(&mut file, &mut content).context("cannot copy the file")?;
+            io::copy(&mut FromStart { file, at: 0 }, &mut content).context("cannot copy the file")?;
             content.sync_all()?;
         }
         let mut entry = made(&unfinished)?;
@@ -62,6 +62,21 @@ pub fn leave(dir: &Path, id: EventId, call: &Call, file: Option<File>) -> Result
         let _ = fs::remove_file(dir.join(&content_name));
         let _ = fs::remove_file(dir.join(&unfinished));
     })
+}
+
+/// Reads a file from its beginning, wherever others are in it: a node that was handed the descriptor shares its place with the hook. One
+/// that died in the midst of its copy left it at the end, and one that is only slow still reads.
+struct FromStart {
+    file: File,
+    at: u64,
+}
+
+impl io::Read for FromStart {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let more = self.file.read_at(buffer, self.at)?;
+        self.at += more as u64;
+        Ok(more)
+    }
 }
 
 /// The entries that are there, the oldest first.
