@@ -97,6 +97,21 @@ impl Outbox {
     /// the disk. Returns the event as it is now.
     pub async fn note(&self, source: &str, state: ArmState, id: EventId, note: Note) -> anyhow::Result<Event> {
         let mut tx = begin(&self.pool).await?;
+        if let Some(attachment) = &note.attachment {
+            let rows = sqlx::query(
+                "SELECT version, body, key, last FROM event WHERE source = $1 AND id IN (SELECT event FROM attachment WHERE hash = $2)",
+            )
+            .bind(source)
+            .bind(attachment.hash.as_slice())
+            .fetch_all(&mut *tx)
+            .await?;
+            for known in rows.into_iter().map(read_recent) {
+                let known = known?;
+                if known.has(&note) {
+                    return Ok(known.event);
+                }
+            }
+        }
         let rows = sqlx::query("SELECT version, body, key, last FROM event WHERE source = $1 ORDER BY last DESC LIMIT $2")
             .bind(source)
             .bind(CANDIDATES)
@@ -129,6 +144,14 @@ impl Outbox {
         }
         tx.commit().await.context("cannot write to the outbox")?;
         Ok(true)
+    }
+
+    pub async fn event(&self, id: EventId) -> anyhow::Result<Option<Event>> {
+        let row = sqlx::query("SELECT version, body, key, last FROM event WHERE id = $1")
+            .bind(id.0.as_slice())
+            .fetch_optional(&self.pool)
+            .await?;
+        row.map(|row| Ok(read_recent(row)?.event)).transpose()
     }
 
     /// At most `limit` events of which the coordinator lacks the newest telling, the newest first: what moves now matters more than what
@@ -202,6 +225,17 @@ impl Outbox {
             .execute(&self.pool)
             .await?;
         Ok(())
+    }
+
+    /// A content is not what it was when it came: nobody will ever take it. It is counted as lost; the events stay.
+    pub async fn spoiled(&self, hash: [u8; 32]) -> anyhow::Result<()> {
+        let mut tx = begin(&self.pool).await?;
+        let dropped = sqlx::query("UPDATE attachment SET dropped = 1 WHERE hash = $1 AND kept = 0 AND dropped = 0")
+            .bind(hash.as_slice())
+            .execute(&mut *tx)
+            .await?;
+        count(&mut tx, "spoiled", u32::try_from(dropped.rows_affected()).unwrap_or(u32::MAX)).await?;
+        tx.commit().await.context("cannot write to the outbox")
     }
 
     /// The coordinator will never take it. It stays here until it is too old.
@@ -554,6 +588,18 @@ mod tests {
             opened.outbox.note("porch", ArmState::Away, id(2), note(Said::EventStart, "8", 0)).await.unwrap();
             opened.outbox.close().await;
         }
+    }
+
+    #[tokio::test]
+    async fn what_lies_in_the_spool_although_it_was_kept_is_not_kept_twice() {
+        let (_dir, outbox) = outbox().await;
+        let snapshot = |after| Note { key: None, ..file(Said::Snapshot, "", after, 5, 10) };
+        let first = outbox.note("porch", ArmState::Away, id(1), snapshot(0)).await.unwrap();
+        for number in 2..20 {
+            outbox.note("porch", ArmState::Away, id(number), Note { key: None, ..file(Said::Snapshot, "", 0, number + 9, 10) }).await.unwrap();
+        }
+        assert_eq!(outbox.note("porch", ArmState::Away, id(30), snapshot(0)).await.unwrap(), first);
+        assert_eq!(outbox.note("yard", ArmState::Away, id(31), snapshot(0)).await.unwrap().id, id(31), "another camera saw it");
     }
 
     #[tokio::test]
