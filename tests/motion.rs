@@ -98,8 +98,11 @@ async fn motion_watches_a_video_while_the_house_is_armed_and_is_started_again_wh
 
 /// A camera node of this house that is paired and runs. `detectors`: what makes its `[[camera.detector]]` different.
 async fn garden(house: &House, camera: &MjpegCamera, detectors: &[&str]) -> Node {
-    let mut sections =
-        format!("[mesh]\nmdns = \"loopback\"\nmdns_port = {}\n[camera]\nspool_dir = {:?}\n", house.mdns_port.number(), house.dir().join("spool"));
+    let mut sections = format!(
+        "[mesh]\nmdns = \"loopback\"\nmdns_port = {}\n[camera]\nspool_dir = {:?}\n",
+        house.mdns_port.number(),
+        house.dir().join("spool")
+    );
     for detector in detectors {
         sections += &format!(
             "[[camera.detector]]\n{detector}\nurl = {:?}\nwidth = 320\nheight = 240\nframerate = 10\nthreshold = 500\n",
@@ -144,7 +147,8 @@ async fn what_moves_before_the_real_motion_is_in_the_store_with_a_picture_and_th
         eventually(&format!("the picture of {source} came while it moves"), async || {
             events_of(&house, source).await.iter().any(|event| {
                 let picture = event.attachments.first();
-                event.ended.is_none() && picture.is_some_and(|known| known.attachment.kind == AttachmentKind::Picture && known.kept_at.is_some())
+                event.ended.is_none()
+                    && picture.is_some_and(|known| known.attachment.kind == AttachmentKind::Picture && known.kept_at.is_some())
             })
         })
         .await;

@@ -142,7 +142,7 @@ async fn call(porch: &Camera, ledger: &Ledger, dir: &Path, plain: &[u8], random:
     command.arg("--run-dir").arg(porch.run_dir()).arg("--spool").arg(porch.spool_dir());
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     if ledger.shoot.load(Ordering::Relaxed) {
-        tokio::time::sleep(Duration::from_micros(random.random_range(0..30_000))).await;
+        tokio::time::sleep(Duration::from_micros(random.random_range(0..120_000))).await;
         // It may be over already.
         let _ = child.start_kill();
     }

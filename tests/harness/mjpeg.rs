@@ -83,9 +83,7 @@ async fn show(mut client: TcpStream, pictures: &[Vec<u8>], mut scene: watch::Rec
                 if !is_greeted {
                     // Whatever it asks for, there is one picture here.
                     let _ = client.read(&mut [0; 4096]).await?;
-                    client
-                        .write_all(b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n")
-                        .await?;
+                    client.write_all(b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n").await?;
                     is_greeted = true;
                 }
                 if now == Scene::Moving {

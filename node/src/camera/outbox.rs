@@ -1,6 +1,6 @@
 //! The outbox at work: keeps what was seen, hands it to the coordinator, forgets what that has kept, and keeps to its room.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config_text::Size;
 use crate::mesh::link::Connection;
-use crate::mesh::transfer::{Urgency, send_bytes, send_event};
+use crate::mesh::transfer::{TransferError, Urgency, send_bytes, send_event};
 use crate::store::media::Media;
 use crate::store::outbox::Outbox;
 
@@ -32,6 +32,8 @@ use crate::store::outbox::Outbox;
 const AT_ONCE: usize = 8;
 /// What is not answered in this time is told again.
 const AGAIN: Duration = Duration::from_secs(30);
+/// Contents that were sent and not taken and rest; where there are more the coordinator takes none, and the others need not try.
+const RESTING: usize = 32;
 /// How often it is tidied.
 const TIDY: Duration = Duration::from_secs(10);
 
@@ -225,11 +227,13 @@ pub struct Delivery {
 #[derive(Debug, Default)]
 struct OnTheWay {
     told: HashMap<EventId, (u32, Instant)>,
-    /// Contents, and since when.
-    bytes: HashMap<[u8; 32], Instant>,
+    /// Contents that are sent (`None`), or since when they rest: all of it went, or the coordinator wanted no more of it.
+    bytes: HashMap<[u8; 32], Option<Instant>>,
     clip: Option<[u8; 32]>,
-    /// What the coordinator has of each content that it lacks.
+    /// What the coordinator has of each content that it lacks. It says so over this link, and it holds for one sending.
     from: HashMap<[u8; 32], u64>,
+    /// Sent and not taken: it is looked at here before it is sent again.
+    doubted: HashSet<[u8; 32]>,
     /// Refused for a while.
     rests: HashMap<EventId, Instant>,
 }
@@ -258,12 +262,14 @@ pub async fn deliver(mut delivery: Delivery, stop: CancellationToken) -> Result<
                 way = OnTheWay::default();
             }
             Some(answer) = delivery.answers.recv() => delivery.heard(answer, &mut way).await?,
-            Some(sent) = sending.join_next() => {
-                if let Ok((hash, Err(error))) = sent {
-                    tracing::debug!("an attachment was not sent: {error}");
-                    way.ended(&hash);
+            Some(sent) = sending.join_next() => match sent {
+                Ok(sent) => delivery.sent(sent, &mut way).await?,
+                Err(error) => {
+                    tracing::error!("sending a picture or clip panicked, all is asked anew: {error}");
+                    sending.shutdown().await;
+                    way = OnTheWay::default();
                 }
-            }
+            },
             Ok(()) = news.changed() => {}
             _ = tidy.tick() => {
                 delivery.kept.tidy(&delivery.clock).await?;
@@ -275,33 +281,53 @@ pub async fn deliver(mut delivery: Delivery, stop: CancellationToken) -> Result<
     }
 }
 
-type Sent = ([u8; 32], Result<(), crate::mesh::transfer::TransferError>);
+/// What came of sending a content.
+#[derive(Debug)]
+struct Sent {
+    event: EventId,
+    hash: [u8; 32],
+    result: Result<(), NotSent>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum NotSent {
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    #[error("it is not what it was when it was kept")]
+    Spoiled,
+}
 
 impl Delivery {
     async fn send(&self, connection: &Connection, way: &mut OnTheWay, sending: &mut JoinSet<Sent>) -> Result<()> {
         let outbox = &self.kept.outbox;
-        let now = self.clock.now();
         for event in outbox.untold(u32::try_from(AT_ONCE)?).await? {
             let known = way.told.get(&event.id).is_some_and(|(rev, _)| *rev == event.rev);
-            if known || way.told.len() >= AT_ONCE || way.rests.contains_key(&event.id) {
-                continue;
-            }
-            way.told.insert(event.id, (event.rev, Instant::now()));
-            let age = age_of(&event, now.at, now.mono);
-            if let Err(error) = send_event(connection, EventV1::of(&event, age)).await {
-                tracing::debug!("an event was not told: {error}");
+            if !known && !self.tell(connection, way, &event).await {
                 return Ok(());
             }
         }
         for (kind, urgency) in [(AttachmentKind::Picture, Urgency::Picture), (AttachmentKind::Clip, Urgency::Clip)] {
-            for missing in outbox.missing(kind, u32::try_from(AT_ONCE)?).await? {
+            // Those that rest must not hide the others.
+            for missing in outbox.missing(kind, u32::try_from(AT_ONCE + way.bytes.len())?).await? {
                 let full = match urgency {
-                    Urgency::Picture => way.bytes.len() >= AT_ONCE,
+                    Urgency::Picture => way.bytes.values().filter(|rests| rests.is_none()).count() >= AT_ONCE,
                     Urgency::Clip => way.clip.is_some(),
                 };
-                if full || way.bytes.contains_key(&missing.hash) {
+                if full || way.bytes.len() >= AT_ONCE + RESTING || way.bytes.contains_key(&missing.hash) {
                     continue;
                 }
+                let Some(from) = way.from.get(&missing.hash) else {
+                    // Another link had the word, or used it: what is there now the answer to the next telling says.
+                    if !way.told.contains_key(&missing.event)
+                        && let Some(event) = outbox.event(missing.event).await?
+                        && !self.tell(connection, way, &event).await
+                    {
+                        return Ok(());
+                    }
+                    continue;
+                };
+                let from = (*from).min(missing.length);
+                way.from.remove(&missing.hash);
                 let file = match self.kept.media.get(&missing.hash) {
                     Ok(file) => file,
                     Err(error) => {
@@ -311,15 +337,59 @@ impl Delivery {
                         continue;
                     }
                 };
-                way.bytes.insert(missing.hash, Instant::now());
+                way.bytes.insert(missing.hash, None);
                 if urgency == Urgency::Clip {
                     way.clip = Some(missing.hash);
                 }
-                let from = way.from.remove(&missing.hash).unwrap_or(0).min(missing.length);
                 let head = BytesV1 { event: missing.event, hash: missing.hash, from };
-                let connection = connection.clone();
-                sending.spawn(async move { (missing.hash, send_bytes(&connection, head, file, urgency).await) });
+                let (connection, media) = (connection.clone(), self.kept.media.clone());
+                let is_doubted = way.doubted.remove(&missing.hash);
+                sending.spawn(async move {
+                    let (event, hash) = (head.event, head.hash);
+                    let sent = async {
+                        if is_doubted
+                            && !tokio::task::spawn_blocking(move || media.is_right(&hash))
+                                .await
+                                .map_err(std::io::Error::other)
+                                .flatten()
+                                .map_err(TransferError::from)?
+                        {
+                            return Err(NotSent::Spoiled);
+                        }
+                        Ok(send_bytes(&connection, head, file, urgency).await?)
+                    };
+                    Sent { event, hash, result: sent.await }
+                });
             }
+        }
+        Ok(())
+    }
+
+    /// False: nothing more can be told now.
+    async fn tell(&self, connection: &Connection, way: &mut OnTheWay, event: &Event) -> bool {
+        if way.told.len() >= AT_ONCE || way.rests.contains_key(&event.id) {
+            return true;
+        }
+        let now = self.clock.now();
+        way.told.insert(event.id, (event.rev, Instant::now()));
+        let sent = send_event(connection, EventV1::of(event, age_of(event, now.at, now.mono))).await;
+        sent.inspect_err(|error| tracing::debug!("an event was not told: {error}")).is_ok()
+    }
+
+    async fn sent(&self, sent: Sent, way: &mut OnTheWay) -> Result<()> {
+        way.clip.take_if(|clip| *clip == sent.hash);
+        match sent.result {
+            Err(NotSent::Spoiled) => {
+                tracing::error!("a picture or clip of event {} is spoiled on this disk and is given up", sent.event);
+                way.bytes.remove(&sent.hash);
+                return self.kept.outbox.spoiled(sent.hash).await;
+            }
+            Err(error) => tracing::debug!("an attachment was not sent: {error}"),
+            Ok(()) => {}
+        }
+        // Unless the answer was here first it has its time now, and whoever wants none of it his peace.
+        if let Some(rests) = way.bytes.get_mut(&sent.hash) {
+            *rests = Some(Instant::now());
         }
         Ok(())
     }
@@ -363,8 +433,10 @@ fn age_of(event: &Event, now: Timestamp, mono: Mono) -> Option<u64> {
 }
 
 impl OnTheWay {
+    /// The coordinator has it.
     fn ended(&mut self, hash: &[u8; 32]) {
         self.bytes.remove(hash);
+        self.doubted.remove(hash);
         self.clip.take_if(|clip| clip == hash);
     }
 
@@ -372,8 +444,11 @@ impl OnTheWay {
         let now = Instant::now();
         self.told.retain(|_, (_, since)| now.duration_since(*since) < AGAIN);
         self.rests.retain(|_, until| *until > now);
-        let clip = self.clip;
-        // A clip may take long; its stream ends by itself when it stands still.
-        self.bytes.retain(|hash, since| Some(*hash) == clip || now.duration_since(*since) < AGAIN);
+        let over = self.bytes.extract_if(|_, since| since.is_some_and(|since| now.duration_since(since) >= AGAIN));
+        for (hash, _) in over {
+            // What was said of it meanwhile is old.
+            self.from.remove(&hash);
+            self.doubted.insert(hash);
+        }
     }
 }

@@ -596,7 +596,10 @@ mod tests {
         let snapshot = |after| Note { key: None, ..file(Said::Snapshot, "", after, 5, 10) };
         let first = outbox.note("porch", ArmState::Away, id(1), snapshot(0)).await.unwrap();
         for number in 2..20 {
-            outbox.note("porch", ArmState::Away, id(number), Note { key: None, ..file(Said::Snapshot, "", 0, number + 9, 10) }).await.unwrap();
+            outbox
+                .note("porch", ArmState::Away, id(number), Note { key: None, ..file(Said::Snapshot, "", 0, number + 9, 10) })
+                .await
+                .unwrap();
         }
         assert_eq!(outbox.note("porch", ArmState::Away, id(30), snapshot(0)).await.unwrap(), first);
         assert_eq!(outbox.note("yard", ArmState::Away, id(31), snapshot(0)).await.unwrap().id, id(31), "another camera saw it");
