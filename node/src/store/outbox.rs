@@ -112,8 +112,10 @@ impl Outbox {
                 }
             }
         }
-        let rows = sqlx::query("SELECT version, body, key, last FROM event WHERE source = $1 ORDER BY last DESC LIMIT $2")
+        // A name is found however many other movements came between.
+        let rows = sqlx::query("SELECT version, body, key, last FROM event WHERE source = $1 AND key IS $2 ORDER BY last DESC LIMIT $3")
             .bind(source)
+            .bind(&note.key)
             .bind(CANDIDATES)
             .fetch_all(&mut *tx)
             .await?;
