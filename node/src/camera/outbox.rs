@@ -437,6 +437,8 @@ impl OnTheWay {
     fn ended(&mut self, hash: &[u8; 32]) {
         self.bytes.remove(hash);
         self.doubted.remove(hash);
+        // Another event that lacks it was told what was there before.
+        self.from.remove(hash);
         self.clip.take_if(|clip| clip == hash);
     }
 

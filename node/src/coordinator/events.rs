@@ -136,6 +136,11 @@ impl Keeper {
         body: &mut Body,
         connection: &Connection,
     ) -> Result<Result<()>, LinkError> {
+        // It may have come for another event while this one was told.
+        let (media, hash) = (self.media.clone(), head.hash);
+        if matches!(blocking(move || Ok(media.length(&hash))).await, Ok(Some(there)) if there == length) {
+            return Ok(self.noted(head).await);
+        }
         let name = part_name(&head.hash, node);
         let media = self.media.clone();
         let opened = blocking(move || media.part(&name)).await;
@@ -174,10 +179,17 @@ impl Keeper {
         }
         let (media, hash) = (self.media.clone(), head.hash);
         let finished = match blocking(move || media.finish(part, &hash)).await {
-            Ok(()) => self.store.keep_attachment(&self.media, head.event, head.hash, self.clock.now().at).await,
+            Ok(()) => self.noted(head).await,
             Err(error) => Err(error),
         };
-        Ok(finished.and_then(|kept| if kept { Ok(()) } else { bail!("it is gone again, or its event is") }))
+        Ok(finished)
+    }
+
+    /// A content that is there is one of this event from now on.
+    async fn noted(&self, head: &BytesV1) -> Result<()> {
+        let kept = self.store.keep_attachment(&self.media, head.event, head.hash, self.clock.now().at).await?;
+        ensure!(kept, "it is gone again, or its event is");
+        Ok(())
     }
 
     /// Not more often than it helps.
