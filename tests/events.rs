@@ -2,6 +2,7 @@
 
 mod bytes;
 mod crashes;
+mod users;
 
 use std::ffi::OsStr;
 use std::fs;
