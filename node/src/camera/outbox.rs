@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::config_text::Size;
 use crate::mesh::link::Connection;
 use crate::mesh::transfer::{TransferError, Urgency, send_bytes, send_event};
+use crate::store::is_full;
 use crate::store::media::Media;
 use crate::store::outbox::Outbox;
 
@@ -32,6 +33,8 @@ use crate::store::outbox::Outbox;
 const AT_ONCE: usize = 8;
 /// What is not answered in this time is told again.
 const AGAIN: Duration = Duration::from_secs(30);
+/// The same trouble is told this often.
+const TELL_EVERY: Duration = Duration::from_secs(600);
 /// Contents that were sent and not taken and rest; where there are more the coordinator takes none, and the others need not try.
 const RESTING: usize = 32;
 /// How often it is tidied.
@@ -195,13 +198,6 @@ impl Kept {
     }
 }
 
-fn is_full(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        matches!(kind, Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
-    })
-}
-
 /// Free for us rather than for root.
 fn free_bytes(dir: &Path) -> Option<u64> {
     let disk = statvfs(dir).ok()?;
@@ -211,16 +207,58 @@ fn free_bytes(dir: &Path) -> Option<u64> {
     Some(free)
 }
 
-/// What the sender needs.
+/// Where the outbox is, open or not.
 #[derive(Debug)]
-pub struct Delivery {
-    pub kept: Kept,
+pub struct Place {
+    pub state_dir: PathBuf,
+    pub config: OutboxConfig,
+    /// Whose is what a damaged outbox leaves.
+    pub first_source: String,
     pub clock: Clock,
+}
+
+impl Place {
+    /// `None`: it cannot be opened now (on a full disk SQLite opens nothing). It is told.
+    pub async fn try_open(&self) -> Option<Kept> {
+        Kept::open(&self.state_dir, self.config, &self.first_source, &self.clock)
+            .await
+            .inspect_err(|error| tracing::error!("what is seen cannot be kept, and this camera watches on: {error:#}"))
+            .ok()
+    }
+}
+
+/// Opens the outbox, if it is not open yet, as soon as the disk lets it, and hands over what waits, as long as the node lives.
+pub async fn run(place: Place, kept: watch::Sender<Option<Kept>>, wire: Wire, stop: CancellationToken) -> Result<()> {
+    while kept.borrow().is_none() {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(TIDY) => {}
+        }
+        if let Ok(opened) = Kept::open(&place.state_dir, place.config, &place.first_source, &place.clock).await {
+            tracing::info!("what is seen can be kept again");
+            kept.send_replace(Some(opened));
+        }
+    }
+    let Some(kept) = kept.borrow().clone() else { return Ok(()) };
+    deliver(Delivery { kept, clock: place.clock, wire }, stop).await
+}
+
+/// What binds it to the link.
+#[derive(Debug)]
+pub struct Wire {
     /// The link that is up.
     pub link: watch::Receiver<Option<Connection>>,
     /// What the coordinator answered: [`Message::EventKept`] and its like.
     pub answers: mpsc::Receiver<Message>,
     pub counts: watch::Sender<OutboxV1>,
+}
+
+/// What the sender needs.
+#[derive(Debug)]
+struct Delivery {
+    kept: Kept,
+    clock: Clock,
+    wire: Wire,
 }
 
 /// What is on its way over one link.
@@ -236,48 +274,25 @@ struct OnTheWay {
     doubted: HashSet<[u8; 32]>,
     /// Refused for a while.
     rests: HashMap<EventId, Instant>,
+    /// Why, and when people were told so.
+    refusal: Option<(String, Instant)>,
 }
 
-/// Hands over what waits, as long as the node lives.
-pub async fn deliver(mut delivery: Delivery, stop: CancellationToken) -> Result<()> {
-    let mut tidy = tokio::time::interval(TIDY);
-    tidy.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut news = delivery.kept.news.subscribe();
-    let mut sending = JoinSet::new();
-    let mut way = OnTheWay::default();
-    let mut link = delivery.link.clone();
+/// A disk that takes nothing must not end it: whoever watches goes on watching.
+async fn deliver(mut delivery: Delivery, stop: CancellationToken) -> Result<()> {
+    let mut said: Option<String> = None;
     loop {
-        let connection = link.borrow_and_update().clone();
-        if let Some(connection) = &connection {
-            delivery.send(connection, &mut way, &mut sending).await?;
+        let began = Instant::now();
+        let Err(error) = delivery.work(&stop).await else { return Ok(()) };
+        let why = format!("{error:#}");
+        if began.elapsed() > 2 * TIDY || said.as_ref() != Some(&why) {
+            tracing::error!("the outbox cannot be written, what was seen waits: {why}");
         }
+        said = Some(why);
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            changed = link.changed() => {
-                if changed.is_err() {
-                    return Ok(());
-                }
-                // Whatever was on its way may not have arrived: all is asked anew.
-                sending.shutdown().await;
-                way = OnTheWay::default();
-            }
-            Some(answer) = delivery.answers.recv() => delivery.heard(answer, &mut way).await?,
-            Some(sent) = sending.join_next() => match sent {
-                Ok(sent) => delivery.sent(sent, &mut way).await?,
-                Err(error) => {
-                    tracing::error!("sending a picture or clip panicked, all is asked anew: {error}");
-                    sending.shutdown().await;
-                    way = OnTheWay::default();
-                }
-            },
-            Ok(()) = news.changed() => {}
-            _ = tidy.tick() => {
-                delivery.kept.tidy(&delivery.clock).await?;
-                way.forget_old();
-            }
+            () = tokio::time::sleep(TIDY) => {}
         }
-        let counts = delivery.kept.counts().await?;
-        delivery.counts.send_if_modified(|told| std::mem::replace(told, counts) != counts);
     }
 }
 
@@ -298,6 +313,50 @@ enum NotSent {
 }
 
 impl Delivery {
+    /// Until the stop; an error is one of the disk. It can be begun again: what was on its way is asked anew.
+    async fn work(&mut self, stop: &CancellationToken) -> Result<()> {
+        let mut tidy = tokio::time::interval(TIDY);
+        tidy.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut news = self.kept.news.subscribe();
+        let mut sending = JoinSet::new();
+        let mut way = OnTheWay::default();
+        let mut link = self.wire.link.clone();
+        while self.wire.answers.try_recv().is_ok() {}
+        loop {
+            let connection = link.borrow_and_update().clone();
+            if let Some(connection) = &connection {
+                self.send(connection, &mut way, &mut sending).await?;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = link.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    // Whatever was on its way may not have arrived: all is asked anew.
+                    sending.shutdown().await;
+                    way = OnTheWay::default();
+                }
+                Some(answer) = self.wire.answers.recv() => self.heard(answer, &mut way).await?,
+                Some(sent) = sending.join_next() => match sent {
+                    Ok(sent) => self.sent(sent, &mut way).await?,
+                    Err(error) => {
+                        tracing::error!("sending a picture or clip panicked, all is asked anew: {error}");
+                        sending.shutdown().await;
+                        way = OnTheWay::default();
+                    }
+                },
+                Ok(()) = news.changed() => {}
+                _ = tidy.tick() => {
+                    self.kept.tidy(&self.clock).await?;
+                    way.forget_old();
+                }
+            }
+            let counts = self.kept.counts().await?;
+            self.wire.counts.send_if_modified(|told| std::mem::replace(told, counts) != counts);
+        }
+    }
+
     async fn send(&self, connection: &Connection, way: &mut OnTheWay, sending: &mut JoinSet<Sent>) -> Result<()> {
         let outbox = &self.kept.outbox;
         for event in outbox.untold(u32::try_from(AT_ONCE)?).await? {
@@ -410,7 +469,11 @@ impl Delivery {
                 way.told.remove(&refused.id);
                 match refused.again_after {
                     Some(secs) => {
-                        tracing::warn!("the coordinator does not take event {} now: {}", refused.id, refused.why);
+                        let is_known = |(why, at): &(String, Instant)| *why == refused.why && at.elapsed() < TELL_EVERY;
+                        if !way.refusal.as_ref().is_some_and(is_known) {
+                            tracing::warn!("the coordinator does not take event {} now, nor perhaps others: {}", refused.id, refused.why);
+                            way.refusal = Some((refused.why, Instant::now()));
+                        }
                         way.rests.insert(refused.id, Instant::now() + Duration::from_secs(secs.into()));
                         Ok(())
                     }

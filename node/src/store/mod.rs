@@ -113,6 +113,16 @@ impl Store {
     }
 }
 
+/// Whether it failed because the disk is full, for a file or for SQLite.
+pub fn is_full(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        let code = cause.downcast_ref::<sqlx::Error>().and_then(|error| error.as_database_error()?.code());
+        // SQLITE_FULL (sqlite.org/rescode.html).
+        matches!(kind, Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)) || code.is_some_and(|code| code == "13")
+    })
+}
+
 /// A transaction that will write: taking the lock at once, it cannot fail half-way for another writer.
 async fn begin(pool: &SqlitePool) -> anyhow::Result<Transaction<'static, Sqlite>> {
     let begun = match pool.begin_with("BEGIN IMMEDIATE").await {
