@@ -1,5 +1,6 @@
 //! Takes what cameras saw: on the disk first, then acknowledged.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,14 +17,15 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::mesh::link::{Connection, LinkError};
 use crate::mesh::transfer::Body;
-use crate::store::Store;
 use crate::store::events::ForeignEvent;
 use crate::store::media::Media;
+use crate::store::{Store, is_full};
 
 /// A camera tries again so long after the disk took nothing.
 const AGAIN: Duration = Duration::from_secs(30);
-/// The same trouble is told this often.
+/// The same trouble is told this often, and of one node no more than so many in that time.
 const TELL_EVERY: Duration = Duration::from_secs(600);
+const TELL_AT_MOST: usize = 10;
 /// Bytes that are written at once: a disk that is slow holds up nothing but its own stream.
 const BATCH: usize = 256 * 1024;
 
@@ -35,7 +37,8 @@ pub struct Keeper {
     clock: Clock,
     /// Changes whenever something was kept.
     news: watch::Sender<()>,
-    told: Arc<Mutex<Option<(String, Instant)>>>,
+    /// Troubles that were told, of each node its own.
+    told: Arc<Mutex<HashMap<NodeId, Vec<(String, Instant)>>>>,
 }
 
 impl Keeper {
@@ -70,7 +73,7 @@ impl Keeper {
             Err(error) if error.downcast_ref::<ForeignEvent>().is_some() => self.refused(row, id, format!("{error:#}"), None),
             Err(error) => {
                 let why = format!("{error:#}");
-                self.tell(&format!("an event of {} cannot be kept: {why}", row.name));
+                self.cannot_keep(row, "an event", &error);
                 self.refused(row, id, why, u32::try_from(AGAIN.as_secs()).ok())
             }
         }
@@ -78,7 +81,7 @@ impl Keeper {
 
     fn refused(&self, row: &RosterRow, id: EventId, why: String, again_after: Option<u32>) -> Message {
         if again_after.is_none() {
-            self.tell(&format!("event {id} of {} is not taken: {why}", row.name));
+            self.tell(row, &format!("event {id} of {} is not taken: {why}", row.name));
         }
         Message::EventRefused(EventRefusedV1 { id, why, again_after })
     }
@@ -100,7 +103,7 @@ impl Keeper {
             }
             Err(error) => {
                 body.stop();
-                self.tell(&format!("an attachment of {} is not taken: {error:#}", row.name));
+                self.tell(row, &format!("an attachment of {} is not taken: {error:#}", row.name));
                 return Ok(None);
             }
         };
@@ -111,7 +114,7 @@ impl Keeper {
             }
             Ok(Err(error)) => {
                 body.stop();
-                self.tell(&format!("an attachment of {} cannot be kept: {error:#}", row.name));
+                self.cannot_keep(row, "an attachment", &error);
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -192,14 +195,31 @@ impl Keeper {
         Ok(())
     }
 
-    /// Not more often than it helps.
-    fn tell(&self, what: &str) {
+    fn cannot_keep(&self, row: &RosterRow, what: &str, error: &anyhow::Error) {
+        let text = format!("{what} of {} cannot be kept: {error:#}", row.name);
+        // It meets now a file and now the database, and is one trouble.
+        let key = if is_full(error) { "the disk is full" } else { &text };
+        self.tell_as(row, key, &text);
+    }
+
+    fn tell(&self, row: &RosterRow, what: &str) {
+        self.tell_as(row, what, what);
+    }
+
+    /// Not more often than it helps, and one node's troubles never hide another's.
+    fn tell_as(&self, row: &RosterRow, key: &str, what: &str) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let again = told.as_ref().is_none_or(|(text, at)| text != what || at.elapsed() >= TELL_EVERY);
-        if again {
-            tracing::warn!("{what}");
-            *told = Some((what.to_owned(), Instant::now()));
+        let known = told.entry(row.node).or_default();
+        known.retain(|(_, at)| at.elapsed() < TELL_EVERY);
+        if known.len() > TELL_AT_MOST || known.iter().any(|(known, _)| known == key) {
+            return;
         }
+        if known.len() == TELL_AT_MOST {
+            tracing::warn!("what more is wrong with events of {} is not told for some minutes", row.name);
+        } else {
+            tracing::warn!("{what}");
+        }
+        known.push((key.to_owned(), Instant::now()));
     }
 }
 
