@@ -2,6 +2,8 @@
 
 mod bytes;
 mod crashes;
+mod disks;
+mod rogues;
 mod users;
 
 use std::ffi::OsStr;
@@ -214,6 +216,7 @@ async fn what_a_hook_tells_while_the_node_is_away_waits_in_the_spool() {
         }
     }
     porch.start();
+    eventually("its picture came", async || house.events().await.first().is_some_and(|event| event.attachments.len() == 1)).await;
     let event = house.has_events(1).await.remove(0);
     assert_eq!((event.changed, event.attachments.len()), (Some(5), 1));
     eventually("the spool is empty but for what is refused", async || {

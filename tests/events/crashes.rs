@@ -23,7 +23,7 @@ use crate::harness::{BINARY, Camera, House, within};
 /// Hooks that are called at the same time.
 const CALLERS: usize = 3;
 /// What one caller has at least to tell while one thing is killed and started again.
-const TOLD_EACH: usize = 8;
+const TOLD_EACH: usize = 16;
 
 /// What became of the pictures that hooks were given.
 #[derive(Debug, Default)]
