@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::harness::skip::skipped;
-use crate::harness::{House, MjpegCamera, Node, Scene, eventually, within};
+use crate::harness::{House, MjpegCamera, Node, Scene, eventually, throughout, within};
 
 /// The processes that were started with this motion.conf.
 fn motions(conf: &Path) -> Vec<Pid> {
@@ -183,6 +183,9 @@ async fn a_network_camera_that_goes_away_is_told_and_so_is_its_return() {
     let camera = MjpegCamera::start().await;
     let _garden = garden(&house, &camera, &["name = \"garden\""]).await;
     let has = async |kind| events_of(&house, "garden").await.iter().filter(|event| event.kind == kind).count() == 1;
+    // First it hangs, which looks the same from afar, then it hangs up.
+    camera.shows(Scene::Frozen);
+    throughout(Duration::from_secs(2), "nothing is told yet", async || events_of(&house, "garden").await.is_empty()).await;
     camera.shows(Scene::Gone);
     // Motion says so after 31 to 41 s.
     within(Duration::from_secs(60), "the loss is in the store", async || has(EventKind::CameraLost).await).await;

@@ -13,17 +13,18 @@ use std::time::Duration;
 use dms3_node::store::Store;
 use dms3_node::store::events::{Filter, MOST, StoredEvent};
 use dms3_node::store::media::Media;
+use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::process::Command;
 
 use super::jpeg;
-use crate::harness::{BINARY, Camera, House, within};
+use crate::harness::{BINARY, Camera, House, eventually, within};
 
 /// Hooks that are called at the same time.
 const CALLERS: usize = 3;
 /// What one caller has at least to tell while one thing is killed and started again.
-const TOLD_EACH: usize = 16;
+const TOLD_EACH: usize = 20;
 
 /// What became of the pictures that hooks were given.
 #[derive(Debug, Default)]
@@ -123,6 +124,40 @@ async fn no_picture_that_a_hook_was_told_is_kept_is_lost_or_doubled_whatever_is_
     let foreign = found.keys().filter(|hash| !kept.contains(hash) && !unknown.contains(hash)).count();
     assert_eq!(foreign, 0, "nothing else is there");
     assert!(kept.len() as u64 >= rounds * (CALLERS * TOLD_EACH) as u64 / 2, "{} kept", kept.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_hooks_tell_a_camera_that_hangs_is_kept_once() {
+    let house = House::with_cameras(["porch"]).await;
+    let porch = house.camera("porch");
+    let ledger = Ledger::default();
+    let plain = fs::read(jpeg(house.dir(), b"plain.jpg", 7)).unwrap();
+    porch.signal(Signal::SIGSTOP);
+    // They wait a while for its answer and leave it in the spool; it hears them all the same when it goes on.
+    let seeds: [u64; 12] = std::array::from_fn(|nth| nth as u64);
+    futures_util::future::join_all(seeds.map(|seed| {
+        let (ledger, plain, dir) = (&ledger, &plain, house.dir());
+        async move { call(porch, ledger, dir, plain, &mut StdRng::seed_from_u64(seed)).await }
+    }))
+    .await;
+    assert_eq!((ledger.kept.lock().unwrap().len(), calls_in(&porch.spool_dir()).len()), (seeds.len(), seeds.len()));
+    porch.signal(Signal::SIGCONT);
+    let whole = async || {
+        let events = house.events().await;
+        events.iter().flat_map(|event| &event.attachments).filter(|known| known.kept_at.is_some()).count()
+    };
+    eventually("all is handed over", async || {
+        calls_in(&porch.spool_dir()).is_empty()
+            && whole().await >= seeds.len()
+            && porch.camera_status().await.is_some_and(|status| status.outbox.waiting == 0)
+    })
+    .await;
+    let mut hashes: Vec<_> =
+        house.events().await.iter().flat_map(|event| event.attachments.clone()).map(|known| known.attachment.hash).collect();
+    hashes.sort_unstable();
+    let mut kept = ledger.kept.into_inner().unwrap();
+    kept.sort_unstable();
+    assert_eq!(hashes, kept, "each once");
 }
 
 /// One call of a hook with a picture that no other has: of its own event, of one that many share, of none that is named, a snapshot.
