@@ -49,7 +49,7 @@ pub struct OutboxConfig {
 
 impl Default for OutboxConfig {
     fn default() -> Self {
-        Self { max_size: Size(2 << 30), keep_free: Size(200 << 20), max_file: Size(1 << 30) }
+        Self { max_size: Size(2_000_000_000), keep_free: Size(200_000_000), max_file: Size(1_000_000_000) }
     }
 }
 

@@ -10,7 +10,7 @@ use dms3_core::protocol::events::{AttachmentKeptV1, BytesV1, EventKeptV1, EventR
 use dms3_core::protocol::frame::Message;
 use dms3_core::roster::RosterRow;
 use dms3_core::time::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
@@ -33,19 +33,14 @@ pub struct Keeper {
     store: Store,
     media: Media,
     clock: Clock,
-    /// Changes whenever something was kept.
-    news: watch::Sender<()>,
+    /// Hears of each event of which something was kept.
+    news: Option<mpsc::Sender<EventId>>,
     told: Arc<Mutex<Option<(String, Instant)>>>,
 }
 
 impl Keeper {
-    pub fn new(store: Store, media: Media, clock: Clock) -> Self {
-        Self { store, media, clock, news: watch::Sender::new(()), told: Arc::default() }
-    }
-
-    /// Sees that something was kept.
-    pub fn news(&self) -> watch::Receiver<()> {
-        self.news.subscribe()
+    pub fn new(store: Store, media: Media, clock: Clock, news: Option<mpsc::Sender<EventId>>) -> Self {
+        Self { store, media, clock, news, told: Arc::default() }
     }
 
     /// The answer to a telling of an event.
@@ -62,7 +57,7 @@ impl Keeper {
                 if kept.fresh {
                     tracing::info!("{}/{}: {} {id}", row.name, event.source, event.kind.words());
                 }
-                self.news.send_replace(());
+                self.tell_news(id).await;
                 let missing =
                     kept.missing.into_iter().map(|hash| MissingV1 { hash, from: self.media.part_length(&part_name(&hash, row.node)) });
                 Message::EventKept(EventKeptV1 { id, rev, missing: missing.collect() })
@@ -106,7 +101,7 @@ impl Keeper {
         };
         match self.take(row.node, &head, length, &mut body, connection).await {
             Ok(Ok(())) => {
-                self.news.send_replace(());
+                self.tell_news(head.event).await;
                 Ok(Some(kept))
             }
             Ok(Err(error)) => {
@@ -178,6 +173,14 @@ impl Keeper {
             Err(error) => Err(error),
         };
         Ok(finished.and_then(|kept| if kept { Ok(()) } else { bail!("it is gone again, or its event is") }))
+    }
+
+    /// Waits if the alerts are behind: a camera is not told that it is kept before they can hear of it.
+    async fn tell_news(&self, id: EventId) {
+        if let Some(news) = &self.news {
+            // Gone only when the node stops.
+            let _ = news.send(id).await;
+        }
     }
 
     /// Not more often than it helps.

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use dms3_core::coordinator::{Coordinator, Input, Settings};
-use dms3_core::id::BootId;
+use dms3_core::id::{BootId, EventId};
 use dms3_core::presence::Device;
 use dms3_pki::{AUTHORITY_DIR, Authority, Identity};
+use dms3_web::templates::Templates;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::driver::Driver;
+use self::alerts::Alerts;
+use self::driver::{Driver, MailDesk};
 use self::enrollment::{EnrollmentContext, Tokens};
 use self::events::Keeper;
 use self::peers::PeersContext;
@@ -22,13 +24,18 @@ use self::roster::Roster;
 use crate::clock::Clock;
 use crate::config::{Config, CoordinatorConfig};
 use crate::control::Control;
+use crate::mailer::MailConfig;
+use crate::mailer::letters::Writer;
+use crate::mailer::post::{self, Post};
 use crate::mesh::discovery::{self, Advert};
 use crate::mesh::endpoint::Endpoint;
 use crate::mesh::keys::MeshKeys;
 use crate::services::Services;
+use crate::store::mails::Mails;
 use crate::store::media::Media;
 use crate::store::{Keep, Store};
 
+pub mod alerts;
 mod driver;
 pub mod enrollment;
 pub mod events;
@@ -106,7 +113,14 @@ pub async fn start(
     let tokens = Tokens::new(store.clone(), authority, roster.clone(), clock.clone());
 
     let media = Media::open(&config.state_dir.join("media"))?;
-    let keeper = Keeper::new(store.clone(), media, clock.clone());
+    let (desk, kept_events) = match &config.mail {
+        Some(mail) => {
+            let (desk, kept) = mailing(config, mail, &store, &media, &clock, &identity, services).await?;
+            (Some(desk), Some(kept))
+        }
+        None => (None, None),
+    };
+    let keeper = Keeper::new(store.clone(), media, clock.clone(), kept_events);
     let driver = Driver {
         machine,
         key: identity.key().clone(),
@@ -119,6 +133,7 @@ pub async fn start(
         authority: authority_in.clone(),
         kept,
         owed: None,
+        mail: desk,
         notices: BTreeMap::new(),
     };
     services.vital("driver", driver.run(effects, inputs_in, requests_in, alerts_in, stop.clone()));
@@ -200,6 +215,54 @@ pub async fn start(
         tracing::warn!("presence is switched off in the config: only people arm and disarm this house");
     }
     Ok(())
+}
+
+/// Starts what decides of mails and what brings them away. Neither is vital: a house that cannot mail is watched all the same.
+async fn mailing(
+    config: &Config,
+    mail: &MailConfig,
+    store: &Store,
+    media: &Media,
+    clock: &Clock,
+    identity: &Identity,
+    services: &mut Services,
+) -> Result<(MailDesk, mpsc::Sender<EventId>)> {
+    let (mails, damaged) = Mails::open(&config.state_dir).await.context("cannot open the spool of mails")?;
+    if let Some((aside, error)) = damaged {
+        tracing::error!("{error:#}; it is kept as {}, and the mails in it are not sent", aside.display());
+    }
+    let (kept, kept_in) = mpsc::channel(256);
+    let (faults, faults_in) = mpsc::channel(64);
+    let (reason, reason_in) = watch::channel(None);
+    let (post, news) = watch::channel(());
+    let (tests, tests_in) = mpsc::channel(1);
+    let (counts, counts_in) = watch::channel(mails.counts().await?);
+    let templates = Templates::new(mail.template_dir.clone());
+    let alerts = Alerts {
+        settings: mail.rules.clone(),
+        store: store.clone(),
+        mails: mails.clone(),
+        writer: Writer::new(mail, templates, media.clone()),
+        clock: clock.clone(),
+        kept: Arc::new(Mutex::new(kept_in)),
+        faults: Arc::new(Mutex::new(faults_in)),
+        reason: reason_in,
+        tests: Arc::new(Mutex::new(tests_in)),
+        node: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "the coordinator".to_owned()),
+        post,
+    };
+    services.restarting("alerts", move |stop| alerts::run(alerts.clone(), stop), |_| {});
+    let bringer = Post {
+        config: Arc::new(mail.clone()),
+        mails,
+        media: media.clone(),
+        clock: clock.clone(),
+        house: identity.mesh().to_string(),
+        news,
+        counts,
+    };
+    services.restarting("mailer", move |stop| post::deliver(bringer.clone(), stop), |_| {});
+    Ok((MailDesk { faults, reason, counts: counts_in, tests }, kept))
 }
 
 /// Keeps the addresses at which devices were seen, so that a restart knows where to probe.

@@ -42,6 +42,11 @@ impl Driver {
         self.notices.retain(|_, (at, _)| now.mono.since(*at) < NOTICE_FOR);
         let mut house = self.machine.dashboard(now);
         house.problems.extend(self.trouble_with_disk());
+        house.mail = self.mail.as_ref().map(|mail| mail.counts.borrow().clone());
+        house.problems.extend(house.mail.as_ref().and_then(|mail| {
+            let why = mail.why.as_ref()?;
+            Some(format!("{} mail(s) wait: {why}", mail.waiting))
+        }));
         house.problems.extend(self.notices.values().map(|(_, text)| text.clone()));
         let authority = self.authority.borrow();
         let root_is_here = authority.root_on_box();
@@ -77,6 +82,13 @@ impl Driver {
                 tracing::info!("{by} cancelled token {}", token.id);
                 Answer::Done(format!("Token {} is cancelled. Nodes that it paired stay.", token.id))
             }
+            Request::MailTest => match &self.mail {
+                Some(mail) => {
+                    mail.tests.try_send(()).map_err(|_| anyhow::anyhow!("a test mail is on its way already"))?;
+                    Answer::Done("A test mail is on its way.".to_owned())
+                }
+                None => Answer::Refused("this house mails nothing: write the section [mail] into the coordinator's config".to_owned()),
+            },
             Request::Events { since, camera } => {
                 let filter = Filter { since: Some(since), camera, limit: MOST, ..Filter::default() };
                 Answer::Events(self.store.events(&filter).await?)

@@ -2,20 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Cursor, Read, Seek as _, SeekFrom, Write as _};
+use std::io::{self, BufRead, Cursor, Read, Seek, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use data_encoding::HEXLOWER;
 use dms3_pki::files::{PRIVATE, create_dir_private, sync_parent};
-use image::ImageReader;
+use image::{ImageFormat, ImageReader, Limits};
 use ring::digest::{Context as Digest, SHA256};
 
 /// Bytes at once.
 const CHUNK: usize = 64 * 1024;
 /// The size of a picture stands in its first bytes; one whose head is longer is told without.
 const HEAD: u64 = 512 * 1024;
+/// Bytes of memory for what is in a picture besides its pixels.
+pub(super) const ASIDE: u64 = 8 << 20;
 /// Where what is not whole yet lies.
 const PARTS: &str = "parts";
 /// Ends the name of a thumbnail.
@@ -274,9 +276,19 @@ pub fn size_of_picture(file: &mut File) -> anyhow::Result<(u32, u32)> {
 /// The same of the first bytes of a picture.
 pub fn size_of_head(head: &[u8]) -> anyhow::Result<(u32, u32)> {
     ensure!(!head.is_empty(), "it is empty");
-    let reader = ImageReader::new(Cursor::new(head)).with_guessed_format().context("cannot read it")?;
-    ensure!(reader.format().is_some(), "it is neither JPEG nor PNG nor WebP");
-    reader.into_dimensions().context("it is no whole picture")
+    picture_of(Cursor::new(head))?.into_dimensions().context("it is no whole picture")
+}
+
+/// A reader of a picture (JPEG, PNG, WebP) that spends little memory on what is in it besides: half a megabyte of a PNG's colour profile
+/// may unpack to five hundred.
+pub(super) fn picture_of<R: BufRead + Seek>(from: R) -> anyhow::Result<ImageReader<R>> {
+    let mut reader = ImageReader::new(from).with_guessed_format().context("cannot read it")?;
+    let known = matches!(reader.format(), Some(ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP));
+    ensure!(known, "it is neither JPEG nor PNG nor WebP");
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(ASIDE);
+    reader.limits(limits);
+    Ok(reader)
 }
 
 #[cfg(test)]

@@ -12,8 +12,10 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{SqlSafeStr as _, Sqlite, Transaction};
 use tokio::sync::Mutex;
 
+mod apart;
 pub mod events;
 mod history;
+pub mod mails;
 pub mod media;
 mod memory;
 pub mod outbox;
@@ -24,6 +26,7 @@ mod tokens;
 #[cfg(test)]
 mod tests;
 
+use apart::{is_damage, open_apart, put_aside};
 pub use history::{AuditEntry, AuditKind, Keep};
 pub use memory::Remembered;
 pub use roster::Revocation;

@@ -11,7 +11,7 @@ use dms3_core::time::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection, SqlitePool};
 
-use super::{begin, connect, fixed, migrate, stamp, unstamp};
+use super::{begin, fixed, is_damage, migrate, open_apart, put_aside, stamp, unstamp};
 
 /// The file, in the camera's state directory.
 pub const OUTBOX_FILE: &str = "outbox.db";
@@ -63,28 +63,7 @@ impl Outbox {
     }
 
     async fn open_at(path: &Path) -> anyhow::Result<Self> {
-        if !path.exists() {
-            std::fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .open(path)
-                .with_context(|| format!("cannot create {}", path.display()))?;
-        }
-        let pool = connect(path).await?;
-        let looked = async {
-            let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_master").fetch_one(&pool).await?;
-            if tables == 0 {
-                sqlx::query("PRAGMA application_id = 0x444D334F").execute(&pool).await?;
-            }
-            let id: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&pool).await?;
-            let findings: Vec<String> = sqlx::query_scalar("PRAGMA quick_check(3)").fetch_all(&pool).await?;
-            anyhow::Ok((id, findings))
-        };
-        let (id, findings) = looked.await.with_context(|| format!("cannot read {}", path.display()))?;
-        if id != APPLICATION_ID || findings != ["ok"] {
-            pool.close().await;
-            return Err(Damage(path.to_owned(), findings.join("; ")).into());
-        }
+        let pool = open_apart(path, APPLICATION_ID).await?;
         migrate(&pool, path, &[("outbox", include_str!("migrations/outbox_0001.sql"))]).await?;
         Ok(Self { pool })
     }
@@ -304,35 +283,6 @@ impl Outbox {
         count(&mut tx, what, times).await?;
         tx.commit().await.context("cannot write to the outbox")
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("{} is damaged: {}", .0.display(), .1)]
-struct Damage(PathBuf, String);
-
-/// SQLite says so, or what it says cannot be of ours.
-fn is_damage(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<Damage>().is_some()
-        || error.chain().any(|cause| {
-            let code = cause.downcast_ref::<sqlx::Error>().and_then(|error| error.as_database_error()?.code());
-            // SQLITE_CORRUPT and SQLITE_NOTADB with their extended codes (sqlite.org/rescode.html).
-            code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| matches!(code & 0xff, 11 | 26))
-        })
-}
-
-fn put_aside(path: &Path) -> anyhow::Result<PathBuf> {
-    let free = (1..10_000).map(|nth| path.with_extension(format!("damaged-{nth}"))).find(|aside| !aside.exists());
-    let aside = free.context("too many damaged outboxes lie beside it")?;
-    for suffix in ["", "-wal", "-shm"] {
-        let (from, to) = (super::beside(path, suffix), super::beside(&aside, suffix));
-        match std::fs::rename(&from, &to) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot put {} aside", from.display()));
-            }
-            _ => {}
-        }
-    }
-    Ok(aside)
 }
 
 async fn put(connection: &mut SqliteConnection, recent: &Recent) -> anyhow::Result<()> {

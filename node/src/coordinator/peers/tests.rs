@@ -78,7 +78,7 @@ fn keeper(house: &House) -> Keeper {
     let made = std::thread::spawn(move || {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(Store::create(&dir))
     });
-    Keeper::new(made.join().unwrap().unwrap(), media, house.clock.clone())
+    Keeper::new(made.join().unwrap().unwrap(), media, house.clock.clone(), None)
 }
 
 /// A node that we make say what we want.
