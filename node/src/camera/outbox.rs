@@ -14,6 +14,7 @@ use dms3_core::protocol::events::{ATTACHMENT_LIMIT, BytesV1, EventV1};
 use dms3_core::protocol::frame::Message;
 use dms3_core::protocol::message::OutboxV1;
 use dms3_core::time::{Mono, Timestamp};
+use futures_util::future::try_join_all;
 use nix::sys::statvfs::statvfs;
 use serde::Deserialize;
 use tokio::sync::{RwLock, mpsc, watch};
@@ -30,6 +31,8 @@ use crate::store::outbox::Outbox;
 
 /// Events told and pictures sent at once; clips go one by one.
 const AT_ONCE: usize = 8;
+/// Answers that are written down together, with one fsync.
+const ANSWERS: usize = 32;
 /// What is not answered in this time is told again.
 const AGAIN: Duration = Duration::from_secs(30);
 /// How often it is tidied.
@@ -257,7 +260,16 @@ pub async fn deliver(mut delivery: Delivery, stop: CancellationToken) -> Result<
                 sending.shutdown().await;
                 way = OnTheWay::default();
             }
-            Some(answer) = delivery.answers.recv() => delivery.heard(answer, &mut way).await?,
+            Some(answer) = delivery.answers.recv() => {
+                let mut answers = vec![answer];
+                while answers.len() < ANSWERS && let Ok(more) = delivery.answers.try_recv() {
+                    answers.push(more);
+                }
+                for answer in &answers {
+                    way.heard(answer);
+                }
+                try_join_all(answers.into_iter().map(|answer| delivery.heard(answer))).await?;
+            }
             Some(sent) = sending.join_next() => {
                 if let Ok((hash, Err(error))) = sent {
                     tracing::debug!("an attachment was not sent: {error}");
@@ -324,31 +336,20 @@ impl Delivery {
         Ok(())
     }
 
-    async fn heard(&self, answer: Message, way: &mut OnTheWay) -> Result<()> {
+    async fn heard(&self, answer: Message) -> Result<()> {
         let outbox = &self.kept.outbox;
         match answer {
             Message::EventKept(kept) => {
-                way.told.remove(&kept.id);
-                way.from.extend(kept.missing.iter().map(|missing| (missing.hash, missing.from)));
                 outbox.kept(kept.id, kept.rev, &kept.missing.iter().map(|missing| missing.hash).collect::<Vec<_>>()).await
             }
-            Message::AttachmentKept(kept) => {
-                way.ended(&kept.hash);
-                outbox.attachment_kept(kept.event, kept.hash).await
+            Message::AttachmentKept(kept) => outbox.attachment_kept(kept.event, kept.hash).await,
+            Message::EventRefused(refused) if refused.again_after.is_some() => {
+                tracing::warn!("the coordinator does not take event {} now: {}", refused.id, refused.why);
+                Ok(())
             }
             Message::EventRefused(refused) => {
-                way.told.remove(&refused.id);
-                match refused.again_after {
-                    Some(secs) => {
-                        tracing::warn!("the coordinator does not take event {} now: {}", refused.id, refused.why);
-                        way.rests.insert(refused.id, Instant::now() + Duration::from_secs(secs.into()));
-                        Ok(())
-                    }
-                    None => {
-                        tracing::error!("the coordinator will not take event {}: {}; it stays here", refused.id, refused.why);
-                        outbox.refused(refused.id, &refused.why).await
-                    }
-                }
+                tracing::error!("the coordinator will not take event {}: {}; it stays here", refused.id, refused.why);
+                outbox.refused(refused.id, &refused.why).await
             }
             _ => Ok(()),
         }
@@ -363,6 +364,23 @@ fn age_of(event: &Event, now: Timestamp, mono: Mono) -> Option<u64> {
 }
 
 impl OnTheWay {
+    fn heard(&mut self, answer: &Message) {
+        match answer {
+            Message::EventKept(kept) => {
+                self.told.remove(&kept.id);
+                self.from.extend(kept.missing.iter().map(|missing| (missing.hash, missing.from)));
+            }
+            Message::AttachmentKept(kept) => self.ended(&kept.hash),
+            Message::EventRefused(refused) => {
+                self.told.remove(&refused.id);
+                if let Some(secs) = refused.again_after {
+                    self.rests.insert(refused.id, Instant::now() + Duration::from_secs(secs.into()));
+                }
+            }
+            _ => {}
+        }
+    }
+
     fn ended(&mut self, hash: &[u8; 32]) {
         self.bytes.remove(hash);
         self.clip.take_if(|clip| clip == hash);

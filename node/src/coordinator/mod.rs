@@ -10,6 +10,7 @@ use dms3_core::id::BootId;
 use dms3_core::presence::Device;
 use dms3_pki::{AUTHORITY_DIR, Authority, Identity};
 use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::driver::Driver;
@@ -26,7 +27,6 @@ use crate::mesh::discovery::{self, Advert};
 use crate::mesh::endpoint::Endpoint;
 use crate::mesh::keys::MeshKeys;
 use crate::services::Services;
-use crate::store::media::Media;
 use crate::store::{Keep, Store};
 
 mod driver;
@@ -105,8 +105,7 @@ pub async fn start(
     let stop = services.stop_token();
     let tokens = Tokens::new(store.clone(), authority, roster.clone(), clock.clone());
 
-    let media = Media::open(&config.state_dir.join("media"))?;
-    let keeper = Keeper::new(store.clone(), media, clock.clone());
+    let keeper = Keeper::new(config.state_dir.clone(), clock.clone());
     let driver = Driver {
         machine,
         key: identity.key().clone(),
@@ -120,6 +119,8 @@ pub async fn start(
         kept,
         owed: None,
         notices: BTreeMap::new(),
+        keeper: keeper.clone(),
+        lookups: JoinSet::new(),
     };
     services.vital("driver", driver.run(effects, inputs_in, requests_in, alerts_in, stop.clone()));
     services.vital(
@@ -134,11 +135,13 @@ pub async fn start(
                 authority: authority_in.clone(),
                 clock: clock.clone(),
                 boot,
-                keeper,
+                keeper: keeper.clone(),
             },
             stop.clone(),
         ),
     );
+    let (kept, told) = (keeper.clone(), alerts.clone());
+    services.restarting("events", move |stop| kept.clone().open(told.clone(), stop), |_| {});
     let control = Arc::new(control);
     services.restarting("control", move |stop| control.clone().run(requests.clone(), stop), |_| {});
 
@@ -171,7 +174,7 @@ pub async fn start(
     services.restarting("clock", move |stop| keeping.clone().keep(stop), |_| {});
     let (pruned, keep) = (store.clone(), Keep { decisions: own.decisions_for, sightings: own.sightings_for, audit: AUDIT_FOR });
     let prune_clock = clock.clone();
-    services.restarting("pruning", move |stop| prune(pruned.clone(), keep, prune_clock.clone(), stop), |_| {});
+    services.restarting("pruning", move |stop| prune(pruned.clone(), keeper.clone(), keep, prune_clock.clone(), stop), |_| {});
 
     if own.presence.enabled {
         let (learned, learned_in) = mpsc::channel(64);
@@ -226,10 +229,12 @@ async fn remember(
     }
 }
 
-async fn prune(store: Store, keep: Keep, clock: Clock, stop: CancellationToken) -> Result<()> {
+async fn prune(store: Store, keeper: Keeper, keep: Keep, clock: Clock, stop: CancellationToken) -> Result<()> {
     loop {
         // The proven time is early, never late: it drops nothing that should stay.
-        store.prune(keep, clock.announced()).await?;
+        let now = clock.announced();
+        store.prune(keep, now).await?;
+        keeper.room().await?.events.prune(now - keep.decisions).await?;
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(PRUNE_EVERY) => {}
@@ -240,12 +245,14 @@ async fn prune(store: Store, keep: Keep, clock: Clock, stop: CancellationToken) 
 #[cfg(test)]
 mod tests {
     use dms3_core::presence::Presence;
+    use dms3_core::time::Timestamp;
     use dms3_pki::{KEY_FILE, NodeKey};
 
     use super::*;
     use crate::config::Role;
     use crate::control::{Answer, Request, ask};
     use crate::mesh::testing::{DAY, eventually};
+    use crate::store::events::EVENTS_FILE;
 
     /// The state directory of a house that was founded so long ago, with a certificate of that age.
     async fn founded(age: Duration, clock: &Clock) -> (tempfile::TempDir, Config, Identity) {
@@ -330,6 +337,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_house_whose_events_are_damaged_guards_all_the_same_and_says_so() {
+        let clock = Clock::alone();
+        let (dir, config, identity) = founded(DAY, &clock).await;
+        std::fs::write(dir.path().join(EVENTS_FILE), vec![b'x'; 20_000]).unwrap();
+        let _services = started(&config, identity, &clock).await;
+        eventually("it is a problem", async || status(&config).await.problems.iter().any(|problem| problem.contains("events.damaged-1")))
+            .await;
+        let Answer::Events(events) = ask(&config.control_socket(), &Request::Events { since: Timestamp(0), camera: None }).await.unwrap()
+        else {
+            panic!("events")
+        };
+        assert_eq!(events, []);
+    }
+
+    #[tokio::test]
     async fn nothing_is_dropped_by_a_clock_that_nobody_vouches_for() {
         let dir = tempfile::tempdir().unwrap();
         let (store, clock, stop) = (Store::create(dir.path()).await.unwrap(), Clock::alone(), CancellationToken::new());
@@ -338,10 +360,11 @@ mod tests {
         let then = clock.now().at - Duration::from_secs(200 * 86400);
         store.time_accepted(then, "anna").await.unwrap();
         clock.forget(then);
-        prune(store.clone(), keep, clock.clone(), stop.clone()).await.unwrap();
+        let keeper = Keeper::new(dir.path().to_owned(), clock.clone());
+        prune(store.clone(), keeper.clone(), keep, clock.clone(), stop.clone()).await.unwrap();
         assert_eq!(store.audit(then).await.unwrap().len(), 1);
         clock.accept().unwrap();
-        prune(store.clone(), keep, clock, stop).await.unwrap();
+        prune(store.clone(), keeper, keep, clock, stop).await.unwrap();
         assert_eq!(store.audit(then).await.unwrap(), [], "and by one that a person vouches for it is");
     }
 }

@@ -132,6 +132,11 @@ impl Media {
         Ok(found.into_iter().collect())
     }
 
+    /// Whether any content lies in the directory `dir`, which need not exist.
+    pub(super) fn holds_any(dir: &Path) -> anyhow::Result<bool> {
+        Ok(dir.exists() && !Self { dir: dir.to_owned() }.list()?.is_empty())
+    }
+
     fn thumbnail_path(&self, hash: &[u8; 32]) -> PathBuf {
         super::beside(&self.path(hash), THUMBNAIL)
     }
@@ -201,7 +206,7 @@ impl Media {
             fs::remove_file(&part.path).with_context(|| format!("cannot remove {}", part.path.display()))?;
             return Err(WrongHash.into());
         }
-        part.file.sync_all().with_context(|| format!("cannot write {}", part.path.display()))?;
+        part.file.sync_data().with_context(|| format!("cannot write {}", part.path.display()))?;
         self.put(&part.path, hash)
     }
 }
@@ -259,7 +264,8 @@ fn copy(from: &mut File, to: &Path, limit: u64) -> anyhow::Result<Content> {
         digest.update(&chunk[..more]);
         file.write_all(&chunk[..more]).with_context(|| format!("cannot write {}", to.display()))?;
     }
-    file.sync_all().with_context(|| format!("cannot write {}", to.display()))?;
+    // With its length, which is all that must be there besides the bytes.
+    file.sync_data().with_context(|| format!("cannot write {}", to.display()))?;
     Ok(Content { hash: sum(digest), length })
 }
 

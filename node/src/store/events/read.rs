@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
-use crate::store::{Store, fixed, stamp, unstamp};
+use super::Events;
+use crate::store::{fixed, stamp, unstamp};
 
 /// No page is longer.
 pub const MOST: u32 = 500;
@@ -126,7 +127,7 @@ impl Thumbnail {
     }
 }
 
-impl Store {
+impl Events {
     /// The events that the filter lets through, the newest first.
     pub async fn events(&self, filter: &Filter) -> anyhow::Result<Vec<StoredEvent>> {
         let before = filter.before.unwrap_or((Timestamp(u64::MAX), EventId([0xff; 16])));
