@@ -104,6 +104,7 @@ impl Kept {
     /// Notes what a hook said, with its file if there is one. On the disk when this returns.
     pub async fn note(&self, source: &str, state: ArmState, id: EventId, mut note: Note, file: Option<NewFile>) -> Result<Event> {
         let _contents = self.contents.read().await;
+        let began = Instant::now();
         if let Some(NewFile { file, kind, name, taken }) = file {
             let length = file.metadata().context("how long it is")?.len();
             if length > self.config.max_file.0.min(ATTACHMENT_LIMIT) {
@@ -114,6 +115,7 @@ impl Kept {
             }
         }
         let event = self.outbox.note(source, state, id, note).await?;
+        tracing::debug!(kept_us = began.elapsed().as_micros(), "{source}: what a hook said is on the disk");
         self.news.send_replace(());
         Ok(event)
     }

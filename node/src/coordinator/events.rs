@@ -152,6 +152,7 @@ impl Keeper {
         };
         match self.take(row.node, &head, length, &mut body, connection).await {
             Ok(Ok(())) => {
+                tracing::debug!("{}: an attachment is kept", row.name);
                 self.news.send_replace(());
                 Ok(Some(kept))
             }

@@ -1,24 +1,25 @@
 //! What cameras saw, as the coordinator keeps it: tellings of events, their attachments, who has seen them.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, ensure};
-use dms3_core::event::{ATTACHMENTS, AttachmentKind, Event};
+use anyhow::Context as _;
+use dms3_core::event::{AttachmentKind, Event};
 use dms3_core::id::{EventId, NodeId};
 use dms3_core::time::Timestamp;
 use sqlx::sqlite::SqlitePool;
 use sqlx::{Row as _, Sqlite, SqliteConnection, Transaction};
 use tokio::sync::RwLock;
 
-use super::aside::{self, Kind, Ready};
+use self::telling::{Telling, keep};
+use super::apart::{self, Kind, Ready};
 use super::group::Writer;
 use super::media::Media;
 use super::{begin, fixed, stamp};
 
 mod read;
 mod retention;
+mod telling;
 #[cfg(test)]
 mod tests;
 
@@ -72,7 +73,7 @@ impl Events {
     /// the house goes on, and takes what its cameras see from now on.
     pub async fn open(dir: &Path) -> anyhow::Result<Opened> {
         let path = dir.join(EVENTS_FILE);
-        let Ready { pool, new, damaged } = aside::open(&path, KIND).await?;
+        let Ready { pool, new, damaged } = apart::open(&path, KIND).await?;
         let events = Self { writer: Writer::new(pool.clone()), pool, contents: Arc::default() };
         // Nobody knows any more what they show; left here, they would go as what no event needs.
         let media = if new { put_aside(&dir.join(MEDIA_DIR))? } else { None };
@@ -218,37 +219,6 @@ impl Events {
     }
 }
 
-/// What a camera tells, and when.
-struct Telling {
-    node: NodeId,
-    camera: String,
-    event: Event,
-    began: Timestamp,
-    now: Timestamp,
-}
-
-async fn keep(connection: &mut SqliteConnection, telling: &Telling, lengths: &[Option<u64>]) -> anyhow::Result<Kept> {
-    let Telling { node, event, now, .. } = telling;
-    if let Some(owner) = owner(connection, "SELECT node FROM removed WHERE id = $1", event.id).await? {
-        ensure!(owner == *node, ForeignEvent(event.id));
-        return Ok(Kept { fresh: false, missing: Vec::new() });
-    }
-    let owner = owner(connection, "SELECT node FROM event WHERE id = $1", event.id).await?;
-    ensure!(owner.is_none_or(|owner| owner == *node), ForeignEvent(event.id));
-    let before = own(connection, event.id).await?.1;
-    let newer = put_event(connection, telling).await?;
-    let changed = put_attachments(connection, event, lengths, newer, *now).await?;
-    let missing: Vec<Vec<u8>> =
-        sqlx::query_scalar("SELECT hash FROM attachment WHERE event = $1 AND kept_at IS NULL GROUP BY hash ORDER BY min(nth), hash")
-            .bind(event.id.0.as_slice())
-            .fetch_all(&mut *connection)
-            .await?;
-    if newer || changed {
-        measure(connection, event.id, before).await?;
-    }
-    Ok(Kept { fresh: owner.is_none(), missing: missing.into_iter().map(fixed).collect::<anyhow::Result<_>>()? })
-}
-
 /// Gives another name to a directory that is there and not empty.
 fn put_aside(dir: &Path) -> anyhow::Result<Option<PathBuf>> {
     let holds_any = Media::holds_any(dir)?;
@@ -265,91 +235,6 @@ fn put_aside(dir: &Path) -> anyhow::Result<Option<PathBuf>> {
 async fn whole(media: &Media, hashes: &[[u8; 32]]) -> anyhow::Result<Vec<Option<u64>>> {
     let (media, hashes) = (media.clone(), hashes.to_vec());
     Ok(tokio::task::spawn_blocking(move || hashes.iter().map(|hash| media.length(hash)).collect()).await?)
-}
-
-async fn owner(connection: &mut SqliteConnection, sql: &'static str, id: EventId) -> anyhow::Result<Option<NodeId>> {
-    let node: Option<Vec<u8>> = sqlx::query_scalar(sql).bind(id.0.as_slice()).fetch_optional(connection).await?;
-    Ok(node.map(fixed).transpose()?.map(NodeId))
-}
-
-/// Whether this telling is newer than what was known.
-async fn put_event(connection: &mut SqliteConnection, telling: &Telling) -> anyhow::Result<bool> {
-    let Telling { node, camera, event, began, now } = telling;
-    let put = sqlx::query(
-        "INSERT INTO event (id, node, camera, source, kind, started, ended, began, received_at, changed, state, rev, size, seen_by_any)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, 0)
-         ON CONFLICT (id) DO UPDATE SET source = excluded.source, kind = excluded.kind, started = excluded.started, ended = excluded.ended,
-         changed = excluded.changed, state = excluded.state, rev = excluded.rev WHERE event.rev < excluded.rev",
-    )
-    .bind(event.id.0.as_slice())
-    .bind(node.0.as_slice())
-    .bind(camera)
-    .bind(&event.source)
-    .bind(i64::from(event.kind.to_wire()))
-    .bind(stamp(event.started))
-    .bind(event.ended.map(stamp))
-    .bind(stamp(*began))
-    .bind(stamp(*now))
-    .bind(event.changed.map(i64::from))
-    .bind(i64::from(event.state.to_wire()))
-    .bind(i64::from(event.rev))
-    .execute(connection)
-    .await
-    .context("cannot keep the event")?;
-    Ok(put.rows_affected() > 0)
-}
-
-/// Writes what a newer telling adds, and of each attachment whether its content is there. Whether anything changed.
-async fn put_attachments(
-    connection: &mut SqliteConnection,
-    event: &Event,
-    lengths: &[Option<u64>],
-    newer: bool,
-    now: Timestamp,
-) -> anyhow::Result<bool> {
-    let rows = sqlx::query("SELECT nth, hash, kept_at FROM attachment WHERE event = $1")
-        .bind(event.id.0.as_slice())
-        .fetch_all(&mut *connection)
-        .await?;
-    let mut known = HashMap::new();
-    for row in rows {
-        let kept_at: Option<i64> = row.try_get("kept_at")?;
-        known.insert((row.try_get::<i64, _>("nth")?, fixed::<32>(row.try_get("hash")?)?), kept_at.is_some());
-    }
-    let mut changed = false;
-    for ((nth, attachment), length) in event.attachments.iter().enumerate().zip(lengths) {
-        let nth = i64::try_from(nth)?;
-        // One that is not as long as it was announced would count for room that nobody takes.
-        let there = *length == Some(attachment.length);
-        let sql = match known.insert((nth, attachment.hash), there) {
-            Some(kept) if kept == there => continue,
-            Some(_) => "UPDATE attachment SET kept_at = $4 WHERE event = $1 AND nth = $2 AND hash = $3",
-            None if !newer => continue,
-            None => {
-                "INSERT INTO attachment (event, nth, hash, kept_at, kind, name, taken, length, thumbnail)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
-            }
-        };
-        let mut query =
-            sqlx::query(sql).bind(event.id.0.as_slice()).bind(nth).bind(attachment.hash.as_slice()).bind(there.then(|| stamp(now)));
-        if sql.starts_with("INSERT") {
-            let thumbnail = match attachment.kind {
-                AttachmentKind::Picture => Thumbnail::NotTried,
-                AttachmentKind::Clip => Thumbnail::Impossible,
-            };
-            query = query
-                .bind(i64::from(attachment.kind.to_wire()))
-                .bind(&attachment.name)
-                .bind(stamp(attachment.taken))
-                .bind(i64::try_from(attachment.length).context("an attachment is longer than any disk")?)
-                .bind(thumbnail.to_column());
-        }
-        query.execute(&mut *connection).await.context("cannot keep the attachments")?;
-        changed = true;
-    }
-    // Only a camera that tells now this and now that comes here: what is handed over stays, but it must not fill the disk with rows.
-    ensure!(known.len() <= ATTACHMENTS, "with what was told before it has {} attachments", known.len());
-    Ok(changed)
 }
 
 /// Contents that this event alone has, and how many bytes they are.

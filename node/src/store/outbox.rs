@@ -11,7 +11,7 @@ use dms3_core::time::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection, SqlitePool};
 
-use super::aside::{self, Kind, Ready};
+use super::apart::{self, Kind, Ready};
 use super::group::Writer;
 use super::{begin, fixed, stamp, unstamp};
 
@@ -52,7 +52,7 @@ pub struct Missing {
 impl Outbox {
     /// Opens the outbox of a camera, or makes it. A damaged one is put aside, never overwritten: a camera must go on watching.
     pub async fn open(dir: &Path) -> anyhow::Result<Opened> {
-        let Ready { pool, damaged, .. } = aside::open(&dir.join(OUTBOX_FILE), KIND).await?;
+        let Ready { pool, damaged, .. } = apart::open(&dir.join(OUTBOX_FILE), KIND).await?;
         let outbox = Self { writer: Writer::new(pool.clone()), pool };
         if damaged.is_some() {
             outbox.lost("damage", 1).await?;

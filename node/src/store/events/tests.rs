@@ -2,7 +2,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use dms3_core::arming::ArmState;
-use dms3_core::event::{Attachment, EventKind};
+use dms3_core::event::{ATTACHMENTS, Attachment, EventKind};
 use dms3_core::protocol::events::EventV1;
 use ring::digest::{SHA256, digest};
 
