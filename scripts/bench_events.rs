@@ -23,7 +23,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 /// Hooks of one camera at once.
 const AT_ONCE: usize = 3;
 /// Events that wait on a camera; more are not handed in, so that what is measured is what arrives.
-const WAITING: u64 = 40;
+const WAITING: u64 = 100;
 /// Between two hooks that are measured by themselves.
 const REST: Duration = Duration::from_millis(40);
 /// A clip is long, a busy disk slow.

@@ -35,6 +35,8 @@ const AT_ONCE: usize = 8;
 const ANSWERS: usize = 32;
 /// What is not answered in this time is told again.
 const AGAIN: Duration = Duration::from_secs(30);
+/// What waits is counted for people no more often than this.
+const COUNT: Duration = Duration::from_millis(500);
 /// How often it is tidied.
 const TIDY: Duration = Duration::from_secs(10);
 
@@ -243,6 +245,8 @@ struct OnTheWay {
 pub async fn deliver(mut delivery: Delivery, stop: CancellationToken) -> Result<()> {
     let mut tidy = tokio::time::interval(TIDY);
     tidy.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut count, mut uncounted) = (tokio::time::interval(COUNT), true);
+    count.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut news = delivery.kept.news.subscribe();
     let mut sending = JoinSet::new();
     let mut way = OnTheWay::default();
@@ -283,9 +287,14 @@ pub async fn deliver(mut delivery: Delivery, stop: CancellationToken) -> Result<
                 delivery.kept.tidy(&delivery.clock).await?;
                 way.forget_old();
             }
+            _ = count.tick(), if uncounted => {
+                let counts = delivery.kept.counts().await?;
+                delivery.counts.send_if_modified(|told| std::mem::replace(told, counts) != counts);
+                uncounted = false;
+                continue;
+            }
         }
-        let counts = delivery.kept.counts().await?;
-        delivery.counts.send_if_modified(|told| std::mem::replace(told, counts) != counts);
+        uncounted = true;
     }
 }
 

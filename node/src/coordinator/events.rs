@@ -167,11 +167,9 @@ impl Keeper {
 
     /// How long the attachment is that this event lacks; `None`: it lacks nothing of it.
     async fn awaited(&self, node: NodeId, head: &BytesV1) -> Result<Option<u64>> {
-        let event = self.room().await?.events.event(head.event).await?;
-        let event = event.filter(|event| event.node == node);
-        let attachment = event.as_ref().and_then(|event| event.attachments.iter().find(|known| known.attachment.hash == head.hash));
-        let Some(attachment) = attachment else { bail!("nobody told of it") };
-        Ok(attachment.kept_at.is_none().then_some(attachment.attachment.length))
+        let announced = self.room().await?.events.attachment(node, head.event, head.hash).await?;
+        let announced = announced.context("nobody told of it")?;
+        Ok((!announced.kept).then_some(announced.length))
     }
 
     /// The outer error is one of the link.

@@ -23,7 +23,7 @@ mod telling;
 #[cfg(test)]
 mod tests;
 
-pub use read::{EventCounts, Filter, MOST, StoredAttachment, StoredEvent, Thumbnail};
+pub use read::{Announced, EventCounts, Filter, MOST, StoredAttachment, StoredEvent, Thumbnail};
 pub use retention::{Policy, Removals, Removed, Why};
 
 /// The file, in the coordinator's state directory.

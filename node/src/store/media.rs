@@ -16,6 +16,8 @@ use ring::digest::{Context as Digest, SHA256};
 const CHUNK: usize = 64 * 1024;
 /// The size of a picture stands in its first bytes; one whose head is longer is told without.
 const HEAD: u64 = 512 * 1024;
+/// Bytes of a long file that may wait for the disk: whoever commits meanwhile (a decision of the house) may have to wait for all of them.
+const UNSYNCED: u64 = 1 << 20;
 /// Where what is not whole yet lies.
 const PARTS: &str = "parts";
 /// Ends the name of a thumbnail.
@@ -176,6 +178,7 @@ pub struct Part {
     file: File,
     path: PathBuf,
     written: u64,
+    unsynced: u64,
 }
 
 impl Media {
@@ -191,7 +194,7 @@ impl Media {
             .open(&path)
             .with_context(|| format!("cannot write {}", path.display()))?;
         let written = file.metadata().with_context(|| format!("cannot read {}", path.display()))?.len();
-        Ok(Part { file, path, written })
+        Ok(Part { file, path, written, unsynced: 0 })
     }
 
     /// How much of it is there.
@@ -224,6 +227,11 @@ impl Part {
     pub fn append(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         self.file.write_all(bytes).with_context(|| format!("cannot write {}", self.path.display()))?;
         self.written = self.written.saturating_add(bytes.len() as u64);
+        self.unsynced = self.unsynced.saturating_add(bytes.len() as u64);
+        if self.unsynced >= UNSYNCED {
+            self.unsynced = 0;
+            self.file.sync_data().with_context(|| format!("cannot write {}", self.path.display()))?;
+        }
         Ok(())
     }
 }
@@ -250,7 +258,7 @@ fn sum(digest: Digest) -> [u8; 32] {
 fn copy(from: &mut File, to: &Path, limit: u64) -> anyhow::Result<Content> {
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(PRIVATE).open(to).with_context(|| format!("cannot write {}", to.display()))?;
-    let (mut digest, mut length) = (Digest::new(&SHA256), 0_u64);
+    let (mut digest, mut length, mut unsynced) = (Digest::new(&SHA256), 0_u64, 0_u64);
     let mut chunk = vec![0; CHUNK];
     loop {
         let more = match from.read(&mut chunk) {
@@ -263,6 +271,11 @@ fn copy(from: &mut File, to: &Path, limit: u64) -> anyhow::Result<Content> {
         ensure!(length <= limit, "it is longer than {limit} bytes");
         digest.update(&chunk[..more]);
         file.write_all(&chunk[..more]).with_context(|| format!("cannot write {}", to.display()))?;
+        unsynced += more as u64;
+        if unsynced >= UNSYNCED {
+            unsynced = 0;
+            file.sync_data().with_context(|| format!("cannot write {}", to.display()))?;
+        }
     }
     // With its length, which is all that must be there besides the bytes.
     file.sync_data().with_context(|| format!("cannot write {}", to.display()))?;
