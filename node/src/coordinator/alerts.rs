@@ -13,9 +13,9 @@ use jiff::tz::TimeZone;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::events::Keeper;
 use crate::clock::Clock;
 use crate::mailer::letters::{Facts, Writer};
-use crate::store::Store;
 use crate::store::events::{Filter, MOST, StoredEvent};
 use crate::store::mails::{ClipV1, LetterV1, Mails};
 
@@ -35,7 +35,7 @@ pub enum Fault {
 #[derive(Debug, Clone)]
 pub struct Alerts {
     pub settings: Settings,
-    pub store: Store,
+    pub keeper: Keeper,
     pub mails: Mails,
     pub writer: Writer,
     pub clock: Clock,
@@ -60,11 +60,12 @@ pub async fn run(alerts: Alerts, stop: CancellationToken) -> Result<()> {
         None => AlertPolicy::new(settings, now),
     };
     let (mut kept, mut faults, mut tests) = (alerts.kept.lock().await, alerts.faults.lock().await, alerts.tests.lock().await);
+    let events = &alerts.keeper.room().await?.events;
     let filter = Filter { since: Some(now.at - CAUGHT_UP), limit: MOST, ..Filter::default() };
-    let mut news: VecDeque<EventId> = alerts.store.events(&filter).await?.iter().rev().map(|event| event.id).collect();
+    let mut news: VecDeque<EventId> = events.events(&filter).await?.iter().rev().map(|event| event.id).collect();
     loop {
         if let Some(id) = news.pop_front() {
-            if let Some(event) = alerts.store.event(id).await? {
+            if let Some(event) = events.event(id).await? {
                 let (told, minute) = (as_told(&event), minute_of_day(event.began));
                 alerts.take(&mut policy, Input::Event { event: &told, minute }).await?;
             }
@@ -116,7 +117,7 @@ impl Alerts {
         let why_armed = self.reason.borrow().clone();
         let work: Box<dyn FnOnce() -> Vec<LetterV1> + Send> = match effect {
             Effect::EventMail { movement, to, held_back } => {
-                let event = self.store.event(movement.event).await?;
+                let event = self.keeper.room().await?.events.event(movement.event).await?;
                 let clip = event.as_ref().and_then(clip_of).map(|(clip, length)| (clip, length, None::<u32>));
                 let clip = match clip {
                     Some((_, length, seconds)) => Some((Some(length), seconds)),
@@ -127,7 +128,7 @@ impl Alerts {
                 Box::new(move || vec![writer.event(&movement, to, held_back, &facts, now)])
             }
             Effect::ClipMail { event, source, clip, length, to, held_back } => {
-                let Some(event) = self.store.event(event).await? else { return Ok(Vec::new()) };
+                let Some(event) = self.keeper.room().await?.events.event(event).await? else { return Ok(Vec::new()) };
                 let attachment = event.attachments.iter().find(|known| known.attachment.hash == clip);
                 let name = attachment.map_or_else(|| "clip".to_owned(), |known| known.attachment.name.clone());
                 let movement = Movement { event: event.id, source, started: event.started, changed: event.changed, picture: None };

@@ -12,11 +12,13 @@ use dms3_core::protocol::message::SignedStateV1;
 use dms3_core::time::Mono;
 use dms3_pki::{Authority, NodeKey, sign_state};
 use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::alerts::Fault;
 use super::enrollment::Tokens;
+use super::events::Keeper;
 use super::roster::Roster;
 use crate::clock::Clock;
 use crate::control::Asked;
@@ -76,6 +78,9 @@ pub(super) struct Driver {
     pub(super) mail: Option<MailDesk>,
     /// What services told people of (a locked token), by its key, and when: it has no end of its own.
     pub(super) notices: BTreeMap<String, (Mono, String)>,
+    pub(super) keeper: Keeper,
+    /// Answers about events that are being looked up: no decision waits for a long list.
+    pub(super) lookups: JoinSet<()>,
 }
 
 impl Driver {
@@ -104,6 +109,12 @@ impl Driver {
                 Some(input) = inputs.recv() => input,
                 Some(asked) = requests.recv() => {
                     self.answer(asked).await?;
+                    continue;
+                }
+                Some(looked_up) = self.lookups.join_next() => {
+                    if let Err(error) = looked_up {
+                        tracing::error!("looking up events failed: {error}");
+                    }
                     continue;
                 }
                 Some((key, text)) = alerts.recv() => {

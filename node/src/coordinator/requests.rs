@@ -6,6 +6,7 @@ use dms3_core::dashboard::Dashboard;
 use dms3_core::roster::check_name;
 
 use super::driver::{Driver, NOTICE_FOR};
+use super::events::Keeper;
 use super::renewal::ISSUING_LAST_YEAR;
 use crate::clock::{date, date_and_time};
 use crate::control::{Answer, Asked, Log, Request};
@@ -17,6 +18,10 @@ const ROWS: usize = 1000;
 impl Driver {
     /// A request that cannot be done is refused in words; only a failing store ends the driver.
     pub(super) async fn answer(&mut self, asked: Asked) -> Result<()> {
+        if matches!(asked.request, Request::Events { .. } | Request::Event { .. }) {
+            self.lookups.spawn(answer_from(self.keeper.clone(), asked));
+            return Ok(());
+        }
         let answer = match asked.request {
             Request::Command(command) => match command.check(self.clock.now()) {
                 Ok(()) => {
@@ -89,14 +94,6 @@ impl Driver {
                 }
                 None => Answer::Refused("this house mails nothing: write the section [mail] into the coordinator's config".to_owned()),
             },
-            Request::Events { since, camera } => {
-                let filter = Filter { since: Some(since), camera, limit: MOST, ..Filter::default() };
-                Answer::Events(self.store.events(&filter).await?)
-            }
-            Request::Event { id } => match self.store.event(id).await? {
-                Some(event) => Answer::Event(Box::new(event)),
-                None => Answer::Refused(format!("no event {id} is kept here")),
-            },
             Request::Rename { node, name } => {
                 let name = check_name(&name).map_err(anyhow::Error::msg)?;
                 let row = self.roster.find(&node)?;
@@ -152,7 +149,30 @@ impl Driver {
                     "{person:?} is forgotten: {changed} rows were changed. What was written to the system's log stays there.{again}"
                 ))
             }
+            Request::Events { .. } | Request::Event { .. } => Answer::Refused("events are looked up elsewhere".to_owned()),
             Request::Pause { .. } => Answer::Refused("only a camera can be paused: run this on the camera".to_owned()),
         })
     }
+}
+
+/// Beside the driver: what cameras saw may be a long list.
+async fn answer_from(keeper: Keeper, asked: Asked) {
+    let answer = look_up_events(&keeper, asked.request).await.unwrap_or_else(|error| Answer::Refused(format!("{error:#}")));
+    // Whoever asked may have gone away.
+    drop(asked.answer.send(answer));
+}
+
+async fn look_up_events(keeper: &Keeper, request: Request) -> Result<Answer> {
+    let events = &keeper.room().await?.events;
+    Ok(match request {
+        Request::Events { since, camera } => {
+            let filter = Filter { since: Some(since), camera, limit: MOST, ..Filter::default() };
+            Answer::Events(events.events(&filter).await?)
+        }
+        Request::Event { id } => match events.event(id).await? {
+            Some(event) => Answer::Event(Box::new(event)),
+            None => Answer::Refused(format!("no event {id} is kept here")),
+        },
+        _ => Answer::Refused("this is no question about events".to_owned()),
+    })
 }

@@ -10,12 +10,13 @@ use dms3_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, SqlitePool};
 
-use super::{begin, is_damage, migrate, open_apart, put_aside, stamp, unstamp};
+use super::apart::{self, Kind, Ready};
+use super::{begin, stamp, unstamp};
 
 /// The file, in the node's state directory.
 pub const MAILS_FILE: &str = "mail.db";
 /// "DM3M".
-const APPLICATION_ID: i64 = 0x444D_334D;
+const KIND: Kind = Kind { mark: 0x444D_334D, steps: &[("mails", include_str!("migrations/mails_0001.sql"))] };
 /// Of a letter, and of the memory.
 const VERSION: i64 = 1;
 /// Bytes of all waiting mails; above it pictures stay behind.
@@ -62,23 +63,12 @@ pub struct Waiting {
 impl Mails {
     /// Opens the spool of mails or makes it. A damaged one is put aside (its new name and why), and a new one takes its place.
     pub async fn open(dir: &Path) -> anyhow::Result<(Self, Option<(PathBuf, anyhow::Error)>)> {
-        let path = dir.join(MAILS_FILE);
-        match Self::open_at(&path).await {
-            Ok(mails) => Ok((mails, None)),
-            Err(error) if is_damage(&error) => {
-                let aside = put_aside(&path)?;
-                let mails = Self::open_at(&path).await?;
-                mails.lost("damage").await?;
-                Ok((mails, Some((aside, error))))
-            }
-            Err(error) => Err(error),
+        let Ready { pool, damaged, .. } = apart::open(&dir.join(MAILS_FILE), KIND).await?;
+        let mails = Self { pool };
+        if damaged.is_some() {
+            mails.lost("damage").await?;
         }
-    }
-
-    async fn open_at(path: &Path) -> anyhow::Result<Self> {
-        let pool = open_apart(path, APPLICATION_ID).await?;
-        migrate(&pool, path, &[("mails", include_str!("migrations/mails_0001.sql"))]).await?;
-        Ok(Self { pool })
+        Ok((mails, damaged))
     }
 
     pub async fn close(&self) {

@@ -18,6 +18,8 @@ const CHUNK: usize = 64 * 1024;
 const HEAD: u64 = 512 * 1024;
 /// Bytes of memory for what is in a picture besides its pixels.
 pub(super) const ASIDE: u64 = 8 << 20;
+/// Bytes of a long file that may wait for the disk: whoever commits meanwhile (a decision of the house) may have to wait for all of them.
+const UNSYNCED: u64 = 1 << 20;
 /// Where what is not whole yet lies.
 const PARTS: &str = "parts";
 /// Ends the name of a thumbnail.
@@ -43,6 +45,11 @@ impl Media {
         create_dir_private(dir)?;
         create_dir_private(&dir.join(PARTS))?;
         Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// For who only reads there: nothing is made, and what is not there is found missing.
+    pub fn at(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
     }
 
     /// Copies what `from` holds from its beginning. On the disk when this returns; again: the same file. More than `limit` bytes are refused.
@@ -134,6 +141,11 @@ impl Media {
         Ok(found.into_iter().collect())
     }
 
+    /// Whether any content lies in the directory `dir`, which need not exist.
+    pub(super) fn holds_any(dir: &Path) -> anyhow::Result<bool> {
+        Ok(dir.exists() && !Self { dir: dir.to_owned() }.list()?.is_empty())
+    }
+
     fn thumbnail_path(&self, hash: &[u8; 32]) -> PathBuf {
         super::beside(&self.path(hash), THUMBNAIL)
     }
@@ -173,6 +185,7 @@ pub struct Part {
     file: File,
     path: PathBuf,
     written: u64,
+    unsynced: u64,
 }
 
 impl Media {
@@ -188,7 +201,7 @@ impl Media {
             .open(&path)
             .with_context(|| format!("cannot write {}", path.display()))?;
         let written = file.metadata().with_context(|| format!("cannot read {}", path.display()))?.len();
-        Ok(Part { file, path, written })
+        Ok(Part { file, path, written, unsynced: 0 })
     }
 
     /// How much of it is there.
@@ -203,7 +216,7 @@ impl Media {
             fs::remove_file(&part.path).with_context(|| format!("cannot remove {}", part.path.display()))?;
             return Err(WrongHash.into());
         }
-        part.file.sync_all().with_context(|| format!("cannot write {}", part.path.display()))?;
+        part.file.sync_data().with_context(|| format!("cannot write {}", part.path.display()))?;
         self.put(&part.path, hash)
     }
 }
@@ -221,6 +234,11 @@ impl Part {
     pub fn append(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         self.file.write_all(bytes).with_context(|| format!("cannot write {}", self.path.display()))?;
         self.written = self.written.saturating_add(bytes.len() as u64);
+        self.unsynced = self.unsynced.saturating_add(bytes.len() as u64);
+        if self.unsynced >= UNSYNCED {
+            self.unsynced = 0;
+            self.file.sync_data().with_context(|| format!("cannot write {}", self.path.display()))?;
+        }
         Ok(())
     }
 }
@@ -247,7 +265,7 @@ fn sum(digest: Digest) -> [u8; 32] {
 fn copy(from: &mut File, to: &Path, limit: u64) -> anyhow::Result<Content> {
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(PRIVATE).open(to).with_context(|| format!("cannot write {}", to.display()))?;
-    let (mut digest, mut length) = (Digest::new(&SHA256), 0_u64);
+    let (mut digest, mut length, mut unsynced) = (Digest::new(&SHA256), 0_u64, 0_u64);
     let mut chunk = vec![0; CHUNK];
     loop {
         let more = match from.read(&mut chunk) {
@@ -260,8 +278,14 @@ fn copy(from: &mut File, to: &Path, limit: u64) -> anyhow::Result<Content> {
         ensure!(length <= limit, "it is longer than {limit} bytes");
         digest.update(&chunk[..more]);
         file.write_all(&chunk[..more]).with_context(|| format!("cannot write {}", to.display()))?;
+        unsynced += more as u64;
+        if unsynced >= UNSYNCED {
+            unsynced = 0;
+            file.sync_data().with_context(|| format!("cannot write {}", to.display()))?;
+        }
     }
-    file.sync_all().with_context(|| format!("cannot write {}", to.display()))?;
+    // With its length, which is all that must be there besides the bytes.
+    file.sync_data().with_context(|| format!("cannot write {}", to.display()))?;
     Ok(Content { hash: sum(digest), length })
 }
 
