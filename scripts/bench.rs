@@ -1,4 +1,4 @@
-//! What `scripts/bench` runs beside the real nodes: a hundred cameras in one process, one look for phones, one disk.
+//! What `scripts/bench` runs beside the real nodes: a hundred cameras in one process, one look for phones, one disk, hooks.
 //!
 //! The cameras are the real ones (uplink, driver, memory on the disk); only in the place of Motion stands a recorder, which notes when
 //! the order to watch came.
@@ -26,6 +26,9 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+#[path = "bench_events.rs"]
+mod events;
 
 const USAGE: &str = "scripts/bench runs this: figures cameras DIR COUNT FIRST_ADDRESS MESH_ADDRESS ENROLL_ADDRESS <TOKEN | look INTERFACE FIRST COUNT TIMES | disk DIR TIMES";
 /// Cameras that are paired at once.
@@ -70,6 +73,7 @@ async fn run(arguments: &[String]) -> Result<()> {
         }
         ["look", interface, first, count, times] => looks(interface, first.parse()?, count.parse()?, times.parse()?).await,
         ["disk", dir, times] => disk(Path::new(dir), times.parse()?),
+        ["hooks", node, run_dir, picture, times] => events::hooks(node, Path::new(run_dir), Path::new(picture), times.parse()?),
         _ => bail!(USAGE),
     }
 }
@@ -78,8 +82,8 @@ fn nth_addresses(first: Ipv4Addr, count: u32) -> Vec<Ipv4Addr> {
     (0..count).map(|nth| Ipv4Addr::from(u32::from(first) + nth)).collect()
 }
 
-/// Pairs a camera at each address of this machine with the token on standard input, runs them, and writes a line for each order. Ends
-/// with standard input.
+/// Pairs a camera at each address of this machine with the token on standard input, runs them, and writes a line for each order. What is
+/// said then is done (see [`events::ask`]). Ends with standard input.
 async fn cameras(dir: &Path, addresses: Vec<Ipv4Addr>, mesh: SocketAddr, enroll: SocketAddr) -> Result<()> {
     let mut lines = tokio::io::BufReader::new(tokio::io::stdin());
     let mut word = String::new();
@@ -105,6 +109,7 @@ async fn cameras(dir: &Path, addresses: Vec<Ipv4Addr>, mesh: SocketAddr, enroll:
         start(dir, camera, own, mesh, orders.clone(), &mut services).await.with_context(|| format!("camera {camera}"))?;
     }
     say("running");
+    let dir = dir.to_owned();
     services.vital("orders", async move {
         while let Some(Order { camera, on, decided, at }) = heard.recv().await {
             let decided = decided.map_or(0, |decided| decided.0);
@@ -114,9 +119,14 @@ async fn cameras(dir: &Path, addresses: Vec<Ipv4Addr>, mesh: SocketAddr, enroll:
     });
     services
         .run(async move {
-            let mut rest = String::new();
+            let mut lines = tokio::io::AsyncBufReadExt::lines(lines);
             // Whatever ends the one who started us ends us.
-            drop(tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut rest).await);
+            while let Ok(Some(line)) = lines.next_line().await {
+                match events::ask(&dir, &line).await {
+                    Ok(answer) => say(&answer),
+                    Err(error) => eprintln!("figures: {line}: {error:#}"),
+                }
+            }
         })
         .await
 }

@@ -1,6 +1,8 @@
-"""Tells what changes in the demo's house, as it happens: state, people, detectors, pictures, milliseconds."""
+"""Tells what changes in the demo's house, as it happens: state, people, detectors, events, mails, milliseconds."""
 
 import argparse
+import email
+import email.policy
 import json
 import pathlib
 import re
@@ -47,8 +49,43 @@ class House:
             tell(words)
 
 
+class Events:
+    """Asks the coordinator what was seen and tells what is new of it."""
+
+    def __init__(self, ask):
+        self.ask = ask
+        self.known = {}
+
+    def look(self):
+        answer = subprocess.run(self.ask, capture_output=True, text=True, check=False)
+        for event in reversed(json.loads(answer.stdout) if answer.returncode == 0 else []):
+            here = [known["attachment"]["kind"] for known in event["attachments"] if known["kept_at"] is not None]
+            files = ", ".join(f"{here.count(kind)} {kind}(s)" for kind in ("picture", "clip") if kind in here)
+            percent = f", {event['changed']} % of the picture" if event["changed"] is not None else ""
+            words = f"{event['camera']}: {event['kind']}{percent}; in the store: {files or 'no file yet'}"
+            if self.known.get(event["id"]) != words:
+                self.known[event["id"]] = words
+                tell(words)
+
+
+class Mails:
+    """Tells what arrives at the mail server."""
+
+    def __init__(self, directory):
+        self.directory = pathlib.Path(directory)
+        self.seen = set()
+
+    def look(self):
+        for path in self.directory.glob("*.eml"):
+            if path not in self.seen:
+                self.seen.add(path)
+                mail = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+                parts = [part.get_content_type() for part in mail.walk() if part.get_content_maintype() in ("image", "video")]
+                tell(f"mail to {mail['To']}: {mail['Subject']} ({', '.join(parts) or 'no picture'})")
+
+
 class Camera:
-    """Follows a camera's log and its directory of pictures and clips."""
+    """Follows a camera's log."""
 
     COMMAND = re.compile(r"detector command issued.*?after_ms=(\d+)")
     WATCHING = re.compile(r"the detector is watching, ([0-9.]+ s) after its start")
@@ -58,7 +95,6 @@ class Camera:
         self.name = name
         self.directory = pathlib.Path(directory)
         self.log = None
-        self.seen = set()
 
     def look(self):
         try:
@@ -71,11 +107,6 @@ class Camera:
                 tell(f"{self.name}: Motion's command {found[1]} ms after the decision")
             if found := self.WATCHING.search(line):
                 tell(f"{self.name}: Motion is able to detect {found[1]} after its start")
-        for path in self.directory.glob("state/media/**/*"):
-            if path.suffix in (".jpg", ".mp4", ".mkv") and path not in self.seen and path.stat().st_size > 0:
-                self.seen.add(path)
-                kind = "picture" if path.suffix == ".jpg" else "clip"
-                tell(f"{self.name}: Motion saw something: {kind} {path.name}")
 
 
 def main():
@@ -83,11 +114,13 @@ def main():
     options.add_argument("--node", required=True, help="the program dms3-node")
     options.add_argument("--config", required=True, help="the coordinator's config")
     options.add_argument("--enter", default="", help="its network namespace")
+    options.add_argument("--mails", required=True, help="where the mail server puts what it takes")
     options.add_argument("camera", nargs="+", help="NAME=DIRECTORY")
     options = options.parse_args()
     enter = ["ip", "netns", "exec", options.enter] if options.enter else []
-    house = House([*enter, options.node, "--config", options.config, "status", "--json"])
-    watched = [house, *(Camera(*camera.split("=", 1)) for camera in options.camera)]
+    ask = [*enter, options.node, "--config", options.config]
+    house, events = House([*ask, "status", "--json"]), Events([*ask, "events", "--json"])
+    watched = [house, events, Mails(options.mails), *(Camera(*camera.split("=", 1)) for camera in options.camera)]
     while True:
         for one in watched:
             one.look()

@@ -18,6 +18,7 @@ mod harness;
 mod impostors;
 mod insiders;
 mod ipv6;
+mod mail;
 mod motion;
 mod pairing;
 mod presence;

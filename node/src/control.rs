@@ -55,6 +55,8 @@ pub enum Request {
     Log {
         since: Timestamp,
     },
+    /// Coordinator only: a mail to try whether mail works.
+    MailTest,
     /// Coordinator only: what the cameras saw, the newest first.
     Events {
         since: Timestamp,

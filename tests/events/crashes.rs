@@ -10,8 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use dms3_node::store::Store;
-use dms3_node::store::events::{Filter, MOST, StoredEvent};
+use dms3_node::store::events::{Events, Filter, MOST, StoredEvent};
 use dms3_node::store::media::Media;
 use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
@@ -195,7 +194,7 @@ fn calls_in(spool: &Path) -> Vec<PathBuf> {
 
 /// All that the store of the coordinator holds, which does not run.
 async fn stored(house: &House) -> Vec<StoredEvent> {
-    let store = Store::open(&house.coordinator.state_dir()).await.unwrap();
+    let store = Events::open(&house.coordinator.state_dir()).await.unwrap().events;
     let mut all: Vec<StoredEvent> = Vec::new();
     loop {
         let before = all.last().map(StoredEvent::place);

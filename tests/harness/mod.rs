@@ -9,6 +9,7 @@ mod port;
 mod relay;
 pub(crate) mod rogue;
 pub(crate) mod skip;
+pub(crate) mod smtp;
 
 use std::time::{Duration, Instant};
 

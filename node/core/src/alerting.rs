@@ -44,8 +44,10 @@ pub struct Settings {
     pub kept_for_faults: u32,
     /// Each event waits so long before it is told, so that [`Input::Arrival`] can still call it off.
     pub hold: Duration,
-    /// By camera ([`Event::source`]); one that is missing has the default rule.
+    /// By camera ([`Event::source`]).
     pub cameras: BTreeMap<String, Rule>,
+    /// Of all other cameras.
+    pub usual: Rule,
 }
 
 /// Which events of a camera are mailed.
@@ -245,8 +247,8 @@ impl AlertPolicy {
 }
 
 impl Settings {
-    fn rule(&self, source: &str) -> std::borrow::Cow<'_, Rule> {
-        self.cameras.get(source).map_or_else(|| std::borrow::Cow::Owned(Rule::default()), std::borrow::Cow::Borrowed)
+    fn rule(&self, source: &str) -> &Rule {
+        self.cameras.get(source).unwrap_or(&self.usual)
     }
 
     /// Who is told of the camera.
@@ -257,7 +259,7 @@ impl Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { recipients: Vec::new(), cap: 20, kept_for_faults: 5, hold: Duration::ZERO, cameras: BTreeMap::new() }
+        Self { recipients: Vec::new(), cap: 20, kept_for_faults: 5, hold: Duration::ZERO, cameras: BTreeMap::new(), usual: Rule::default() }
     }
 }
 

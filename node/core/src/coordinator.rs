@@ -273,6 +273,7 @@ impl Coordinator {
             problems: troubles::all(&self.settings, &self.house, &self.nodes, now).into_iter().map(|trouble| trouble.text).collect(),
             notes: Vec::new(),
             clock_trusted: now.trusted,
+            mail: None,
         }
     }
 }

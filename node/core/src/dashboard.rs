@@ -36,6 +36,20 @@ pub struct Dashboard {
     pub notes: Vec<String>,
     /// False: the coordinator's own clock is only a lower bound, or nobody vouches for it.
     pub clock_trusted: bool,
+    /// `None`: this house mails nothing.
+    #[serde(default)]
+    pub mail: Option<MailView>,
+}
+
+/// Mails that wait.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MailView {
+    pub waiting: u64,
+    pub oldest: Option<Timestamp>,
+    /// Why, if it was tried.
+    pub why: Option<String>,
+    /// Given up, since ever.
+    pub lost: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,6 +14,7 @@ use dms3_core::protocol::events::{ATTACHMENT_LIMIT, BytesV1, EventV1};
 use dms3_core::protocol::frame::Message;
 use dms3_core::protocol::message::OutboxV1;
 use dms3_core::time::{Mono, Timestamp};
+use futures_util::future::try_join_all;
 use nix::sys::statvfs::statvfs;
 use serde::Deserialize;
 use tokio::sync::{RwLock, mpsc, watch};
@@ -31,12 +32,16 @@ use crate::store::outbox::Outbox;
 
 /// Events told and pictures sent at once; clips go one by one.
 const AT_ONCE: usize = 8;
+/// Answers that are written down together, with one fsync.
+const ANSWERS: usize = 32;
 /// What is not answered in this time is told again.
 const AGAIN: Duration = Duration::from_secs(30);
 /// The same trouble is told this often.
 const TELL_EVERY: Duration = Duration::from_secs(600);
 /// Contents that were sent and not taken and rest; where there are more the coordinator takes none, and the others need not try.
 const RESTING: usize = 32;
+/// What waits is counted for people no more often than this.
+const COUNT: Duration = Duration::from_millis(500);
 /// How often it is tidied.
 const TIDY: Duration = Duration::from_secs(10);
 
@@ -54,7 +59,7 @@ pub struct OutboxConfig {
 
 impl Default for OutboxConfig {
     fn default() -> Self {
-        Self { max_size: Size(2 << 30), keep_free: Size(200 << 20), max_file: Size(1 << 30) }
+        Self { max_size: Size(2_000_000_000), keep_free: Size(200_000_000), max_file: Size(1_000_000_000) }
     }
 }
 
@@ -106,6 +111,7 @@ impl Kept {
     /// Notes what a hook said, with its file if there is one. On the disk when this returns.
     pub async fn note(&self, source: &str, state: ArmState, id: EventId, mut note: Note, file: Option<NewFile>) -> Result<Event> {
         let _contents = self.contents.read().await;
+        let began = Instant::now();
         if let Some(NewFile { file, kind, name, taken }) = file {
             let length = file.metadata().context("how long it is")?.len();
             if length > self.config.max_file.0.min(ATTACHMENT_LIMIT) {
@@ -116,6 +122,7 @@ impl Kept {
             }
         }
         let event = self.outbox.note(source, state, id, note).await?;
+        tracing::debug!(kept_us = began.elapsed().as_micros(), "{source}: what a hook said is on the disk");
         self.news.send_replace(());
         Ok(event)
     }
@@ -317,6 +324,8 @@ impl Delivery {
     async fn work(&mut self, stop: &CancellationToken) -> Result<()> {
         let mut tidy = tokio::time::interval(TIDY);
         tidy.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut count, mut uncounted) = (tokio::time::interval(COUNT), true);
+        count.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut news = self.kept.news.subscribe();
         let mut sending = JoinSet::new();
         let mut way = OnTheWay::default();
@@ -337,7 +346,16 @@ impl Delivery {
                     sending.shutdown().await;
                     way = OnTheWay::default();
                 }
-                Some(answer) = self.wire.answers.recv() => self.heard(answer, &mut way).await?,
+                Some(answer) = self.wire.answers.recv() => {
+                    let mut answers = vec![answer];
+                    while answers.len() < ANSWERS && let Ok(more) = self.wire.answers.try_recv() {
+                        answers.push(more);
+                    }
+                    for answer in &answers {
+                        way.heard(answer);
+                    }
+                    try_join_all(answers.into_iter().map(|answer| self.heard(answer))).await?;
+                }
                 Some(sent) = sending.join_next() => match sent {
                     Ok(sent) => self.sent(sent, &mut way).await?,
                     Err(error) => {
@@ -351,9 +369,14 @@ impl Delivery {
                     self.kept.tidy(&self.clock).await?;
                     way.forget_old();
                 }
+                _ = count.tick(), if uncounted => {
+                    let counts = self.kept.counts().await?;
+                    self.wire.counts.send_if_modified(|told| std::mem::replace(told, counts) != counts);
+                    uncounted = false;
+                    continue;
+                }
             }
-            let counts = self.kept.counts().await?;
-            self.wire.counts.send_if_modified(|told| std::mem::replace(told, counts) != counts);
+            uncounted = true;
         }
     }
 
@@ -453,35 +476,16 @@ impl Delivery {
         Ok(())
     }
 
-    async fn heard(&self, answer: Message, way: &mut OnTheWay) -> Result<()> {
+    async fn heard(&self, answer: Message) -> Result<()> {
         let outbox = &self.kept.outbox;
         match answer {
             Message::EventKept(kept) => {
-                way.told.remove(&kept.id);
-                way.from.extend(kept.missing.iter().map(|missing| (missing.hash, missing.from)));
                 outbox.kept(kept.id, kept.rev, &kept.missing.iter().map(|missing| missing.hash).collect::<Vec<_>>()).await
             }
-            Message::AttachmentKept(kept) => {
-                way.ended(&kept.hash);
-                outbox.attachment_kept(kept.event, kept.hash).await
-            }
-            Message::EventRefused(refused) => {
-                way.told.remove(&refused.id);
-                match refused.again_after {
-                    Some(secs) => {
-                        let is_known = |(why, at): &(String, Instant)| *why == refused.why && at.elapsed() < TELL_EVERY;
-                        if !way.refusal.as_ref().is_some_and(is_known) {
-                            tracing::warn!("the coordinator does not take event {} now, nor perhaps others: {}", refused.id, refused.why);
-                            way.refusal = Some((refused.why, Instant::now()));
-                        }
-                        way.rests.insert(refused.id, Instant::now() + Duration::from_secs(secs.into()));
-                        Ok(())
-                    }
-                    None => {
-                        tracing::error!("the coordinator will not take event {}: {}; it stays here", refused.id, refused.why);
-                        outbox.refused(refused.id, &refused.why).await
-                    }
-                }
+            Message::AttachmentKept(kept) => outbox.attachment_kept(kept.event, kept.hash).await,
+            Message::EventRefused(refused) if refused.again_after.is_none() => {
+                tracing::error!("the coordinator will not take event {}: {}; it stays here", refused.id, refused.why);
+                outbox.refused(refused.id, &refused.why).await
             }
             _ => Ok(()),
         }
@@ -496,6 +500,28 @@ fn age_of(event: &Event, now: Timestamp, mono: Mono) -> Option<u64> {
 }
 
 impl OnTheWay {
+    fn heard(&mut self, answer: &Message) {
+        match answer {
+            Message::EventKept(kept) => {
+                self.told.remove(&kept.id);
+                self.from.extend(kept.missing.iter().map(|missing| (missing.hash, missing.from)));
+            }
+            Message::AttachmentKept(kept) => self.ended(&kept.hash),
+            Message::EventRefused(refused) => {
+                self.told.remove(&refused.id);
+                if let Some(secs) = refused.again_after {
+                    let is_known = |(why, at): &(String, Instant)| *why == refused.why && at.elapsed() < TELL_EVERY;
+                    if !self.refusal.as_ref().is_some_and(is_known) {
+                        tracing::warn!("the coordinator does not take event {} now, nor perhaps others: {}", refused.id, refused.why);
+                        self.refusal = Some((refused.why.clone(), Instant::now()));
+                    }
+                    self.rests.insert(refused.id, Instant::now() + Duration::from_secs(secs.into()));
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// The coordinator has it.
     fn ended(&mut self, hash: &[u8; 32]) {
         self.bytes.remove(hash);

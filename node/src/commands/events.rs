@@ -15,7 +15,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::config_text::Size;
 use crate::control::{Answer, Request, ask};
-use crate::store::events::{StoredAttachment, StoredEvent};
+use crate::store::events::{MEDIA_DIR, StoredAttachment, StoredEvent};
 use crate::store::media::Media;
 
 #[derive(Debug, clap::Args)]
@@ -131,7 +131,7 @@ fn show(event: &StoredEvent, json: bool) -> Result<()> {
 }
 
 fn export(config: &Config, event: &StoredEvent, dir: &Path) -> Result<()> {
-    let media = Media::open(&config.state_dir.join("media")).context("cannot read the pictures: use sudo")?;
+    let media = Media::at(&config.state_dir.join(MEDIA_DIR));
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let mut copied = 0;
     for (nth, known) in event.attachments.iter().enumerate() {
@@ -140,7 +140,7 @@ fn export(config: &Config, event: &StoredEvent, dir: &Path) -> Result<()> {
             continue;
         }
         let path = dir.join(file_name(event, nth, known));
-        let mut from = media.get(&known.attachment.hash).with_context(|| format!("cannot read {:?}", known.attachment.name))?;
+        let mut from = media.get(&known.attachment.hash).with_context(|| format!("cannot read {:?}: use sudo", known.attachment.name))?;
         let mut to = OpenOptions::new()
             .write(true)
             .create_new(true)

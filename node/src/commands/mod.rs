@@ -17,6 +17,7 @@ pub mod hook;
 mod house;
 mod init;
 mod log;
+mod mail;
 mod nodes;
 pub mod presence;
 mod run;
@@ -95,8 +96,9 @@ enum Command {
     CheckConfig,
     // Both are run before the command line is read (`hook::early`); here for the list of commands.
     Hook(Box<hook::Args>),
-    /// The same in the words of the Go program: mail -pixels=%D -filename=%f
-    Mail,
+    /// Try whether mail works; and the hook of the Go program: mail -pixels=%D -filename=%f
+    #[command(subcommand)]
+    Mail(mail::MailCommand),
 }
 
 impl Cli {
@@ -133,7 +135,8 @@ impl Cli {
                     Command::Ca(args) => ca::run(args, config),
                     Command::Time(args) => time::run(args, config).await,
                     Command::CheckConfig => check_config::run(config),
-                    Command::Hook(_) | Command::Mail => anyhow::bail!("give `hook` or `mail` as the first word"),
+                    Command::Mail(command) => mail::run(command, config).await,
+                    Command::Hook(_) => anyhow::bail!("give `hook` as the first word"),
                 }
             }))
             .map(|()| ExitCode::SUCCESS);

@@ -11,6 +11,7 @@ use dms3_core::time::Timestamp;
 use super::ConfigArg;
 use super::text::{age, clock_time};
 use crate::clock;
+use crate::config_text::Size;
 use crate::control::{Answer, CameraStatus, Request, ask};
 
 #[derive(Debug, clap::Args)]
@@ -107,5 +108,12 @@ fn print_camera(camera: &CameraStatus) {
     for detector in &camera.detectors {
         let detail = if detector.detail.is_empty() { String::new() } else { format!(": {}", detector.detail) };
         println!("  {}: {}{detail}", detector.source, detector.phase);
+    }
+    let outbox = &camera.outbox;
+    if outbox.waiting > 0 {
+        println!("  {} events wait for the coordinator ({} of pictures and clips).", outbox.waiting, Size(outbox.bytes));
+    }
+    if outbox.lost > 0 {
+        println!("! {} pictures, clips or reports were given up for want of room or as damaged.", outbox.lost);
     }
 }

@@ -6,15 +6,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use dms3_core::coordinator::{Coordinator, Decision, Effect, Input, MemoryV1};
+use dms3_core::dashboard::MailView;
 use dms3_core::presence::Device;
 use dms3_core::protocol::message::SignedStateV1;
 use dms3_core::time::Mono;
 use dms3_pki::{Authority, NodeKey, sign_state};
 use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::alerts::Fault;
 use super::enrollment::Tokens;
+use super::events::Keeper;
 use super::roster::Roster;
 use crate::clock::Clock;
 use crate::control::Asked;
@@ -40,6 +44,23 @@ pub(super) struct Owed {
     tried: Instant,
 }
 
+/// Where the driver tells what is to be mailed, and sees what became of it.
+pub(super) struct MailDesk {
+    pub(super) faults: mpsc::Sender<Fault>,
+    pub(super) reason: watch::Sender<Option<String>>,
+    pub(super) counts: watch::Receiver<MailView>,
+    pub(super) tests: mpsc::Sender<()>,
+}
+
+impl MailDesk {
+    /// Faults are few and the alerts quick; if they are not, the log has them.
+    fn tell(&self, fault: Fault) {
+        if self.faults.try_send(fault).is_err() {
+            tracing::error!("the alerts are too busy to hear of a fault: it is not mailed");
+        }
+    }
+}
+
 pub(super) struct Driver {
     pub(super) machine: Coordinator,
     pub(super) key: Arc<NodeKey>,
@@ -53,8 +74,13 @@ pub(super) struct Driver {
     /// The memory that is on the disk.
     pub(super) kept: Option<MemoryV1>,
     pub(super) owed: Option<Owed>,
+    /// What mails are made of; `None`: this house mails nothing.
+    pub(super) mail: Option<MailDesk>,
     /// What services told people of (a locked token), by its key, and when: it has no end of its own.
     pub(super) notices: BTreeMap<String, (Mono, String)>,
+    pub(super) keeper: Keeper,
+    /// Answers about events that are being looked up: no decision waits for a long list.
+    pub(super) lookups: JoinSet<()>,
 }
 
 impl Driver {
@@ -85,8 +111,17 @@ impl Driver {
                     self.answer(asked).await?;
                     continue;
                 }
+                Some(looked_up) = self.lookups.join_next() => {
+                    if let Err(error) = looked_up {
+                        tracing::error!("looking up events failed: {error}");
+                    }
+                    continue;
+                }
                 Some((key, text)) = alerts.recv() => {
                     tracing::warn!("alert {key}: {text}");
+                    if let Some(mail) = &self.mail {
+                        mail.tell(Fault::Began { key: key.clone(), text: text.clone() });
+                    }
                     self.notices.insert(key, (self.clock.now().mono, text));
                     // Each one costs an attacker ten tries at a live token; still nobody fills our memory.
                     while self.notices.len() > NOTICES {
@@ -112,6 +147,10 @@ impl Driver {
                 Effect::Publish { memory, decision } => {
                     let signed = sign_state(&self.key, &memory.state).context("cannot sign the state of the house")?;
                     let state = memory.state.arm_state();
+                    if let Some(mail) = &self.mail {
+                        let since = crate::clock::date_and_time(memory.state.since);
+                        mail.reason.send_replace(state.is_armed().then(|| format!("{} since {since}: {}.", state.words(), memory.reason)));
+                    }
                     if let Some(decision) = &decision {
                         tracing::info!("{} ({}.{}): {}", decision.state.words(), decision.epoch, decision.rev, memory.state.reason);
                     }
@@ -131,8 +170,18 @@ impl Driver {
                         Box::pin(self.carry_out(effects)).await?;
                     }
                 }
-                Effect::Alert { key, text } => tracing::warn!("alert {key}: {text}"),
-                Effect::AlertOver { key, text } => tracing::info!("over {key}: {text}"),
+                Effect::Alert { key, text } => {
+                    tracing::warn!("alert {key}: {text}");
+                    if let Some(mail) = &self.mail {
+                        mail.tell(Fault::Began { key, text });
+                    }
+                }
+                Effect::AlertOver { key, text } => {
+                    tracing::info!("over {key}: {text}");
+                    if let Some(mail) = &self.mail {
+                        mail.tell(Fault::Over { key, text });
+                    }
+                }
             }
         }
         Ok(())

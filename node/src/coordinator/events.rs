@@ -1,25 +1,28 @@
 //! Takes what cameras saw: on the disk first, then acknowledged.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use data_encoding::HEXLOWER;
+use dms3_core::event::Event;
 use dms3_core::id::{EventId, NodeId};
 use dms3_core::protocol::events::{AttachmentKeptV1, BytesV1, EventKeptV1, EventRefusedV1, EventV1, MissingV1};
 use dms3_core::protocol::frame::Message;
 use dms3_core::roster::RosterRow;
 use dms3_core::time::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, mpsc};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::mesh::link::{Connection, LinkError};
 use crate::mesh::transfer::Body;
-use crate::store::events::ForeignEvent;
+use crate::store::events::{Events, ForeignEvent, MEDIA_DIR};
+use crate::store::is_full;
 use crate::store::media::Media;
-use crate::store::{Store, is_full};
 
 /// A camera tries again so long after the disk took nothing.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -32,23 +35,56 @@ const BATCH: usize = 256 * 1024;
 /// Keeps events and their contents. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Keeper {
-    store: Store,
-    media: Media,
+    state_dir: PathBuf,
+    room: Arc<OnceCell<Room>>,
     clock: Clock,
-    /// Changes whenever something was kept.
-    news: watch::Sender<()>,
+    /// Hears of each event of which something was kept.
+    news: Option<mpsc::Sender<EventId>>,
     /// Troubles that were told, of each node its own.
     told: Arc<Mutex<HashMap<NodeId, Vec<(String, Instant)>>>>,
 }
 
+/// Where they are kept.
+#[derive(Debug)]
+pub struct Room {
+    pub events: Events,
+    pub media: Media,
+    /// See [`crate::store::events::Opened::trouble`].
+    pub trouble: Option<String>,
+}
+
 impl Keeper {
-    pub fn new(store: Store, media: Media, clock: Clock) -> Self {
-        Self { store, media, clock, news: watch::Sender::new(()), told: Arc::default() }
+    pub fn new(state_dir: PathBuf, clock: Clock, news: Option<mpsc::Sender<EventId>>) -> Self {
+        Self { state_dir, room: Arc::default(), clock, news, told: Arc::default() }
     }
 
-    /// Sees that something was kept.
-    pub fn news(&self) -> watch::Receiver<()> {
-        self.news.subscribe()
+    /// Opened when it is first asked for, and again until that succeeds: a house that cannot keep events guards all the same.
+    pub async fn room(&self) -> Result<&Room> {
+        let open = async || {
+            let opened = Events::open(&self.state_dir).await.context("the events of this house cannot be opened")?;
+            if let Some(trouble) = &opened.trouble {
+                tracing::error!("{trouble}");
+            }
+            let media = Media::open(&self.state_dir.join(MEDIA_DIR))?;
+            Ok(Room { events: opened.events, media, trouble: opened.trouble })
+        };
+        self.room.get_or_try_init(open).await
+    }
+
+    /// Opens it beside all else that starts, as it is read whole, and tells people (`alerts`) what was wrong with it.
+    pub async fn open(self, alerts: mpsc::Sender<(String, String)>, stop: CancellationToken) -> Result<()> {
+        let room = self.room().await;
+        let trouble = match &room {
+            Ok(room) => room.trouble.clone(),
+            Err(error) => Some(format!("What the cameras see is not kept: {error:#}. They keep it themselves and try again.")),
+        };
+        if let Some(trouble) = trouble {
+            // The driver is gone only when the node stops.
+            drop(alerts.send(("events".to_owned(), trouble)).await);
+        }
+        room?;
+        stop.cancelled().await;
+        Ok(())
     }
 
     /// The answer to a telling of an event.
@@ -60,15 +96,13 @@ impl Keeper {
         };
         let now = self.clock.now().at;
         let began = age.map_or(event.started, |age| Timestamp(now.0.saturating_sub(age)));
-        match self.store.keep_event(&self.media, row.node, &row.name, &event, began, now).await {
-            Ok(kept) => {
-                if kept.fresh {
+        match self.keep(row, &event, began, now).await {
+            Ok((fresh, missing)) => {
+                if fresh {
                     tracing::info!("{}/{}: {} {id}", row.name, event.source, event.kind.words());
                 }
-                self.news.send_replace(());
-                let missing =
-                    kept.missing.into_iter().map(|hash| MissingV1 { hash, from: self.media.part_length(&part_name(&hash, row.node)) });
-                Message::EventKept(EventKeptV1 { id, rev, missing: missing.collect() })
+                self.tell_news(id).await;
+                Message::EventKept(EventKeptV1 { id, rev, missing })
             }
             Err(error) if error.downcast_ref::<ForeignEvent>().is_some() => self.refused(row, id, format!("{error:#}"), None),
             Err(error) => {
@@ -77,6 +111,14 @@ impl Keeper {
                 self.refused(row, id, why, u32::try_from(AGAIN.as_secs()).ok())
             }
         }
+    }
+
+    /// Whether it is a new one, and what is missing of it.
+    async fn keep(&self, row: &RosterRow, event: &Event, began: Timestamp, now: Timestamp) -> Result<(bool, Vec<MissingV1>)> {
+        let Room { events, media, .. } = self.room().await?;
+        let kept = events.keep_event(media, row.node, &row.name, event, began, now).await?;
+        let missing = kept.missing.into_iter().map(|hash| MissingV1 { hash, from: media.part_length(&part_name(&hash, row.node)) });
+        Ok((kept.fresh, missing.collect()))
     }
 
     fn refused(&self, row: &RosterRow, id: EventId, why: String, again_after: Option<u32>) -> Message {
@@ -109,7 +151,8 @@ impl Keeper {
         };
         match self.take(row.node, &head, length, &mut body, connection).await {
             Ok(Ok(())) => {
-                self.news.send_replace(());
+                tracing::debug!("{}: an attachment is kept", row.name);
+                self.tell_news(head.event).await;
                 Ok(Some(kept))
             }
             Ok(Err(error)) => {
@@ -123,11 +166,9 @@ impl Keeper {
 
     /// How long the attachment is that this event lacks; `None`: it lacks nothing of it.
     async fn awaited(&self, node: NodeId, head: &BytesV1) -> Result<Option<u64>> {
-        let event = self.store.event(head.event).await?;
-        let event = event.filter(|event| event.node == node);
-        let attachment = event.as_ref().and_then(|event| event.attachments.iter().find(|known| known.attachment.hash == head.hash));
-        let Some(attachment) = attachment else { bail!("nobody told of it") };
-        Ok(attachment.kept_at.is_none().then_some(attachment.attachment.length))
+        let announced = self.room().await?.events.attachment(node, head.event, head.hash).await?;
+        let announced = announced.context("nobody told of it")?;
+        Ok((!announced.kept).then_some(announced.length))
     }
 
     /// The outer error is one of the link.
@@ -139,14 +180,18 @@ impl Keeper {
         body: &mut Body,
         connection: &Connection,
     ) -> Result<Result<()>, LinkError> {
+        let Room { events, media, .. } = match self.room().await {
+            Ok(room) => room,
+            Err(error) => return Ok(Err(error)),
+        };
         // It may have come for another event while this one was told.
-        let (media, hash) = (self.media.clone(), head.hash);
-        if matches!(blocking(move || Ok(media.length(&hash))).await, Ok(Some(there)) if there == length) {
-            return Ok(self.noted(head).await);
+        let (looking, hash) = (media.clone(), head.hash);
+        if matches!(blocking(move || Ok(looking.length(&hash))).await, Ok(Some(there)) if there == length) {
+            return Ok(self.noted(events, media, head).await);
         }
         let name = part_name(&head.hash, node);
-        let media = self.media.clone();
-        let opened = blocking(move || media.part(&name)).await;
+        let opening = media.clone();
+        let opened = blocking(move || opening.part(&name)).await;
         let mut part = match opened {
             Ok(part) => part,
             Err(error) => return Ok(Err(error)),
@@ -180,19 +225,27 @@ impl Keeper {
             // The link broke, or its camera stopped: the rest comes later.
             return Ok(Err(anyhow::anyhow!("{} of {length} bytes came", part.written())));
         }
-        let (media, hash) = (self.media.clone(), head.hash);
-        let finished = match blocking(move || media.finish(part, &hash)).await {
-            Ok(()) => self.noted(head).await,
+        let (finishing, hash) = (media.clone(), head.hash);
+        let finished = match blocking(move || finishing.finish(part, &hash)).await {
+            Ok(()) => self.noted(events, media, head).await,
             Err(error) => Err(error),
         };
         Ok(finished)
     }
 
     /// A content that is there is one of this event from now on.
-    async fn noted(&self, head: &BytesV1) -> Result<()> {
-        let kept = self.store.keep_attachment(&self.media, head.event, head.hash, self.clock.now().at).await?;
+    async fn noted(&self, events: &Events, media: &Media, head: &BytesV1) -> Result<()> {
+        let kept = events.keep_attachment(media, head.event, head.hash, self.clock.now().at).await?;
         ensure!(kept, "it is gone again, or its event is");
         Ok(())
+    }
+
+    /// Waits if the alerts are behind: a camera is not told that it is kept before they can hear of it.
+    async fn tell_news(&self, id: EventId) {
+        if let Some(news) = &self.news {
+            // Gone only when the node stops.
+            let _ = news.send(id).await;
+        }
     }
 
     fn cannot_keep(&self, row: &RosterRow, what: &str, error: &anyhow::Error) {

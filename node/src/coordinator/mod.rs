@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use dms3_core::coordinator::{Coordinator, Input, Settings};
-use dms3_core::id::BootId;
+use dms3_core::id::{BootId, EventId};
 use dms3_core::presence::Device;
 use dms3_pki::{AUTHORITY_DIR, Authority, Identity};
+use dms3_web::templates::Templates;
 use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::driver::Driver;
+use self::alerts::Alerts;
+use self::driver::{Driver, MailDesk};
 use self::enrollment::{EnrollmentContext, Tokens};
 use self::events::Keeper;
 use self::peers::PeersContext;
@@ -22,13 +25,19 @@ use self::roster::Roster;
 use crate::clock::Clock;
 use crate::config::{Config, CoordinatorConfig};
 use crate::control::Control;
+use crate::mailer::MailConfig;
+use crate::mailer::letters::Writer;
+use crate::mailer::post::{self, Post};
 use crate::mesh::discovery::{self, Advert};
 use crate::mesh::endpoint::Endpoint;
 use crate::mesh::keys::MeshKeys;
 use crate::services::Services;
+use crate::store::events::MEDIA_DIR;
+use crate::store::mails::Mails;
 use crate::store::media::Media;
 use crate::store::{Keep, Store};
 
+pub mod alerts;
 mod driver;
 pub mod enrollment;
 pub mod events;
@@ -105,8 +114,12 @@ pub async fn start(
     let stop = services.stop_token();
     let tokens = Tokens::new(store.clone(), authority, roster.clone(), clock.clone());
 
-    let media = Media::open(&config.state_dir.join("media"))?;
-    let keeper = Keeper::new(store.clone(), media, clock.clone());
+    let (kept_events, kept_in) = mpsc::channel(256);
+    let keeper = Keeper::new(config.state_dir.clone(), clock.clone(), config.mail.is_some().then_some(kept_events));
+    let desk = match &config.mail {
+        Some(mail) => Some(mailing(config, mail, &keeper, kept_in, &clock, &identity, services).await?),
+        None => None,
+    };
     let driver = Driver {
         machine,
         key: identity.key().clone(),
@@ -119,7 +132,10 @@ pub async fn start(
         authority: authority_in.clone(),
         kept,
         owed: None,
+        mail: desk,
         notices: BTreeMap::new(),
+        keeper: keeper.clone(),
+        lookups: JoinSet::new(),
     };
     services.vital("driver", driver.run(effects, inputs_in, requests_in, alerts_in, stop.clone()));
     services.vital(
@@ -134,11 +150,13 @@ pub async fn start(
                 authority: authority_in.clone(),
                 clock: clock.clone(),
                 boot,
-                keeper,
+                keeper: keeper.clone(),
             },
             stop.clone(),
         ),
     );
+    let (kept, told) = (keeper.clone(), alerts.clone());
+    services.restarting("events", move |stop| kept.clone().open(told.clone(), stop), |_| {});
     let control = Arc::new(control);
     services.restarting("control", move |stop| control.clone().run(requests.clone(), stop), |_| {});
 
@@ -171,7 +189,7 @@ pub async fn start(
     services.restarting("clock", move |stop| keeping.clone().keep(stop), |_| {});
     let (pruned, keep) = (store.clone(), Keep { decisions: own.decisions_for, sightings: own.sightings_for, audit: AUDIT_FOR });
     let prune_clock = clock.clone();
-    services.restarting("pruning", move |stop| prune(pruned.clone(), keep, prune_clock.clone(), stop), |_| {});
+    services.restarting("pruning", move |stop| prune(pruned.clone(), keeper.clone(), keep, prune_clock.clone(), stop), |_| {});
 
     if own.presence.enabled {
         let (learned, learned_in) = mpsc::channel(64);
@@ -202,6 +220,55 @@ pub async fn start(
     Ok(())
 }
 
+/// Starts what decides of mails and what brings them away. Neither is vital: a house that cannot mail is watched all the same.
+async fn mailing(
+    config: &Config,
+    mail: &MailConfig,
+    keeper: &Keeper,
+    kept_in: mpsc::Receiver<EventId>,
+    clock: &Clock,
+    identity: &Identity,
+    services: &mut Services,
+) -> Result<MailDesk> {
+    let (mails, damaged) = Mails::open(&config.state_dir).await.context("cannot open the spool of mails")?;
+    if let Some((aside, error)) = damaged {
+        tracing::error!("{error:#}; it is kept as {}, and the mails in it are not sent", aside.display());
+    }
+    // Not made here: whoever opens the events must see whether it is new.
+    let media = Media::at(&config.state_dir.join(MEDIA_DIR));
+    let (faults, faults_in) = mpsc::channel(64);
+    let (reason, reason_in) = watch::channel(None);
+    let (post, news) = watch::channel(());
+    let (tests, tests_in) = mpsc::channel(1);
+    let (counts, counts_in) = watch::channel(mails.counts().await?);
+    let templates = Templates::new(mail.template_dir.clone());
+    let alerts = Alerts {
+        settings: mail.rules.clone(),
+        keeper: keeper.clone(),
+        mails: mails.clone(),
+        writer: Writer::new(mail, templates, media.clone()),
+        clock: clock.clone(),
+        kept: Arc::new(Mutex::new(kept_in)),
+        faults: Arc::new(Mutex::new(faults_in)),
+        reason: reason_in,
+        tests: Arc::new(Mutex::new(tests_in)),
+        node: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "the coordinator".to_owned()),
+        post,
+    };
+    services.restarting("alerts", move |stop| alerts::run(alerts.clone(), stop), |_| {});
+    let bringer = Post {
+        config: Arc::new(mail.clone()),
+        mails,
+        media: media.clone(),
+        clock: clock.clone(),
+        house: identity.mesh().to_string(),
+        news,
+        counts,
+    };
+    services.restarting("mailer", move |stop| post::deliver(bringer.clone(), stop), |_| {});
+    Ok(MailDesk { faults, reason, counts: counts_in, tests })
+}
+
 /// Keeps the addresses at which devices were seen, so that a restart knows where to probe.
 async fn remember(
     store: Store,
@@ -226,10 +293,12 @@ async fn remember(
     }
 }
 
-async fn prune(store: Store, keep: Keep, clock: Clock, stop: CancellationToken) -> Result<()> {
+async fn prune(store: Store, keeper: Keeper, keep: Keep, clock: Clock, stop: CancellationToken) -> Result<()> {
     loop {
         // The proven time is early, never late: it drops nothing that should stay.
-        store.prune(keep, clock.announced()).await?;
+        let now = clock.announced();
+        store.prune(keep, now).await?;
+        keeper.room().await?.events.prune(now - keep.decisions).await?;
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(PRUNE_EVERY) => {}
@@ -240,12 +309,14 @@ async fn prune(store: Store, keep: Keep, clock: Clock, stop: CancellationToken) 
 #[cfg(test)]
 mod tests {
     use dms3_core::presence::Presence;
+    use dms3_core::time::Timestamp;
     use dms3_pki::{KEY_FILE, NodeKey};
 
     use super::*;
     use crate::config::Role;
     use crate::control::{Answer, Request, ask};
     use crate::mesh::testing::{DAY, eventually};
+    use crate::store::events::EVENTS_FILE;
 
     /// The state directory of a house that was founded so long ago, with a certificate of that age.
     async fn founded(age: Duration, clock: &Clock) -> (tempfile::TempDir, Config, Identity) {
@@ -330,6 +401,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_house_whose_events_are_damaged_guards_all_the_same_and_says_so() {
+        let clock = Clock::alone();
+        let (dir, config, identity) = founded(DAY, &clock).await;
+        std::fs::write(dir.path().join(EVENTS_FILE), vec![b'x'; 20_000]).unwrap();
+        let _services = started(&config, identity, &clock).await;
+        eventually("it is a problem", async || status(&config).await.problems.iter().any(|problem| problem.contains("events.damaged-1")))
+            .await;
+        let Answer::Events(events) = ask(&config.control_socket(), &Request::Events { since: Timestamp(0), camera: None }).await.unwrap()
+        else {
+            panic!("events")
+        };
+        assert_eq!(events, []);
+    }
+
+    #[tokio::test]
     async fn nothing_is_dropped_by_a_clock_that_nobody_vouches_for() {
         let dir = tempfile::tempdir().unwrap();
         let (store, clock, stop) = (Store::create(dir.path()).await.unwrap(), Clock::alone(), CancellationToken::new());
@@ -338,10 +424,11 @@ mod tests {
         let then = clock.now().at - Duration::from_secs(200 * 86400);
         store.time_accepted(then, "anna").await.unwrap();
         clock.forget(then);
-        prune(store.clone(), keep, clock.clone(), stop.clone()).await.unwrap();
+        let keeper = Keeper::new(dir.path().to_owned(), clock.clone(), None);
+        prune(store.clone(), keeper.clone(), keep, clock.clone(), stop.clone()).await.unwrap();
         assert_eq!(store.audit(then).await.unwrap().len(), 1);
         clock.accept().unwrap();
-        prune(store.clone(), keep, clock, stop).await.unwrap();
+        prune(store.clone(), keeper, keep, clock, stop).await.unwrap();
         assert_eq!(store.audit(then).await.unwrap(), [], "and by one that a person vouches for it is");
     }
 }

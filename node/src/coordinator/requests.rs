@@ -6,6 +6,7 @@ use dms3_core::dashboard::Dashboard;
 use dms3_core::roster::check_name;
 
 use super::driver::{Driver, NOTICE_FOR};
+use super::events::Keeper;
 use super::renewal::ISSUING_LAST_YEAR;
 use crate::clock::{date, date_and_time};
 use crate::control::{Answer, Asked, Log, Request};
@@ -17,6 +18,10 @@ const ROWS: usize = 1000;
 impl Driver {
     /// A request that cannot be done is refused in words; only a failing store ends the driver.
     pub(super) async fn answer(&mut self, asked: Asked) -> Result<()> {
+        if matches!(asked.request, Request::Events { .. } | Request::Event { .. }) {
+            self.lookups.spawn(answer_from(self.keeper.clone(), asked));
+            return Ok(());
+        }
         let answer = match asked.request {
             Request::Command(command) => match command.check(self.clock.now()) {
                 Ok(()) => {
@@ -42,6 +47,11 @@ impl Driver {
         self.notices.retain(|_, (at, _)| now.mono.since(*at) < NOTICE_FOR);
         let mut house = self.machine.dashboard(now);
         house.problems.extend(self.trouble_with_disk());
+        house.mail = self.mail.as_ref().map(|mail| mail.counts.borrow().clone());
+        house.problems.extend(house.mail.as_ref().and_then(|mail| {
+            let why = mail.why.as_ref()?;
+            Some(format!("{} mail(s) wait: {why}", mail.waiting))
+        }));
         house.problems.extend(self.notices.values().map(|(_, text)| text.clone()));
         let authority = self.authority.borrow();
         let root_is_here = authority.root_on_box();
@@ -77,13 +87,12 @@ impl Driver {
                 tracing::info!("{by} cancelled token {}", token.id);
                 Answer::Done(format!("Token {} is cancelled. Nodes that it paired stay.", token.id))
             }
-            Request::Events { since, camera } => {
-                let filter = Filter { since: Some(since), camera, limit: MOST, ..Filter::default() };
-                Answer::Events(self.store.events(&filter).await?)
-            }
-            Request::Event { id } => match self.store.event(id).await? {
-                Some(event) => Answer::Event(Box::new(event)),
-                None => Answer::Refused(format!("no event {id} is kept here")),
+            Request::MailTest => match &self.mail {
+                Some(mail) => {
+                    mail.tests.try_send(()).map_err(|_| anyhow::anyhow!("a test mail is on its way already"))?;
+                    Answer::Done("A test mail is on its way.".to_owned())
+                }
+                None => Answer::Refused("this house mails nothing: write the section [mail] into the coordinator's config".to_owned()),
             },
             Request::Rename { node, name } => {
                 let name = check_name(&name).map_err(anyhow::Error::msg)?;
@@ -140,7 +149,30 @@ impl Driver {
                     "{person:?} is forgotten: {changed} rows were changed. What was written to the system's log stays there.{again}"
                 ))
             }
+            Request::Events { .. } | Request::Event { .. } => Answer::Refused("events are looked up elsewhere".to_owned()),
             Request::Pause { .. } => Answer::Refused("only a camera can be paused: run this on the camera".to_owned()),
         })
     }
+}
+
+/// Beside the driver: what cameras saw may be a long list.
+async fn answer_from(keeper: Keeper, asked: Asked) {
+    let answer = look_up_events(&keeper, asked.request).await.unwrap_or_else(|error| Answer::Refused(format!("{error:#}")));
+    // Whoever asked may have gone away.
+    drop(asked.answer.send(answer));
+}
+
+async fn look_up_events(keeper: &Keeper, request: Request) -> Result<Answer> {
+    let events = &keeper.room().await?.events;
+    Ok(match request {
+        Request::Events { since, camera } => {
+            let filter = Filter { since: Some(since), camera, limit: MOST, ..Filter::default() };
+            Answer::Events(events.events(&filter).await?)
+        }
+        Request::Event { id } => match events.event(id).await? {
+            Some(event) => Answer::Event(Box::new(event)),
+            None => Answer::Refused(format!("no event {id} is kept here")),
+        },
+        _ => Answer::Refused("this is no question about events".to_owned()),
+    })
 }

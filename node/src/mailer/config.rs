@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use dms3_core::alerting::Settings;
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
 
 use super::address::Address;
 use super::connect;
+use super::rules::{self, CameraFile, RulesFile};
 use super::secret::{self, Password};
 use crate::config_text::{Wrong, size, time};
 
@@ -40,6 +42,10 @@ pub struct MailConfig {
     pub timeout: Duration,
     /// Where the buttons in mails lead.
     pub dashboard_url: Option<String>,
+    /// The user's own templates, which replace ours file by file.
+    pub template_dir: Option<PathBuf>,
+    /// What is mailed, and how often.
+    pub rules: Settings,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -94,6 +100,13 @@ pub struct MailFile {
     #[serde(deserialize_with = "time", default = "timeout")]
     timeout: Duration,
     dashboard_url: Option<String>,
+    template_dir: Option<PathBuf>,
+    #[serde(default = "rules::hourly_cap")]
+    hourly_cap: u32,
+    #[serde(default = "rules::cooldown", deserialize_with = "time")]
+    cooldown: Duration,
+    #[serde(default, rename = "camera")]
+    cameras: Vec<CameraFile>,
 }
 
 fn start_tls() -> Security {
@@ -188,7 +201,15 @@ impl MailConfig {
         {
             return Err(Wrong::new("dashboard_url", format!("{url:?} is no link: write one such as \"https://dms3.local:8443\"")));
         }
+        if let Some(dir) = &file.template_dir
+            && !dir.is_absolute()
+        {
+            return Err(Wrong::new("template_dir", format!("{dir:?} is no absolute path: write one that begins with /")));
+        }
+        let rules = RulesFile { hourly_cap: file.hourly_cap, cooldown: file.cooldown, cameras: file.cameras }.settings(&to)?;
         let config = Self {
+            template_dir: file.template_dir,
+            rules,
             server,
             port,
             security: file.security,

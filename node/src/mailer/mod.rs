@@ -3,8 +3,11 @@
 pub mod address;
 pub mod config;
 mod connect;
+pub mod letters;
 pub mod message;
 pub mod picture;
+pub mod post;
+pub mod rules;
 pub mod secret;
 pub mod smtp;
 #[cfg(test)]

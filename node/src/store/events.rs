@@ -1,26 +1,58 @@
 //! What cameras saw, as the coordinator keeps it: tellings of events, their attachments, who has seen them.
 
-use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::{Context as _, ensure};
-use dms3_core::event::{ATTACHMENTS, AttachmentKind, Event};
+use anyhow::Context as _;
+use dms3_core::event::{AttachmentKind, Event};
 use dms3_core::id::{EventId, NodeId};
 use dms3_core::time::Timestamp;
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::sqlite::SqlitePool;
+use sqlx::{Row as _, Sqlite, SqliteConnection, Transaction};
+use tokio::sync::RwLock;
 
+use self::telling::{Telling, keep};
+use super::apart::{self, Kind, Ready};
+use super::group::Writer;
 use super::media::Media;
-use super::{Store, fixed, stamp};
+use super::{begin, fixed, stamp};
 
 mod read;
 mod retention;
+mod telling;
 #[cfg(test)]
 mod tests;
 
-pub use read::{EventCounts, Filter, MOST, StoredAttachment, StoredEvent, Thumbnail};
+pub use read::{Announced, EventCounts, Filter, MOST, StoredAttachment, StoredEvent, Thumbnail};
 pub use retention::{Policy, Removals, Removed, Why};
 
+/// The file, in the coordinator's state directory.
+pub const EVENTS_FILE: &str = "events.db";
+/// Pictures and clips, beside it.
+pub const MEDIA_DIR: &str = "media";
+/// "DM3E", and what it went through.
+const KIND: Kind = Kind { mark: 0x444D_3345, steps: &[("events", include_str!("migrations/events_0001.sql"))] };
 /// Contents that are looked after at once, so that no event waits long for it.
 const AT_ONCE: usize = 50;
+
+/// What cameras saw. Clones share it.
+///
+/// A method that returned Ok has its change on disk (WAL, synchronous FULL); one that failed changed nothing, one that was dropped may have.
+#[derive(Debug, Clone)]
+pub struct Events {
+    pool: SqlitePool,
+    writer: Writer,
+    /// Taken for writing by whoever removes contents, for reading by whoever counts on one: nobody counts on what is about to go.
+    contents: Arc<RwLock<()>>,
+}
+
+/// The events, and what became of those before.
+#[derive(Debug)]
+pub struct Opened {
+    pub events: Events,
+    /// In words for people: the events of this house were damaged or lost, and where what is left of them lies.
+    pub trouble: Option<String>,
+}
 
 /// What came of a telling.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +68,36 @@ pub struct Kept {
 #[error("event {0} belongs to another camera")]
 pub struct ForeignEvent(pub EventId);
 
-impl Store {
+impl Events {
+    /// Opens what the coordinator keeps in `dir`, or makes it. What is damaged is put aside with its pictures and clips and never overwritten:
+    /// the house goes on, and takes what its cameras see from now on.
+    pub async fn open(dir: &Path) -> anyhow::Result<Opened> {
+        let path = dir.join(EVENTS_FILE);
+        let Ready { pool, new, damaged } = apart::open(&path, KIND).await?;
+        let events = Self { writer: Writer::new(pool.clone()), pool, contents: Arc::default() };
+        // Nobody knows any more what they show; left here, they would go as what no event needs.
+        let media = if new { put_aside(&dir.join(MEDIA_DIR))? } else { None };
+        let their = media.map(|aside| format!(", their pictures and clips in {}", aside.display())).unwrap_or_default();
+        let trouble = match damaged {
+            Some((aside, error)) => Some(format!(
+                "The events of this house cannot be read ({error:#}): they lie in {}{their}. New ones are kept.",
+                aside.display()
+            )),
+            None if !their.is_empty() => Some(format!("{} was missing{their}. New events are kept.", path.display())),
+            None => None,
+        };
+        Ok(Opened { events, trouble })
+    }
+
+    /// Writes everything back into the one file and lets it go.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    async fn begin(&self) -> anyhow::Result<Transaction<'static, Sqlite>> {
+        begin(&self.pool).await
+    }
+
     /// Keeps what a camera tells of an event. An older or equal telling changes nothing; an attachment that was told once stays.
     ///
     /// `camera` is the node's name now, `began` our own estimate of the start: the first one counts, and none is later than `now`. A content
@@ -51,51 +112,45 @@ impl Store {
         began: Timestamp,
         now: Timestamp,
     ) -> anyhow::Result<Kept> {
-        let _contents = self.contents.lock().await;
+        let contents = self.contents.clone().read_owned().await;
         let hashes: Vec<_> = event.attachments.iter().map(|attachment| attachment.hash).collect();
+        let telling = Telling { node, camera: camera.to_owned(), event: event.clone(), began: began.min(now), now };
         let lengths = whole(media, &hashes).await?;
-        let mut tx = self.begin().await?;
-        if let Some(owner) = owner(&mut tx, "SELECT node FROM removed WHERE id = $1", event.id).await? {
-            ensure!(owner == node, ForeignEvent(event.id));
-            return Ok(Kept { fresh: false, missing: Vec::new() });
-        }
-        let owner = owner(&mut tx, "SELECT node FROM event WHERE id = $1", event.id).await?;
-        ensure!(owner.is_none_or(|owner| owner == node), ForeignEvent(event.id));
-        let before = own(&mut tx, event.id).await?.1;
-        let newer = put_event(&mut tx, node, camera, event, began.min(now), now).await?;
-        let changed = put_attachments(&mut tx, event, &lengths, newer, now).await?;
-        let missing: Vec<Vec<u8>> =
-            sqlx::query_scalar("SELECT hash FROM attachment WHERE event = $1 AND kept_at IS NULL GROUP BY hash ORDER BY min(nth), hash")
-                .bind(event.id.0.as_slice())
-                .fetch_all(&mut *tx)
-                .await?;
-        if newer || changed {
-            measure(&mut tx, event.id, before).await?;
-            tx.commit().await.context("cannot keep the event")?;
-        }
-        Ok(Kept { fresh: owner.is_none(), missing: missing.into_iter().map(fixed).collect::<anyhow::Result<_>>()? })
+        let write = self.writer.write(move |connection| {
+            Box::pin(async move {
+                let kept = keep(connection, &telling, &lengths).await;
+                // What was counted on is written: whoever removes contents reads it over this connection, after us.
+                drop(contents);
+                kept
+            })
+        });
+        write.await
     }
 
     /// The content of an attachment came: from now on it is kept, if `media` has it as it was announced. False: it has not, or no such event
-    /// has such an attachment (any more); nothing may be acknowledged, and the content is for [`Store::discard`].
+    /// has such an attachment (any more); nothing may be acknowledged, and the content is for [`Events::discard`].
     pub async fn keep_attachment(&self, media: &Media, event: EventId, hash: [u8; 32], now: Timestamp) -> anyhow::Result<bool> {
-        let _contents = self.contents.lock().await;
+        let contents = self.contents.clone().read_owned().await;
         let Some(length) = whole(media, &[hash]).await?.pop().flatten() else { return Ok(false) };
-        let mut tx = self.begin().await?;
-        let before = own(&mut tx, event).await?.1;
-        let kept = sqlx::query("UPDATE attachment SET kept_at = coalesce(kept_at, $3) WHERE event = $1 AND hash = $2 AND length = $4")
-            .bind(event.0.as_slice())
-            .bind(hash.as_slice())
-            .bind(stamp(now))
-            .bind(i64::try_from(length)?)
-            .execute(&mut *tx)
-            .await?;
-        if kept.rows_affected() == 0 {
-            return Ok(false);
-        }
-        measure(&mut tx, event, before).await?;
-        tx.commit().await.context("cannot keep the attachment")?;
-        Ok(true)
+        let write = self.writer.write(move |connection| {
+            Box::pin(async move {
+                let before = own(connection, event).await?.1;
+                let kept =
+                    sqlx::query("UPDATE attachment SET kept_at = coalesce(kept_at, $3) WHERE event = $1 AND hash = $2 AND length = $4")
+                        .bind(event.0.as_slice())
+                        .bind(hash.as_slice())
+                        .bind(stamp(now))
+                        .bind(i64::try_from(length)?)
+                        .execute(&mut *connection)
+                        .await?;
+                if kept.rows_affected() > 0 {
+                    measure(connection, event, before).await?;
+                }
+                drop(contents);
+                Ok(kept.rows_affected() > 0)
+            })
+        });
+        write.await.context("cannot keep the attachment")
     }
 
     /// Somebody has seen the event. The first time counts. One that was removed meanwhile is no error.
@@ -139,12 +194,12 @@ impl Store {
 
     /// Removes those of the contents that no event needs, and returns how many that were. Nothing is counted on meanwhile that is about to go.
     ///
-    /// For what [`Store::delete_event`] and [`Store::retention`] return and, at the start, for all that [`Media::list`] finds: whatever a
+    /// For what [`Events::delete_event`] and [`Events::retention`] return and, at the start, for all that [`Media::list`] finds: whatever a
     /// crash left behind goes with it.
     pub async fn discard(&self, media: &Media, hashes: &[[u8; 32]]) -> anyhow::Result<usize> {
         let mut removed = 0;
         for some in hashes.chunks(AT_ONCE) {
-            let _contents = self.contents.lock().await;
+            let _contents = self.contents.write().await;
             let mut unneeded = Vec::new();
             for hash in some {
                 let users: i64 = sqlx::query_scalar("SELECT count(*) FROM attachment WHERE hash = $1 AND kept_at IS NOT NULL")
@@ -164,101 +219,22 @@ impl Store {
     }
 }
 
+/// Gives another name to a directory that is there and not empty.
+fn put_aside(dir: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let holds_any = Media::holds_any(dir)?;
+    if !holds_any {
+        return Ok(None);
+    }
+    let free = (1..10_000).map(|nth| dir.with_extension(format!("damaged-{nth}"))).find(|aside| !aside.exists());
+    let aside = free.with_context(|| format!("too many lie beside {}", dir.display()))?;
+    std::fs::rename(dir, &aside).with_context(|| format!("cannot put {} aside", dir.display()))?;
+    Ok(Some(aside))
+}
+
 /// How long the contents are that are there.
 async fn whole(media: &Media, hashes: &[[u8; 32]]) -> anyhow::Result<Vec<Option<u64>>> {
     let (media, hashes) = (media.clone(), hashes.to_vec());
     Ok(tokio::task::spawn_blocking(move || hashes.iter().map(|hash| media.length(hash)).collect()).await?)
-}
-
-async fn owner(connection: &mut SqliteConnection, sql: &'static str, id: EventId) -> anyhow::Result<Option<NodeId>> {
-    let node: Option<Vec<u8>> = sqlx::query_scalar(sql).bind(id.0.as_slice()).fetch_optional(connection).await?;
-    Ok(node.map(fixed).transpose()?.map(NodeId))
-}
-
-/// Whether this telling is newer than what was known.
-async fn put_event(
-    connection: &mut SqliteConnection,
-    node: NodeId,
-    camera: &str,
-    event: &Event,
-    began: Timestamp,
-    now: Timestamp,
-) -> anyhow::Result<bool> {
-    let put = sqlx::query(
-        "INSERT INTO event (id, node, camera, source, kind, started, ended, began, received_at, changed, state, rev, size, seen_by_any)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, 0)
-         ON CONFLICT (id) DO UPDATE SET source = excluded.source, kind = excluded.kind, started = excluded.started, ended = excluded.ended,
-         changed = excluded.changed, state = excluded.state, rev = excluded.rev WHERE event.rev < excluded.rev",
-    )
-    .bind(event.id.0.as_slice())
-    .bind(node.0.as_slice())
-    .bind(camera)
-    .bind(&event.source)
-    .bind(i64::from(event.kind.to_wire()))
-    .bind(stamp(event.started))
-    .bind(event.ended.map(stamp))
-    .bind(stamp(began))
-    .bind(stamp(now))
-    .bind(event.changed.map(i64::from))
-    .bind(i64::from(event.state.to_wire()))
-    .bind(i64::from(event.rev))
-    .execute(connection)
-    .await
-    .context("cannot keep the event")?;
-    Ok(put.rows_affected() > 0)
-}
-
-/// Writes what a newer telling adds, and of each attachment whether its content is there. Whether anything changed.
-async fn put_attachments(
-    connection: &mut SqliteConnection,
-    event: &Event,
-    lengths: &[Option<u64>],
-    newer: bool,
-    now: Timestamp,
-) -> anyhow::Result<bool> {
-    let rows = sqlx::query("SELECT nth, hash, kept_at FROM attachment WHERE event = $1")
-        .bind(event.id.0.as_slice())
-        .fetch_all(&mut *connection)
-        .await?;
-    let mut known = HashMap::new();
-    for row in rows {
-        let kept_at: Option<i64> = row.try_get("kept_at")?;
-        known.insert((row.try_get::<i64, _>("nth")?, fixed::<32>(row.try_get("hash")?)?), kept_at.is_some());
-    }
-    let mut changed = false;
-    for ((nth, attachment), length) in event.attachments.iter().enumerate().zip(lengths) {
-        let nth = i64::try_from(nth)?;
-        // One that is not as long as it was announced would count for room that nobody takes.
-        let there = *length == Some(attachment.length);
-        let sql = match known.insert((nth, attachment.hash), there) {
-            Some(kept) if kept == there => continue,
-            Some(_) => "UPDATE attachment SET kept_at = $4 WHERE event = $1 AND nth = $2 AND hash = $3",
-            None if !newer => continue,
-            None => {
-                "INSERT INTO attachment (event, nth, hash, kept_at, kind, name, taken, length, thumbnail)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
-            }
-        };
-        let mut query =
-            sqlx::query(sql).bind(event.id.0.as_slice()).bind(nth).bind(attachment.hash.as_slice()).bind(there.then(|| stamp(now)));
-        if sql.starts_with("INSERT") {
-            let thumbnail = match attachment.kind {
-                AttachmentKind::Picture => Thumbnail::NotTried,
-                AttachmentKind::Clip => Thumbnail::Impossible,
-            };
-            query = query
-                .bind(i64::from(attachment.kind.to_wire()))
-                .bind(&attachment.name)
-                .bind(stamp(attachment.taken))
-                .bind(i64::try_from(attachment.length).context("an attachment is longer than any disk")?)
-                .bind(thumbnail.to_column());
-        }
-        query.execute(&mut *connection).await.context("cannot keep the attachments")?;
-        changed = true;
-    }
-    // Only a camera that tells now this and now that comes here: what is handed over stays, but it must not fill the disk with rows.
-    ensure!(known.len() <= ATTACHMENTS, "with what was told before it has {} attachments", known.len());
-    Ok(changed)
 }
 
 /// Contents that this event alone has, and how many bytes they are.

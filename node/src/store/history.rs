@@ -21,7 +21,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// How long what is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keep {
-    /// Decisions, and that an event was removed.
+    /// Decisions, and (see [`super::events::Events::prune`]) that an event was removed.
     pub decisions: Duration,
     pub sightings: Duration,
     /// Ended tokens and audit rows.
@@ -180,7 +180,6 @@ impl Store {
         for (sql, before) in [
             ("DELETE FROM decision WHERE at < $1", now - keep.decisions),
             ("DELETE FROM sighting WHERE at < $1", now - keep.sightings),
-            ("DELETE FROM removed WHERE at < $1", now - keep.decisions),
             ("DELETE FROM audit WHERE at < $1", now - keep.audit),
             ("DELETE FROM token WHERE expires_at < $1", now - keep.audit),
         ] {

@@ -2,20 +2,24 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Cursor, Read, Seek as _, SeekFrom, Write as _};
+use std::io::{self, BufRead, Cursor, Read, Seek, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use data_encoding::HEXLOWER;
 use dms3_pki::files::{PRIVATE, create_dir_private, sync_parent};
-use image::ImageReader;
+use image::{ImageFormat, ImageReader, Limits};
 use ring::digest::{Context as Digest, SHA256};
 
 /// Bytes at once.
 const CHUNK: usize = 64 * 1024;
 /// The size of a picture stands in its first bytes; one whose head is longer is told without.
 const HEAD: u64 = 512 * 1024;
+/// Bytes of memory for what is in a picture besides its pixels.
+pub(super) const ASIDE: u64 = 8 << 20;
+/// Bytes of a long file that may wait for the disk: whoever commits meanwhile (a decision of the house) may have to wait for all of them.
+const UNSYNCED: u64 = 1 << 20;
 /// Where what is not whole yet lies.
 const PARTS: &str = "parts";
 /// Ends the name of a thumbnail.
@@ -41,6 +45,11 @@ impl Media {
         create_dir_private(dir)?;
         create_dir_private(&dir.join(PARTS))?;
         Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// For who only reads there: nothing is made, and what is not there is found missing.
+    pub fn at(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
     }
 
     /// Copies what `from` holds from its beginning. On the disk when this returns; again: the same file. More than `limit` bytes are refused.
@@ -137,6 +146,11 @@ impl Media {
         Ok(found.into_iter().collect())
     }
 
+    /// Whether any content lies in the directory `dir`, which need not exist.
+    pub(super) fn holds_any(dir: &Path) -> anyhow::Result<bool> {
+        Ok(dir.exists() && !Self { dir: dir.to_owned() }.list()?.is_empty())
+    }
+
     fn thumbnail_path(&self, hash: &[u8; 32]) -> PathBuf {
         super::beside(&self.path(hash), THUMBNAIL)
     }
@@ -176,6 +190,7 @@ pub struct Part {
     file: File,
     path: PathBuf,
     written: u64,
+    unsynced: u64,
 }
 
 impl Media {
@@ -191,7 +206,7 @@ impl Media {
             .open(&path)
             .with_context(|| format!("cannot write {}", path.display()))?;
         let written = file.metadata().with_context(|| format!("cannot read {}", path.display()))?.len();
-        Ok(Part { file, path, written })
+        Ok(Part { file, path, written, unsynced: 0 })
     }
 
     /// How much of it is there.
@@ -206,7 +221,7 @@ impl Media {
             fs::remove_file(&part.path).with_context(|| format!("cannot remove {}", part.path.display()))?;
             return Err(WrongHash.into());
         }
-        part.file.sync_all().with_context(|| format!("cannot write {}", part.path.display()))?;
+        part.file.sync_data().with_context(|| format!("cannot write {}", part.path.display()))?;
         self.put(&part.path, hash)
     }
 }
@@ -224,6 +239,11 @@ impl Part {
     pub fn append(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         self.file.write_all(bytes).with_context(|| format!("cannot write {}", self.path.display()))?;
         self.written = self.written.saturating_add(bytes.len() as u64);
+        self.unsynced = self.unsynced.saturating_add(bytes.len() as u64);
+        if self.unsynced >= UNSYNCED {
+            self.unsynced = 0;
+            self.file.sync_data().with_context(|| format!("cannot write {}", self.path.display()))?;
+        }
         Ok(())
     }
 }
@@ -250,7 +270,7 @@ fn sum(digest: Digest) -> [u8; 32] {
 fn copy(from: &mut File, to: &Path, limit: u64) -> anyhow::Result<Content> {
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(PRIVATE).open(to).with_context(|| format!("cannot write {}", to.display()))?;
-    let (mut digest, mut length) = (Digest::new(&SHA256), 0_u64);
+    let (mut digest, mut length, mut unsynced) = (Digest::new(&SHA256), 0_u64, 0_u64);
     let mut chunk = vec![0; CHUNK];
     loop {
         let more = match from.read(&mut chunk) {
@@ -263,8 +283,14 @@ fn copy(from: &mut File, to: &Path, limit: u64) -> anyhow::Result<Content> {
         ensure!(length <= limit, "it is longer than {limit} bytes");
         digest.update(&chunk[..more]);
         file.write_all(&chunk[..more]).with_context(|| format!("cannot write {}", to.display()))?;
+        unsynced += more as u64;
+        if unsynced >= UNSYNCED {
+            unsynced = 0;
+            file.sync_data().with_context(|| format!("cannot write {}", to.display()))?;
+        }
     }
-    file.sync_all().with_context(|| format!("cannot write {}", to.display()))?;
+    // With its length, which is all that must be there besides the bytes.
+    file.sync_data().with_context(|| format!("cannot write {}", to.display()))?;
     Ok(Content { hash: sum(digest), length })
 }
 
@@ -279,9 +305,19 @@ pub fn size_of_picture(file: &mut File) -> anyhow::Result<(u32, u32)> {
 /// The same of the first bytes of a picture.
 pub fn size_of_head(head: &[u8]) -> anyhow::Result<(u32, u32)> {
     ensure!(!head.is_empty(), "it is empty");
-    let reader = ImageReader::new(Cursor::new(head)).with_guessed_format().context("cannot read it")?;
-    ensure!(reader.format().is_some(), "it is neither JPEG nor PNG nor WebP");
-    reader.into_dimensions().context("it is no whole picture")
+    picture_of(Cursor::new(head))?.into_dimensions().context("it is no whole picture")
+}
+
+/// A reader of a picture (JPEG, PNG, WebP) that spends little memory on what is in it besides: half a megabyte of a PNG's colour profile
+/// may unpack to five hundred.
+pub(super) fn picture_of<R: BufRead + Seek>(from: R) -> anyhow::Result<ImageReader<R>> {
+    let mut reader = ImageReader::new(from).with_guessed_format().context("cannot read it")?;
+    let known = matches!(reader.format(), Some(ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP));
+    ensure!(known, "it is neither JPEG nor PNG nor WebP");
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(ASIDE);
+    reader.limits(limits);
+    Ok(reader)
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
-//! What the coordinator must not forget: one SQLite file, behind a narrow API of one verb each. All SQL of DMS3 is in this folder.
+//! What nodes must not forget: SQLite files, each behind a narrow API of one verb each. All SQL of DMS3 is in this folder.
+//!
+//! `store.db` is what the coordinator knows of its house, `events.db` what its cameras saw, each with a connection of its own: a decision never
+//! waits for a picture. `outbox.db` is a camera's.
 
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
@@ -10,10 +12,12 @@ use dms3_core::time::Timestamp;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{SqlSafeStr as _, Sqlite, Transaction};
-use tokio::sync::Mutex;
 
+mod apart;
 pub mod events;
+mod group;
 mod history;
+pub mod mails;
 pub mod media;
 mod memory;
 pub mod outbox;
@@ -36,17 +40,14 @@ pub const STORE_FILE: &str = "store.db";
 const APPLICATION_ID: i64 = 0x444D_5333;
 
 /// What the coordinator's file went through, in order.
-const HOUSE: [(&str, &str); 2] =
-    [("house", include_str!("migrations/0001_house.sql")), ("events", include_str!("migrations/0002_events.sql"))];
+const HOUSE: [(&str, &str); 1] = [("house", include_str!("migrations/0001_house.sql"))];
 
-/// The open store. Clones share it.
+/// The open store of a house. Clones share it.
 ///
 /// A method that returned Ok has its change on disk (WAL, synchronous FULL); one that failed or was dropped changed nothing.
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: SqlitePool,
-    /// Held while it is decided whether a content is there and while one is removed: nobody counts on what is about to go.
-    contents: Arc<Mutex<()>>,
 }
 
 impl Store {
@@ -70,7 +71,7 @@ impl Store {
             .mode(0o600)
             .open(&unfinished)
             .with_context(|| format!("cannot create {}", unfinished.display()))?;
-        let store = Self { pool: connect(&unfinished).await?, contents: Arc::default() };
+        let store = Self { pool: connect(&unfinished).await? };
         sqlx::query("PRAGMA application_id = 0x444D5333").execute(&store.pool).await?;
         migrate(&store.pool, &unfinished, &HOUSE).await?;
         store.close().await;
@@ -100,7 +101,7 @@ impl Store {
         };
         verified.await.with_context(damaged)?;
         migrate(&pool, &path, &HOUSE).await?;
-        Ok(Self { pool, contents: Arc::default() })
+        Ok(Self { pool })
     }
 
     /// Writes everything back into the one file and lets it go.
@@ -113,13 +114,13 @@ impl Store {
     }
 }
 
-/// Whether it failed because the disk is full, for a file or for SQLite.
+/// Whether it failed because the disk is full, for a file or for SQLite. Of the latter only its words are left: writes share a commit.
 pub fn is_full(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        let code = cause.downcast_ref::<sqlx::Error>().and_then(|error| error.as_database_error()?.code());
-        // SQLITE_FULL (sqlite.org/rescode.html).
-        matches!(kind, Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)) || code.is_some_and(|code| code == "13")
+        matches!(kind, Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
+            // sqlite3_errstr(SQLITE_FULL).
+            || cause.to_string().contains("database or disk is full")
     })
 }
 

@@ -11,12 +11,14 @@ use dms3_core::time::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection, SqlitePool};
 
-use super::{begin, connect, fixed, migrate, stamp, unstamp};
+use super::apart::{self, Kind, Ready};
+use super::group::Writer;
+use super::{begin, fixed, stamp, unstamp};
 
 /// The file, in the camera's state directory.
 pub const OUTBOX_FILE: &str = "outbox.db";
-/// Tells our file from any other: "DM3O".
-const APPLICATION_ID: i64 = 0x444D_334F;
+/// "DM3O", and what it went through.
+const KIND: Kind = Kind { mark: 0x444D_334F, steps: &[("outbox", include_str!("migrations/outbox_0001.sql"))] };
 /// Version of `body`.
 const VERSION: i64 = 1;
 /// Events of one source that a note may belong to: those of which something was heard last.
@@ -28,6 +30,7 @@ const CANDIDATES: i64 = 8;
 #[derive(Debug, Clone)]
 pub struct Outbox {
     pool: SqlitePool,
+    writer: Writer,
 }
 
 /// The outbox, and where the damaged one that it replaces was put.
@@ -49,44 +52,12 @@ pub struct Missing {
 impl Outbox {
     /// Opens the outbox of a camera, or makes it. A damaged one is put aside, never overwritten: a camera must go on watching.
     pub async fn open(dir: &Path) -> anyhow::Result<Opened> {
-        let path = dir.join(OUTBOX_FILE);
-        match Self::open_at(&path).await {
-            Ok(outbox) => Ok(Opened { outbox, damaged: None }),
-            Err(error) if is_damage(&error) => {
-                let aside = put_aside(&path)?;
-                let outbox = Self::open_at(&path).await?;
-                outbox.lost("damage", 1).await?;
-                Ok(Opened { outbox, damaged: Some((aside, error)) })
-            }
-            Err(error) => Err(error),
+        let Ready { pool, damaged, .. } = apart::open(&dir.join(OUTBOX_FILE), KIND).await?;
+        let outbox = Self { writer: Writer::new(pool.clone()), pool };
+        if damaged.is_some() {
+            outbox.lost("damage", 1).await?;
         }
-    }
-
-    async fn open_at(path: &Path) -> anyhow::Result<Self> {
-        if !path.exists() {
-            std::fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .open(path)
-                .with_context(|| format!("cannot create {}", path.display()))?;
-        }
-        let pool = connect(path).await?;
-        let looked = async {
-            let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_master").fetch_one(&pool).await?;
-            if tables == 0 {
-                sqlx::query("PRAGMA application_id = 0x444D334F").execute(&pool).await?;
-            }
-            let id: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&pool).await?;
-            let findings: Vec<String> = sqlx::query_scalar("PRAGMA quick_check(3)").fetch_all(&pool).await?;
-            anyhow::Ok((id, findings))
-        };
-        let (id, findings) = looked.await.with_context(|| format!("cannot read {}", path.display()))?;
-        if id != APPLICATION_ID || findings != ["ok"] {
-            pool.close().await;
-            return Err(Damage(path.to_owned(), findings.join("; ")).into());
-        }
-        migrate(&pool, path, &[("outbox", include_str!("migrations/outbox_0001.sql"))]).await?;
-        Ok(Self { pool })
+        Ok(Opened { outbox, damaged })
     }
 
     pub async fn close(&self) {
@@ -96,40 +67,46 @@ impl Outbox {
     /// Writes down what a hook said, as part of the event that it belongs to or of a new one named `id`. The attachment's file must be on
     /// the disk. Returns the event as it is now.
     pub async fn note(&self, source: &str, state: ArmState, id: EventId, note: Note) -> anyhow::Result<Event> {
-        let mut tx = begin(&self.pool).await?;
-        if let Some(attachment) = &note.attachment {
-            let rows = sqlx::query(
-                "SELECT version, body, key, last FROM event WHERE source = $1 AND id IN (SELECT event FROM attachment WHERE hash = $2)",
-            )
-            .bind(source)
-            .bind(attachment.hash.as_slice())
-            .fetch_all(&mut *tx)
-            .await?;
-            for known in rows.into_iter().map(read_recent) {
-                let known = known?;
-                if known.has(&note) {
-                    return Ok(known.event);
+        let source = source.to_owned();
+        let write = self.writer.write(move |connection| {
+            Box::pin(async move {
+                if let Some(attachment) = &note.attachment {
+                    let rows = sqlx::query(
+                        "SELECT version, body, key, last FROM event WHERE source = $1 AND id IN
+                         (SELECT event FROM attachment WHERE hash = $2)",
+                    )
+                    .bind(&source)
+                    .bind(attachment.hash.as_slice())
+                    .fetch_all(&mut *connection)
+                    .await?;
+                    for known in rows.into_iter().map(read_recent) {
+                        let known = known?;
+                        if known.has(&note) {
+                            return Ok(known.event);
+                        }
+                    }
                 }
-            }
-        }
-        // A name is found however many other movements came between.
-        let rows = sqlx::query("SELECT version, body, key, last FROM event WHERE source = $1 AND key IS $2 ORDER BY last DESC LIMIT $3")
-            .bind(source)
-            .bind(&note.key)
-            .bind(CANDIDATES)
-            .fetch_all(&mut *tx)
-            .await?;
-        let known = rows.into_iter().map(read_recent).collect::<anyhow::Result<Vec<_>>>()?;
-        let recent = match known.into_iter().find(|recent| recent.takes(&note)) {
-            Some(mut recent) => {
-                recent.take(note);
-                recent
-            }
-            None => Recent::begin(id, source, state, note),
-        };
-        put(&mut tx, &recent).await?;
-        tx.commit().await.context("cannot write to the outbox")?;
-        Ok(recent.event)
+                // A name is found however many other movements came between.
+                let rows =
+                    sqlx::query("SELECT version, body, key, last FROM event WHERE source = $1 AND key IS $2 ORDER BY last DESC LIMIT $3")
+                        .bind(&source)
+                        .bind(&note.key)
+                        .bind(CANDIDATES)
+                        .fetch_all(&mut *connection)
+                        .await?;
+                let known = rows.into_iter().map(read_recent).collect::<anyhow::Result<Vec<_>>>()?;
+                let recent = match known.into_iter().find(|recent| recent.takes(&note)) {
+                    Some(mut recent) => {
+                        recent.take(note);
+                        recent
+                    }
+                    None => Recent::begin(id, &source, state, note),
+                };
+                put(connection, &recent).await?;
+                Ok(recent.event)
+            })
+        });
+        write.await.context("cannot write to the outbox")
     }
 
     /// Ends the events that are over without anybody's word. Whether there were any.
@@ -194,39 +171,24 @@ impl Outbox {
 
     /// The coordinator has this telling of the event on its disk, and all of its attachments but those that it lacks.
     pub async fn kept(&self, id: EventId, rev: u32, lacks: &[[u8; 32]]) -> anyhow::Result<()> {
-        let mut tx = begin(&self.pool).await?;
-        let told: Option<i64> =
-            sqlx::query_scalar("SELECT rev FROM event WHERE id = $1").bind(id.0.as_slice()).fetch_optional(&mut *tx).await?;
-        // What it says of a telling that was never ours means nothing.
-        if told.is_none_or(|told| i64::from(rev) > told) {
-            return Ok(());
-        }
-        sqlx::query("UPDATE event SET kept_rev = max(kept_rev, $2) WHERE id = $1")
-            .bind(id.0.as_slice())
-            .bind(i64::from(rev))
-            .execute(&mut *tx)
-            .await?;
-        if told == Some(i64::from(rev)) {
-            sqlx::query("UPDATE attachment SET kept = 1 WHERE event = $1").bind(id.0.as_slice()).execute(&mut *tx).await?;
-            for hash in lacks {
-                sqlx::query("UPDATE attachment SET kept = 0 WHERE event = $1 AND hash = $2")
-                    .bind(id.0.as_slice())
-                    .bind(hash.as_slice())
-                    .execute(&mut *tx)
-                    .await?;
-            }
-        }
-        tx.commit().await.context("cannot write to the outbox")
+        let lacks = lacks.to_vec();
+        let write = self.writer.write(move |connection| Box::pin(kept(connection, id, rev, lacks)));
+        write.await.context("cannot write to the outbox")
     }
 
     /// The coordinator has the attachment on its disk, whole.
     pub async fn attachment_kept(&self, id: EventId, hash: [u8; 32]) -> anyhow::Result<()> {
-        sqlx::query("UPDATE attachment SET kept = 1 WHERE event = $1 AND hash = $2")
-            .bind(id.0.as_slice())
-            .bind(hash.as_slice())
-            .execute(&self.pool)
-            .await?;
-        Ok(())
+        let write = self.writer.write(move |connection| {
+            Box::pin(async move {
+                sqlx::query("UPDATE attachment SET kept = 1 WHERE event = $1 AND hash = $2")
+                    .bind(id.0.as_slice())
+                    .bind(hash.as_slice())
+                    .execute(connection)
+                    .await?;
+                Ok(())
+            })
+        });
+        write.await.context("cannot write to the outbox")
     }
 
     /// A content is not what it was when it came: nobody will ever take it. It is counted as lost; the events stay.
@@ -342,35 +304,6 @@ impl Outbox {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("{} is damaged: {}", .0.display(), .1)]
-struct Damage(PathBuf, String);
-
-/// SQLite says so, or what it says cannot be of ours.
-fn is_damage(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<Damage>().is_some()
-        || error.chain().any(|cause| {
-            let code = cause.downcast_ref::<sqlx::Error>().and_then(|error| error.as_database_error()?.code());
-            // SQLITE_CORRUPT and SQLITE_NOTADB with their extended codes (sqlite.org/rescode.html).
-            code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| matches!(code & 0xff, 11 | 26))
-        })
-}
-
-fn put_aside(path: &Path) -> anyhow::Result<PathBuf> {
-    let free = (1..10_000).map(|nth| path.with_extension(format!("damaged-{nth}"))).find(|aside| !aside.exists());
-    let aside = free.context("too many damaged outboxes lie beside it")?;
-    for suffix in ["", "-wal", "-shm"] {
-        let (from, to) = (super::beside(path, suffix), super::beside(&aside, suffix));
-        match std::fs::rename(&from, &to) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot put {} aside", from.display()));
-            }
-            _ => {}
-        }
-    }
-    Ok(aside)
-}
-
 async fn put(connection: &mut SqliteConnection, recent: &Recent) -> anyhow::Result<()> {
     let event = &recent.event;
     sqlx::query(
@@ -399,6 +332,31 @@ async fn put(connection: &mut SqliteConnection, recent: &Recent) -> anyhow::Resu
         .bind(i64::try_from(attachment.length)?)
         .execute(&mut *connection)
         .await?;
+    }
+    Ok(())
+}
+
+async fn kept(connection: &mut SqliteConnection, id: EventId, rev: u32, lacks: Vec<[u8; 32]>) -> anyhow::Result<()> {
+    let told: Option<i64> =
+        sqlx::query_scalar("SELECT rev FROM event WHERE id = $1").bind(id.0.as_slice()).fetch_optional(&mut *connection).await?;
+    // What it says of a telling that was never ours means nothing.
+    if told.is_none_or(|told| i64::from(rev) > told) {
+        return Ok(());
+    }
+    sqlx::query("UPDATE event SET kept_rev = max(kept_rev, $2) WHERE id = $1")
+        .bind(id.0.as_slice())
+        .bind(i64::from(rev))
+        .execute(&mut *connection)
+        .await?;
+    if told == Some(i64::from(rev)) {
+        sqlx::query("UPDATE attachment SET kept = 1 WHERE event = $1").bind(id.0.as_slice()).execute(&mut *connection).await?;
+        for hash in lacks {
+            sqlx::query("UPDATE attachment SET kept = 0 WHERE event = $1 AND hash = $2")
+                .bind(id.0.as_slice())
+                .bind(hash.as_slice())
+                .execute(&mut *connection)
+                .await?;
+        }
     }
     Ok(())
 }

@@ -7,9 +7,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use anyhow::{Context as _, anyhow, ensure};
 use image::codecs::jpeg::JpegEncoder;
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder as _, ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder as _, ImageFormat};
 
-use super::media::Media;
+use super::media::{ASIDE, Media, picture_of};
 
 /// Pixels; a smaller picture stays as it is.
 const WIDTH: u32 = 320;
@@ -21,8 +21,6 @@ const QUALITY: u8 = 75;
 const MOST_PIXELS: u64 = 40_000_000;
 /// Bytes that reading a picture may take.
 const MOST_MEMORY: u64 = 256 << 20;
-/// Bytes of memory for what is in the file besides the picture, such as colour profiles: a megabyte may unpack to a thousand.
-const ASIDE: u64 = 8 << 20;
 /// Bytes of the file; a JPEG is read into memory whole.
 const LONGEST: u64 = 32 << 20;
 
@@ -43,11 +41,8 @@ fn thumbnail_of(file: File) -> anyhow::Result<Vec<u8>> {
     let length = file.metadata().context("cannot read it")?.len();
     ensure!(length > 0, "it is empty");
     ensure!(length <= LONGEST, "it has {length} bytes, more than {LONGEST}");
-    let mut reader = ImageReader::new(BufReader::new(file));
-    reader.limits(limits());
-    let reader = reader.with_guessed_format().context("cannot read it")?;
-    let known = reader.format().filter(|format| matches!(format, ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP));
-    let format = known.context("it is neither JPEG nor PNG nor WebP")?;
+    let reader = picture_of(BufReader::new(file))?;
+    let format = reader.format();
     let mut decoder = reader.into_decoder().context("it is no whole picture")?;
     let (width, height) = decoder.dimensions();
     let pixels = u64::from(width) * u64::from(height);
@@ -55,9 +50,9 @@ fn thumbnail_of(file: File) -> anyhow::Result<Vec<u8>> {
     ensure!(pixels <= MOST_PIXELS, "it has {width} x {height} pixels, more than {MOST_PIXELS} in all");
     let memory = match format {
         // One of several scans keeps two bytes of coefficients for each byte of the picture until the end.
-        ImageFormat::Jpeg => decoder.total_bytes().saturating_mul(3),
+        Some(ImageFormat::Jpeg) => decoder.total_bytes().saturating_mul(3),
         // Decoded into planes or into four colours first.
-        ImageFormat::WebP => pixels.saturating_mul(4).saturating_add(decoder.total_bytes()),
+        Some(ImageFormat::WebP) => pixels.saturating_mul(4).saturating_add(decoder.total_bytes()),
         _ => decoder.total_bytes(),
     };
     ensure!(
@@ -77,12 +72,6 @@ fn thumbnail_of(file: File) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     small.to_rgb8().write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, QUALITY)).context("the thumbnail cannot be written")?;
     Ok(bytes)
-}
-
-fn limits() -> Limits {
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(ASIDE);
-    limits
 }
 
 /// The greatest size of this shape within WIDTH x HEIGHT, never greater than it is.
@@ -248,6 +237,10 @@ mod tests {
     #[test]
     fn a_picture_that_would_fill_our_memory_is_refused_before_it_does() {
         let before = peak();
+        // A colour profile of 75 MB in a picture of one pixel, of which a camera wants to know the size only.
+        let profile = chunk(b"iCCP", &[&b"x\0\0"[..], &zeros(75 << 20)].concat());
+        let _ = crate::store::media::size_of_head(&[header(1, 8, 0), profile, chunk(b"IDAT", &zeros(2))].concat());
+        assert!(peak() - before < 32 << 20, "{} MB", (peak() - before) >> 20);
         // 2.5 GB of zeros in a file of 16 MB.
         let great = [header(50_000, 8, 0), chunk(b"IDAT", &zeros(50_001 * 50_000)), chunk(b"IEND", b"")].concat();
         assert!(why_not(&great).contains("50000 x 50000 pixels"), "{}", why_not(&great));

@@ -21,6 +21,8 @@ const RAISED_FOR: Duration = Duration::from_secs(5);
 
 /// A camera with less room than this soon keeps no more pictures.
 const DISK_FREE_MIB: u64 = 200;
+/// What a linked camera holds for so long does not come by itself.
+const STUCK_AFTER: Duration = Duration::from_secs(600);
 /// A Pi slows itself down from here on.
 const HOT_CELSIUS: i32 = 80;
 
@@ -34,6 +36,10 @@ pub(super) enum Key {
     Detector(NodeId, String),
     Blind,
     Raised(NodeId),
+    /// Its disk is nearly full.
+    Disk(NodeId),
+    /// It is linked, and what it saw does not get here.
+    Stuck(NodeId),
     /// Shown, not told.
     Shown(u8, String),
 }
@@ -48,6 +54,8 @@ impl fmt::Display for Key {
             Self::Detector(node, source) => write!(f, "detector:{}:{source}", node.short()),
             Self::Blind => f.write_str("blind"),
             Self::Raised(node) => write!(f, "raised:{}", node.short()),
+            Self::Disk(node) => write!(f, "disk:{}", node.short()),
+            Self::Stuck(node) => write!(f, "outbox:{}", node.short()),
             Self::Shown(_, what) => f.write_str(what),
         }
     }
@@ -123,8 +131,8 @@ pub(super) fn all(settings: &Settings, house: &House, nodes: &Nodes, now: Now) -
                 add(Key::Shown(5, format!("paused:{}:{name}", row.node.short())), text);
             }
         }
-        for (what, text) in health_troubles(row, facts) {
-            add(Key::Shown(6, format!("{what}:{}", row.node.short())), text);
+        for (key, text) in health_troubles(row, facts) {
+            add(key, text);
         }
         if facts.raised_for(now.mono).is_some_and(|for_so_long| for_so_long >= RAISED_FOR) {
             add(Key::Raised(row.node), format!("{} armed itself, although the house is {}.", row.name, state_words(house)));
@@ -149,23 +157,41 @@ pub(super) fn all(settings: &Settings, house: &House, nodes: &Nodes, now: Now) -
 }
 
 /// What a linked node said of its machine that needs a person.
-fn health_troubles(row: &RosterRow, facts: &Facts) -> Vec<(&'static str, String)> {
+fn health_troubles(row: &RosterRow, facts: &Facts) -> Vec<(Key, String)> {
     let mut troubles = Vec::new();
     let Some(health) = facts.health.as_ref().filter(|_| facts.linked) else { return troubles };
     let name = &row.name;
+    let shown = |what: &str| Key::Shown(6, format!("{what}:{}", row.node.short()));
     if health.disk_total_mib > 0 && health.disk_free_mib < DISK_FREE_MIB {
-        troubles.push(("disk", format!("{name}: disk nearly full ({} MB free).", health.disk_free_mib)));
+        troubles.push((Key::Disk(row.node), format!("{name}: disk nearly full ({} MB free).", health.disk_free_mib)));
+    }
+    let outbox = &health.outbox;
+    if outbox.oldest.is_some_and(|oldest| health.at.since(oldest) >= STUCK_AFTER) {
+        let waiting = outbox.waiting;
+        troubles.push((Key::Stuck(row.node), format!("{name}: {waiting} of its events have not got here for more than 10 minutes.")));
+    }
+    if outbox.refused > 0 {
+        troubles.push((shown("refused"), format!("{name}: {} of its events could not be kept here: see the log.", outbox.refused)));
+    }
+    if outbox.lost > 0 {
+        let lost = outbox.lost;
+        troubles.push((
+            shown("lost-files"),
+            format!("{name}: it has given up {lost} pictures, clips or reports for want of room or as damaged."),
+        ));
     }
     if !health.clock_trusted {
-        troubles.push(("clock", format!("{name}: its clock is not to be trusted: let it reach a time server.")));
+        troubles.push((shown("clock"), format!("{name}: its clock is not to be trusted: let it reach a time server.")));
     }
     if let Some(celsius) = health.cpu_millicelsius.map(|milli| milli / 1000).filter(|celsius| *celsius >= HOT_CELSIUS) {
-        troubles.push(("hot", format!("{name}: its processor is at {celsius} °C.")));
+        troubles.push((shown("hot"), format!("{name}: its processor is at {celsius} °C.")));
     }
     if health.unknown_frames > 0 {
         let count = health.unknown_frames;
-        troubles
-            .push(("version", format!("{name}: it does not know {count} messages of this coordinator: install the same version on both.")));
+        troubles.push((
+            shown("version"),
+            format!("{name}: it does not know {count} messages of this coordinator: install the same version on both."),
+        ));
     }
     troubles
 }
@@ -177,6 +203,7 @@ fn rank(key: &Key) -> u8 {
         Key::Detector(..) => 2,
         Key::Raised(_) => 3,
         Key::Blind => 4,
+        Key::Disk(_) | Key::Stuck(_) => 6,
         Key::Shown(rank, _) => *rank,
     }
 }
@@ -231,6 +258,14 @@ fn over_text(key: &Key, house: &House, nodes: &Nodes) -> String {
                 Some(_) => format!("{name} need not watch now."),
                 None => format!("{name} is no longer configured."),
             }
+        }),
+        Key::Disk(node) => of_node(node, &|row, facts| match facts.linked {
+            true => format!("{}: its disk has room again.", row.name),
+            false => format!("{} is not connected any more.", row.name),
+        }),
+        Key::Stuck(node) => of_node(node, &|row, facts| match facts.linked {
+            true => format!("{}: its events get here again.", row.name),
+            false => format!("{} is not connected any more.", row.name),
         }),
         Key::Raised(node) => of_node(node, &|row, _| format!("{} obeys the coordinator again.", row.name)),
         Key::Shown(..) => String::new(),

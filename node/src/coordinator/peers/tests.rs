@@ -17,8 +17,6 @@ use crate::mesh::dial::{DialError, dial, refusal};
 use crate::mesh::keys::MeshKeys;
 use crate::mesh::link::{Connection, Link, LinkError};
 use crate::mesh::testing::{DAY, House, endpoint, eventually, row};
-use crate::store::Store;
-use crate::store::media::Media;
 
 /// Long enough for a busy machine; no test waits that long when all is well.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -71,14 +69,9 @@ impl Coordinator {
     }
 }
 
-/// A store of its own; made by a runtime of its own, since what makes these services is not async.
+/// With events of its own.
 fn keeper(house: &House) -> Keeper {
-    let dir = tempfile::tempdir().unwrap().keep();
-    let media = Media::open(&dir.join("media")).unwrap();
-    let made = std::thread::spawn(move || {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(Store::create(&dir))
-    });
-    Keeper::new(made.join().unwrap().unwrap(), media, house.clock.clone())
+    Keeper::new(tempfile::tempdir().unwrap().keep(), house.clock.clone(), None)
 }
 
 /// A node that we make say what we want.

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
-use crate::store::{Store, fixed, stamp, unstamp};
+use super::Events;
+use crate::store::{fixed, stamp, unstamp};
 
 /// No page is longer.
 pub const MOST: u32 = 500;
@@ -53,6 +54,15 @@ pub struct StoredAttachment {
     /// `None`: it is not whole on this disk.
     pub kept_at: Option<Timestamp>,
     pub thumbnail: Thumbnail,
+}
+
+/// An attachment as its camera told of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Announced {
+    /// Bytes.
+    pub length: u64,
+    /// It is whole on this disk.
+    pub kept: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,7 +136,7 @@ impl Thumbnail {
     }
 }
 
-impl Store {
+impl Events {
     /// The events that the filter lets through, the newest first.
     pub async fn events(&self, filter: &Filter) -> anyhow::Result<Vec<StoredEvent>> {
         let before = filter.before.unwrap_or((Timestamp(u64::MAX), EventId([0xff; 16])));
@@ -170,6 +180,23 @@ impl Store {
             Some(row) => Ok(Some(read_event(&mut tx, row).await?)),
             None => Ok(None),
         }
+    }
+
+    /// What is known of an attachment that `node` told of; `None`: nothing.
+    pub async fn attachment(&self, node: NodeId, event: EventId, hash: [u8; 32]) -> anyhow::Result<Option<Announced>> {
+        let row = sqlx::query(
+            "SELECT length, kept_at FROM attachment JOIN event ON event.id = attachment.event
+             WHERE attachment.event = $1 AND hash = $2 AND node = $3 ORDER BY kept_at IS NULL LIMIT 1",
+        )
+        .bind(event.0.as_slice())
+        .bind(hash.as_slice())
+        .bind(node.0.as_slice())
+        .fetch_optional(&self.pool)
+        .await
+        .context("cannot read the attachment")?;
+        let Some(row) = row else { return Ok(None) };
+        let kept_at: Option<i64> = row.try_get("kept_at")?;
+        Ok(Some(Announced { length: u64::try_from(row.try_get::<i64, _>("length")?)?, kept: kept_at.is_some() }))
     }
 
     /// How many there are. `midnight` is when this day began where the house stands: the store knows no zone.

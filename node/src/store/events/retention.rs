@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, SqliteConnection};
 
 use super::read::bytes;
-use super::{own, weigh};
-use crate::store::{Store, fixed, parsed, stamp};
+use super::{Events, own, weigh};
+use crate::store::{fixed, parsed, stamp};
 
 /// Events that go at once: the store is never locked for long.
 const BATCH: u32 = 16;
@@ -52,7 +52,7 @@ pub enum Why {
 pub struct Removed {
     pub event: EventId,
     pub why: Why,
-    /// Contents that nobody needs any more: for [`Store::discard`].
+    /// Contents that nobody needs any more: for [`Events::discard`].
     pub unneeded: Vec<[u8; 32]>,
 }
 
@@ -85,8 +85,8 @@ impl std::str::FromStr for Why {
     }
 }
 
-impl Store {
-    /// Removes an event for a person and returns the contents that nobody needs any more, for [`Store::discard`]. One that is gone already
+impl Events {
+    /// Removes an event for a person and returns the contents that nobody needs any more, for [`Events::discard`]. One that is gone already
     /// is no error.
     pub async fn delete_event(&self, id: EventId, now: Timestamp) -> anyhow::Result<Vec<[u8; 32]>> {
         let mut tx = self.begin().await?;
@@ -96,7 +96,7 @@ impl Store {
     }
 
     /// Removes a few of the events that the policy does not keep. None: all is as it should be. Else the caller gives the contents to
-    /// [`Store::discard`], measures what is free on the disk (`disk_free`, bytes) and calls again.
+    /// [`Events::discard`], measures what is free on the disk (`disk_free`, bytes) and calls again.
     ///
     /// By age the oldest go first. Where room is wanted, those that somebody has seen go before those that nobody has, the oldest first;
     /// what came within the last day goes after all others, and never by age.
@@ -128,7 +128,7 @@ impl Store {
         Ok(removed)
     }
 
-    /// How many events went since then, and why. Older than [`super::super::Keep::decisions`] is forgotten.
+    /// How many events went since then, and why. Older than what [`Events::prune`] is told is forgotten.
     pub async fn removals(&self, since: Timestamp) -> anyhow::Result<Vec<Removals>> {
         let rows = sqlx::query(
             "SELECT why, count(*) AS events, CAST(sum(size) AS BIGINT) AS bytes FROM removed WHERE at >= $1 GROUP BY why ORDER BY why",
@@ -146,6 +146,16 @@ impl Store {
                 })
             })
             .collect()
+    }
+
+    /// Forgets of the events that went before `before` that they were ever here.
+    pub async fn prune(&self, before: Timestamp) -> anyhow::Result<()> {
+        sqlx::query("DELETE FROM removed WHERE at < $1")
+            .bind(stamp(before))
+            .execute(&self.pool)
+            .await
+            .context("cannot forget which events were removed")?;
+        Ok(())
     }
 
     /// Whether an event of that name was here and went: its camera need not send any more of it.

@@ -2,12 +2,12 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use dms3_core::arming::ArmState;
-use dms3_core::event::{Attachment, EventKind};
+use dms3_core::event::{ATTACHMENTS, Attachment, EventKind};
 use dms3_core::protocol::events::EventV1;
 use ring::digest::{SHA256, digest};
 
 use super::*;
-use crate::store::{HOUSE, Keep, STORE_FILE, connect, migrate, thumbnail};
+use crate::store::{Store, thumbnail};
 
 mod retention;
 mod tellings;
@@ -20,15 +20,15 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// The coordinator's disk.
 struct House {
     dir: tempfile::TempDir,
-    store: Store,
+    store: Events,
     media: Media,
 }
 
 impl House {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::create(dir.path()).await.unwrap();
-        let media = Media::open(&dir.path().join("media")).unwrap();
+        let store = open(dir.path()).await;
+        let media = Media::open(&dir.path().join(MEDIA_DIR)).unwrap();
         Self { dir, store, media }
     }
 
@@ -58,8 +58,14 @@ impl House {
     }
 }
 
+async fn open(dir: &Path) -> Events {
+    let opened = Events::open(dir).await.unwrap();
+    assert_eq!(opened.trouble, None);
+    opened.events
+}
+
 /// What all kept contents take, counted anew.
-async fn counted(store: &Store) -> u64 {
+async fn counted(store: &Events) -> u64 {
     let sql = "SELECT coalesce(sum(length), 0) FROM (SELECT DISTINCT hash, length FROM attachment WHERE kept_at IS NOT NULL)";
     u64::try_from(sqlx::query_scalar::<_, i64>(sql).fetch_one(&store.pool).await.unwrap()).unwrap()
 }
@@ -98,7 +104,7 @@ fn jpeg(width: u32, height: u32) -> Vec<u8> {
 }
 
 /// All that the coordinator does with events, in the order of a day. It knows nothing of SQLite: it is there for every backend.
-async fn story(store: &Store, media: &Media) {
+async fn story(store: &Events, media: &Media) {
     let (picture, clip) = (jpeg(640, 480), vec![7; 100_000]);
     let keep = async |node, name, event: &Event, age: u64, now: Timestamp| {
         store.keep_event(media, node, name, event, now - Duration::from_secs(age), now).await
@@ -180,7 +186,7 @@ async fn story(store: &Store, media: &Media) {
     let removals = store.removals(T0).await.unwrap();
     let one = |why, bytes| Removals { why, events: 1, bytes };
     assert_eq!(removals, [one(Why::Age, 0), one(Why::Person, stored.size)]);
-    store.prune(Keep::default(), later + HOUR).await.unwrap();
+    store.prune(T0 + 24 * HOUR).await.unwrap();
     assert_eq!(store.removals(T0).await.unwrap(), [one(Why::Age, 0)]);
 }
 
@@ -197,18 +203,63 @@ async fn what_cameras_saw_is_kept_shown_and_let_go() {
 }
 
 #[tokio::test]
-async fn a_house_of_the_version_before_events_gets_room_for_them() {
+async fn a_house_of_the_version_before_events_gets_room_for_them_and_its_store_knows_nothing_of_it() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join(STORE_FILE);
-    std::fs::write(&path, []).unwrap();
-    let pool = connect(&path).await.unwrap();
-    sqlx::query("PRAGMA application_id = 0x444D5333").execute(&pool).await.unwrap();
-    migrate(&pool, &path, &HOUSE[..1]).await.unwrap();
-    sqlx::query("INSERT INTO sighting (device, address, at) VALUES ('host phone', '::1', 1)").execute(&pool).await.unwrap();
-    pool.close().await;
-    let store = Store::open(dir.path()).await.unwrap();
-    assert_eq!(store.known_addresses(Timestamp(0)).await.unwrap().len(), 1);
-    story(&store, &Media::open(&dir.path().join("media")).unwrap()).await;
+    Store::create(dir.path()).await.unwrap().close().await;
+    assert!(!dir.path().join(EVENTS_FILE).exists());
+    open(dir.path()).await.close().await;
+    std::fs::write(dir.path().join(EVENTS_FILE), b"no events").unwrap();
+    Store::open(dir.path()).await.unwrap().close().await;
+    assert_eq!(std::fs::read(dir.path().join(EVENTS_FILE)).unwrap(), b"no events");
+}
+
+#[tokio::test]
+async fn events_that_are_damaged_are_put_aside_with_their_pictures_and_told() {
+    let House { dir, store, media } = House::new().await;
+    let event = with(movement(1, T0), AttachmentKind::Picture, b"picture");
+    store.keep_event(&media, PORCH, "porch-pi", &event, T0, T0).await.unwrap();
+    let content = media.keep(&mut file_of(b"picture"), 100).unwrap();
+    store.close().await;
+    let path = dir.path().join(EVENTS_FILE);
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let Opened { events, trouble } = Events::open(dir.path()).await.unwrap();
+    let trouble = trouble.unwrap();
+    for name in ["events.damaged-1", "media.damaged-1"] {
+        assert!(trouble.contains(name) && dir.path().join(name).exists(), "{name}: {trouble}");
+    }
+    assert_eq!(std::fs::read(dir.path().join("events.damaged-1")).unwrap(), whole[..whole.len() / 2]);
+    let media = Media::open(&dir.path().join(MEDIA_DIR)).unwrap();
+    assert!(!media.has(&content.hash));
+    // The camera that has not heard that it was kept tells of it again.
+    assert!(events.keep_event(&media, PORCH, "porch-pi", &event, T0, T0).await.unwrap().fresh);
+    media.keep(&mut file_of(b"picture"), 100).unwrap();
+    events.close().await;
+    // Somebody removes it.
+    std::fs::remove_file(&path).unwrap();
+    let trouble = Events::open(dir.path()).await.unwrap().trouble.unwrap();
+    assert!(trouble.contains("was missing") && trouble.contains("media.damaged-2"), "{trouble}");
+    assert_eq!(Events::open(dir.path()).await.unwrap().trouble, None);
+}
+
+#[tokio::test]
+async fn writes_that_wait_together_share_a_commit_and_one_that_fails_takes_no_other_with_it() {
+    let house = House::new().await;
+    let told = house.told(PORCH, &movement(0, T0), T0).await;
+    assert!(told.fresh);
+    let events: Vec<_> = (0..20_u8).map(|number| movement(number, T0)).collect();
+    // The connection is busy, as it is while the disk is.
+    let busy = house.store.begin().await.unwrap();
+    let tellings = events.iter().map(|event| house.store.keep_event(&house.media, SHED, "shed-pi", event, T0, T0));
+    let (kept, ()) = tokio::join!(futures_util::future::join_all(tellings), async {
+        tokio::task::yield_now().await;
+        drop(busy);
+    });
+    let foreign = kept[0].as_ref().unwrap_err();
+    assert_eq!(foreign.downcast_ref(), Some(&ForeignEvent(events[0].id)));
+    assert!(kept[1..].iter().all(|kept| kept.as_ref().is_ok_and(|kept| kept.fresh)), "{kept:?}");
+    assert_eq!(house.ids(&Filter::default()).await.len(), 20);
+    assert_eq!(house.read(&events[0]).await.node, PORCH);
 }
 
 #[tokio::test]
@@ -217,7 +268,7 @@ async fn what_was_kept_outlives_a_power_cut() {
     let event = with(movement(1, T0), AttachmentKind::Picture, b"picture");
     store.keep_event(&media, PORCH, "porch-pi", &event, T0, T0).await.unwrap();
     drop(store);
-    let house = House { store: Store::open(dir.path()).await.unwrap(), dir, media };
+    let house = House { store: open(dir.path()).await, dir, media };
     // The picture was on the disk, and the power went before that was written down: the next telling finds it.
     house.write(b"picture");
     assert_eq!(house.told(PORCH, &event, T0 + HOUR).await.missing, [] as [[u8; 32]; 0]);

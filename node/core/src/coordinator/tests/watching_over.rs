@@ -1,6 +1,7 @@
 //! What is known of the nodes, and which troubles people are told of.
 
 use super::*;
+use crate::protocol::message::OutboxV1;
 
 fn porch(house: &House) -> crate::dashboard::NodeView {
     house.dashboard().nodes.into_iter().find(|node| node.node == PORCH).unwrap()
@@ -238,14 +239,24 @@ fn what_a_camera_says_of_its_machine_is_shown_while_it_is_linked() {
         disk_free_mib: 20_000,
         unknown_frames: 0,
         clock_trusted: true,
-        outbox: crate::protocol::message::OutboxV1::default(),
+        outbox: OutboxV1::default(),
     };
     house.handle(Input::Health { node: PORCH, report: well.clone() });
     assert_eq!(house.dashboard().problems, Vec::<String>::new());
-    let ill = HealthV1 { cpu_millicelsius: Some(85_100), disk_free_mib: 90, unknown_frames: 3, clock_trusted: false, ..well };
+    let at = house.now.at;
+    let outbox = OutboxV1 { waiting: 3, oldest: Some(at - Duration::from_secs(601)), lost: 2, refused: 1, ..OutboxV1::default() };
+    let ill = HealthV1 { outbox, cpu_millicelsius: Some(85_100), disk_free_mib: 90, unknown_frames: 3, clock_trusted: false, ..well };
     house.handle(Input::Health { node: PORCH, report: ill.clone() });
     let problems = house.dashboard().problems;
-    for words in ["porch: disk nearly full (90 MB free).", "clock is not to be trusted", "85 °C", "3 messages"] {
+    for words in [
+        "porch: disk nearly full (90 MB free).",
+        "3 of its events have not got here",
+        "given up 2 pictures",
+        "1 of its events could not",
+        "clock is not to be trusted",
+        "85 °C",
+        "3 messages",
+    ] {
         assert!(problems.iter().any(|problem| problem.contains(words)), "{words}: {problems:?}");
     }
     assert_eq!(porch(&house).health, Some(ill));

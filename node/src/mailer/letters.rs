@@ -1,0 +1,230 @@
+//! What is to be told becomes a letter: facts and pictures in, words out.
+
+use std::io::Read as _;
+use std::time::Duration;
+
+use dms3_core::alerting::{Digest, HeldBack, Movement, Notice, What};
+use dms3_core::id::EventId;
+use dms3_core::time::Timestamp;
+use dms3_web::mail::{
+    Around, Cid, Clip, ClipState, DigestMail, EventMail, Fault, FaultMail, HeldBack as HeldBackWords, Link, Mail,
+    Movement as MovementWords, Name, Picture, Sentence, TestMail, When,
+};
+use dms3_web::templates::Templates;
+use jiff::tz::TimeZone;
+
+use super::config::MailConfig;
+use super::picture::{Scaled, for_mail, thumbnail};
+use crate::store::mails::{ClipV1, LetterV1};
+use crate::store::media::Media;
+
+/// A picture that is larger is not read: a mail goes without it.
+const PICTURE_LIMIT: u64 = 32 << 20;
+/// Of faults and of the house.
+const HOUSE: &str = "house";
+
+/// Writes letters. Blocking: reads pictures and scales them.
+#[derive(Debug, Clone)]
+pub struct Writer {
+    pub templates: Templates,
+    pub media: Media,
+    pub dashboard: Option<Link>,
+    /// Bytes of a clip that goes along.
+    pub max_attachment: u64,
+}
+
+/// What is known beside the effect of the rules.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Why the house was armed.
+    pub why_armed: Option<String>,
+    /// The event has a clip, or will have one: (length in bytes, in seconds), as far as known.
+    pub clip: Option<(Option<u64>, Option<u32>)>,
+}
+
+impl Writer {
+    pub fn new(config: &MailConfig, templates: Templates, media: Media) -> Self {
+        let dashboard = config.dashboard_url.as_deref().and_then(Link::new);
+        Self { templates, media, dashboard, max_attachment: config.max_attachment }
+    }
+
+    pub fn event(&self, movement: &Movement, to: Vec<String>, held_back: Option<HeldBack>, facts: &Facts, now: Timestamp) -> LetterV1 {
+        let mut pictures = Vec::new();
+        let alt = match movement.changed {
+            Some(percent) => format!("What {} saw: {percent} % of the picture changed", movement.source),
+            None => format!("What {} saw", movement.source),
+        };
+        let shown = self.picture(movement.picture, for_mail, movement.event, 0, &alt, &mut pictures);
+        let clip = facts.clip.map(|(bytes, seconds)| {
+            let too_large = bytes.is_some_and(|bytes| bytes > self.max_attachment);
+            Clip { state: if too_large { ClipState::TooLarge } else { ClipState::Follows }, seconds, bytes }
+        });
+        let mail = Mail::Event(EventMail {
+            camera: movement.source.as_str().into(),
+            when: when(movement.started),
+            percent: movement.changed,
+            pictures: shown.into_iter().collect(),
+            clip,
+            around: self.around(held_back, facts),
+        });
+        self.letter(&mail, movement.source.clone(), to, pictures, None, now)
+    }
+
+    /// The clip of an event that was mailed; one that is too large stays at home, and the mail says so.
+    pub fn clip(
+        &self,
+        movement: &Movement,
+        clip: ClipV1,
+        length: u64,
+        to: Vec<String>,
+        held_back: Option<HeldBack>,
+        now: Timestamp,
+    ) -> LetterV1 {
+        let fits = length <= self.max_attachment;
+        let state = if fits { ClipState::Attached } else { ClipState::TooLarge };
+        let mail = Mail::Event(EventMail {
+            camera: movement.source.as_str().into(),
+            when: when(movement.started),
+            percent: movement.changed,
+            pictures: Vec::new(),
+            clip: Some(Clip { state, seconds: None, bytes: Some(length) }),
+            around: self.around(held_back, &Facts::default()),
+        });
+        self.letter(&mail, movement.source.clone(), to, Vec::new(), fits.then_some(clip), now)
+    }
+
+    pub fn digest(&self, digest: &Digest, now: Timestamp) -> LetterV1 {
+        let mut pictures = Vec::new();
+        let movements = digest.movements.iter().enumerate().map(|(nth, movement)| MovementWords {
+            camera: movement.source.as_str().into(),
+            time: time_of_day(movement.started),
+            percent: movement.changed,
+            picture: self.picture(
+                movement.picture,
+                thumbnail,
+                movement.event,
+                nth,
+                &format!("What {} saw", movement.source),
+                &mut pictures,
+            ),
+        });
+        let movements: Vec<_> = movements.collect();
+        let sources: std::collections::BTreeSet<_> = digest.movements.iter().map(|movement| movement.source.clone()).collect();
+        let one = sources.first().filter(|source| sources.len() == 1 && !source.is_empty()).cloned();
+        let mail = Mail::Digest(DigestMail {
+            camera: one.as_deref().map(Name::from),
+            count: u32::try_from(movements.len()).unwrap_or(u32::MAX).saturating_add(digest.more),
+            span: span(digest.last.since(digest.first)),
+            until: when(digest.last),
+            movements,
+            around: self.around(digest.held_back, &Facts::default()),
+        });
+        self.letter(&mail, one.unwrap_or_else(|| HOUSE.to_owned()), digest.to.clone(), pictures, None, now)
+    }
+
+    pub fn fault(&self, notice: &Notice, to: Vec<String>, held_back: Option<HeldBack>, now: Timestamp) -> LetterV1 {
+        let (text, ended) = match notice.what {
+            What::Began => (notice.text.clone(), None),
+            What::Over => (notice.text.clone(), Some(when(notice.at))),
+            What::Flapping { begins } => {
+                (format!("{} It comes and goes: {begins} times within an hour. From now on it is summed up.", notice.text), None)
+            }
+            What::Again { begins, lasts } => {
+                let now = if lasts { "it lasts" } else { "it is over for now" };
+                (format!("{} It came {begins} more times; {now}.", notice.text), (!lasts).then(|| when(notice.at)))
+            }
+        };
+        let headline: Sentence = notice.text.trim_end_matches('.').into();
+        let fault = Fault::Other { headline, what: text.into(), to_do: vec!["`dms3-node status` on the coordinator says more.".into()] };
+        let mail = Mail::Fault(FaultMail { fault, since: when(notice.since), ended, around: self.around(held_back, &Facts::default()) });
+        self.letter(&mail, HOUSE.to_owned(), to, Vec::new(), None, now)
+    }
+
+    pub fn test(&self, node: &str, to: Vec<String>, now: Timestamp) -> LetterV1 {
+        let mail = Mail::Test(TestMail {
+            node: node.into(),
+            when: when(now),
+            around: Around { dashboard: self.dashboard.clone(), ..Around::default() },
+        });
+        self.letter(&mail, HOUSE.to_owned(), to, Vec::new(), None, now)
+    }
+
+    fn letter(
+        &self,
+        mail: &Mail,
+        about: String,
+        to: Vec<String>,
+        pictures: Vec<(String, Vec<u8>)>,
+        clip: Option<ClipV1>,
+        at: Timestamp,
+    ) -> LetterV1 {
+        let rendered = mail.render(&self.templates);
+        for complaint in &rendered.complaints {
+            tracing::warn!("{complaint}");
+        }
+        LetterV1 { at, about, to, subject: rendered.subject, text: rendered.text, html: rendered.html, pictures, clip }
+    }
+
+    fn around(&self, held_back: Option<HeldBack>, facts: &Facts) -> Around {
+        let held_back = held_back.map(|held| HeldBackWords {
+            count: held.events.saturating_add(held.clips).saturating_add(held.faults),
+            since: clock(held.since, "%H:%M").as_str().into(),
+        });
+        Around { note: None, why_armed: facts.why_armed.as_deref().map(Sentence::from), held_back, dashboard: self.dashboard.clone() }
+    }
+
+    /// A picture that cannot be shown is told in the log, and its mail goes without it.
+    fn picture(
+        &self,
+        hash: Option<[u8; 32]>,
+        scale: fn(&[u8]) -> Result<Scaled, super::picture::PictureError>,
+        event: EventId,
+        nth: usize,
+        alt: &str,
+        pictures: &mut Vec<(String, Vec<u8>)>,
+    ) -> Option<Picture> {
+        let hash = hash?;
+        let scaled = self.read(&hash).and_then(|bytes| Ok(scale(&bytes)?));
+        match scaled {
+            Ok(scaled) => {
+                let cid = Cid::new(&format!("p{nth}.{event}@dms3"))?;
+                pictures.push((cid.as_str().to_owned(), scaled.jpeg));
+                Some(Picture { cid, width: scaled.width, height: scaled.height, alt: alt.into() })
+            }
+            Err(error) => {
+                tracing::warn!("the mail about event {event} goes without its picture: {error:#}");
+                None
+            }
+        }
+    }
+
+    fn read(&self, hash: &[u8; 32]) -> anyhow::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.media.get(hash)?.take(PICTURE_LIMIT).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+fn when(at: Timestamp) -> When {
+    let zone = TimeZone::system();
+    When { time: time_of_day(at), day: clock(at, "%A %-d %B %Y").as_str().into(), zone: zone.iana_name().unwrap_or("local time").into() }
+}
+
+fn time_of_day(at: Timestamp) -> Name {
+    clock(at, "%H:%M:%S").as_str().into()
+}
+
+fn clock(at: Timestamp, format: &str) -> String {
+    let known = i64::try_from(at.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    known.map_or_else(|| at.to_string(), |at| at.to_zoned(TimeZone::system()).strftime(format).to_string())
+}
+
+/// "10 minutes", as one says it.
+fn span(duration: Duration) -> Name {
+    let minutes = duration.as_secs().div_ceil(60).max(1);
+    match minutes {
+        1 => "a minute".into(),
+        2..120 => format!("{minutes} minutes").as_str().into(),
+        _ => format!("{} hours", minutes / 60).as_str().into(),
+    }
+}

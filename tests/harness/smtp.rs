@@ -1,0 +1,116 @@
+//! A real mail server (smtp_server.py): STARTTLS and a password, with a CA of its own.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+use super::{Port, eventually};
+
+const PASSWORD: &str = "a password";
+/// Apart from where its port is reserved.
+const HOST: &str = "127.0.0.2";
+
+#[derive(Debug)]
+pub(crate) struct MailServer {
+    dir: tempfile::TempDir,
+    port: Port,
+    child: Option<Child>,
+    /// What it says: whoever does not hear it brings it down.
+    out: Option<BufReader<ChildStdout>>,
+}
+
+impl MailServer {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let server = CertificateParams::new(vec![HOST.to_owned()]).unwrap().signed_by(&key, &ca).unwrap();
+        for (file, text) in
+            [("ca.pem", ca.pem()), ("cert.pem", server.pem()), ("key.pem", key.serialize_pem()), ("password", PASSWORD.to_owned())]
+        {
+            fs::write(dir.path().join(file), text).unwrap();
+        }
+        fs::set_permissions(dir.path().join("password"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::create_dir(dir.path().join("mails")).unwrap();
+        Self { dir, port: Port::free(), child: None, out: None }
+    }
+
+    /// Starts it, with further options.
+    pub(crate) fn start(&mut self, options: &[&str]) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/harness/smtp_server.py");
+        // Debian's own Python has Debian's aiosmtpd.
+        let python = ["/usr/bin/python3", "python3"].into_iter().find(|python| {
+            Command::new(python).args(["-c", "import aiosmtpd"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+        });
+        let mut command = Command::new(python.expect("python3-aiosmtpd is installed (scripts/needs test)"));
+        command.arg(script).args(["--host", HOST, "--port", &self.port.number().to_string(), "--user", "dms3", "--password", PASSWORD]);
+        command.arg("--save").arg(self.dir.path().join("mails"));
+        command.arg("--cert").arg(self.path("cert.pem")).arg("--key").arg(self.path("key.pem")).args(options);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut ready = String::new();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        out.read_line(&mut ready).unwrap();
+        self.out = Some(out);
+        assert!(ready.starts_with("ready "), "{ready}");
+        self.child = Some(child);
+    }
+
+    pub(crate) fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.dir.path().join(file)
+    }
+
+    /// `[mail]` of a coordinator that uses it.
+    pub(crate) fn section(&self, more: &str) -> String {
+        format!(
+            "[mail]\nserver = \"{HOST}\"\nport = {}\nuser = \"dms3\"\npassword_file = {:?}\nca_file = {:?}\nfrom = \"dms3@example.org\"\n\
+             to = [\"anna@example.org\", \"ben@example.org\"]\ntimeout = \"5s\"\n{more}\n",
+            self.port.number(),
+            self.path("password"),
+            self.path("ca.pem")
+        )
+    }
+
+    /// Mails that it took, in their order.
+    pub(crate) fn mails(&self) -> Vec<String> {
+        let mut files: Vec<_> = fs::read_dir(self.path("mails"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "eml"))
+            .collect();
+        files.sort_by_key(|path| path.file_stem().unwrap().to_str().unwrap().parse::<u32>().unwrap());
+        files.iter().map(|path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned()).collect()
+    }
+
+    /// Waits until it has so many.
+    pub(crate) async fn has(&self, number: usize) -> Vec<String> {
+        eventually(&format!("{number} mails are there"), async || self.mails().len() >= number).await;
+        let mails = self.mails();
+        assert_eq!(mails.len(), number, "{:?}", mails.iter().map(|mail| header(mail, "Subject")).collect::<Vec<_>>());
+        mails
+    }
+}
+
+impl Drop for MailServer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A header of a mail, its lines put together.
+pub(crate) fn header(mail: &str, name: &str) -> Option<String> {
+    let head = mail.split("\r\n\r\n").next()?.replace("\r\n ", " ").replace("\r\n\t", " ");
+    head.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(": ")?.to_owned()))
+}

@@ -1,0 +1,107 @@
+//! What was seen and what is wrong reaches the family by mail, whatever the mail server does.
+
+use dms3_core::arming::ArmState;
+
+use crate::events::{good, jpeg, picture, said};
+use crate::harness::smtp::{MailServer, header};
+use crate::harness::{House, eventually};
+
+/// An armed house that mails.
+async fn mailing_house(server: &MailServer, more: &str) -> House {
+    let house = House::with_cameras(["porch"]).await;
+    house.coordinator.configure(&server.section(more));
+    house.coordinator.restart().await;
+    house.answers().await;
+    house.arm().await;
+    house.agrees(ArmState::Away).await;
+    house
+}
+
+#[tokio::test]
+async fn what_moves_is_mailed_with_its_picture_then_its_clip_in_the_same_thread_and_the_rest_as_one_digest() {
+    let mut server = MailServer::new();
+    server.start(&[]);
+    let house = mailing_house(&server, "cooldown = \"3s\"").await;
+    let porch = house.camera("porch");
+    let clip = house.dir().join("01-20261123080130.mp4");
+    std::fs::write(&clip, vec![9; 50_000]).unwrap();
+    good(said(porch, "event-start", "1"));
+    good(picture(porch, "1", "450", &jpeg(house.dir(), b"1.jpg", 1)));
+    let first = server.has(1).await.remove(0);
+    let subject = header(&first, "Subject").unwrap();
+    assert!(subject.starts_with("DMS3: porch saw movement (5 %) at "), "{subject}");
+    for part in ["multipart/alternative", "multipart/related", "text/plain", "text/html", "image/jpeg", "Auto-Submitted: auto-generated"] {
+        assert!(first.contains(part), "no {part} in {first}");
+    }
+    assert!(!first.contains("video/mp4"));
+    // What comes within the cooldown waits for a digest.
+    for nth in 2..=4 {
+        good(said(porch, "event-start", &nth.to_string()));
+        good(picture(porch, &nth.to_string(), "100", &jpeg(house.dir(), format!("{nth}.jpg").as_bytes(), nth)));
+        good(said(porch, "event-end", &nth.to_string()));
+    }
+    let movie = ["movie", "--event", "1", "--camera", "cam", "--file", clip.to_str().unwrap()];
+    good(crate::events::hook(porch, &movie.map(std::ffi::OsStr::new)));
+    let mails = server.has(3).await;
+    let with_clip = mails.iter().find(|mail| mail.contains("video/mp4")).expect("the clip came");
+    assert_eq!(header(with_clip, "References"), header(&first, "References"), "in the same thread");
+    assert!(header(&first, "References").is_some());
+    let digest = mails.iter().find(|mail| header(mail, "Subject").is_some_and(|subject| subject.contains("3 more")));
+    assert_eq!(digest.expect("a digest of the rest").matches("Content-ID").count(), 3, "with small pictures");
+    eventually("nothing waits", async || house.status().await.mail.is_some_and(|mail| mail.waiting == 0)).await;
+}
+
+#[tokio::test]
+async fn a_mail_server_that_is_away_costs_no_mail_and_status_says_how_many_wait_and_why() {
+    let mut server = MailServer::new();
+    let house = mailing_house(&server, "").await;
+    let porch = house.camera("porch");
+    good(said(porch, "event-start", "1"));
+    good(picture(porch, "1", "450", &jpeg(house.dir(), b"1.jpg", 1)));
+    eventually("status names it", async || {
+        house.coordinator.cli(&["status"]).await.good().contains("! 1 mail(s) wait: mail server 127.0.0.2")
+    })
+    .await;
+    let why = house.coordinator.cli(&["mail", "test"]).await.bad();
+    assert!(why.contains("2 mail(s) wait and are tried again: mail server 127.0.0.2"), "{why}");
+    // Nor does a crash.
+    house.coordinator.sigkill().await;
+    server.start(&["--refuse", "ben@example.org"]);
+    house.coordinator.start();
+    house.answers().await;
+    server.has(2).await;
+    eventually("nothing waits", async || house.status().await.mail.is_some_and(|mail| mail.waiting == 0)).await;
+    assert!(house.coordinator.line_with_all(&["never reaches ben@example.org", "550"]), "one who is refused holds up nobody");
+    let said = house.coordinator.cli(&["mail", "test"]).await.good();
+    assert!(said.contains("The mail server took it."), "{said}");
+}
+
+#[tokio::test]
+async fn a_camera_that_is_lost_while_the_house_is_armed_is_mailed_and_so_is_its_return() {
+    let mut server = MailServer::new();
+    server.start(&[]);
+    let house = mailing_house(&server, "").await;
+    let porch = house.camera("porch");
+    porch.sigkill().await;
+    crate::harness::within(std::time::Duration::from_secs(70), "a mail says so", async || !server.mails().is_empty()).await;
+    let lost = server.has(1).await.remove(0);
+    assert!(header(&lost, "Subject").unwrap().contains("porch"), "{lost}");
+    porch.start();
+    server.has(2).await;
+    house.agrees(ArmState::Away).await;
+}
+
+#[tokio::test]
+async fn what_is_seen_in_a_disarmed_house_is_kept_and_not_mailed() {
+    let mut server = MailServer::new();
+    server.start(&[]);
+    let house = mailing_house(&server, "").await;
+    house.disarm().await;
+    house.agrees(ArmState::Disarmed).await;
+    let porch = house.camera("porch");
+    good(picture(porch, "1", "450", &jpeg(house.dir(), b"1.jpg", 1)));
+    eventually("it is kept", async || house.coordinator.cli(&["events"]).await.good().contains("porch")).await;
+    let said = house.coordinator.cli(&["mail", "test"]).await.good();
+    assert!(said.contains("took it"), "{said}");
+    assert_eq!(server.has(1).await.len(), 1, "the test mail only");
+}
