@@ -32,6 +32,9 @@ const TELL_AT_MOST: usize = 10;
 /// Bytes that are written at once: a disk that is slow holds up nothing but its own stream.
 const BATCH: usize = 256 * 1024;
 
+/// Troubles that were told, and when: of each node its own.
+type Told = HashMap<NodeId, Vec<(String, Instant)>>;
+
 /// Keeps events and their contents. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Keeper {
@@ -40,8 +43,7 @@ pub struct Keeper {
     clock: Clock,
     /// Hears of each event of which something was kept.
     news: Option<mpsc::Sender<EventId>>,
-    /// Troubles that were told, of each node its own.
-    told: Arc<Mutex<HashMap<NodeId, Vec<(String, Instant)>>>>,
+    told: Arc<Mutex<Told>>,
 }
 
 /// Where they are kept.
