@@ -1,5 +1,11 @@
 //! What a detector's hook hands over reaches the coordinator's store, whatever breaks in between.
 
+mod bytes;
+mod crashes;
+mod disks;
+mod rogues;
+mod users;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;

@@ -217,10 +217,10 @@ async fn two_cameras_of_one_name_are_told_apart() {
 }
 
 /// A disk of four megabytes in the place of a directory, with what lies in it.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn under(dir: &Path) -> Self {
+    pub(crate) fn under(dir: &Path) -> Self {
         let before = dir.with_extension("before");
         fs::rename(dir, &before).unwrap();
         fs::create_dir(dir).unwrap();
@@ -233,12 +233,12 @@ impl SmallDisk {
         disk
     }
 
-    fn is_full(&self) {
+    pub(crate) fn is_full(&self) {
         let mut filler = File::options().create(true).append(true).open(self.0.join("filler")).unwrap();
         while filler.write_all(&[0; 512]).is_ok() {}
     }
 
-    fn has_room(&self) {
+    pub(crate) fn has_room(&self) {
         fs::remove_file(self.0.join("filler")).unwrap();
     }
 }

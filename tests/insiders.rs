@@ -45,14 +45,14 @@ impl Thief {
     }
 
     /// Linked, its Welcome heard.
-    async fn link(&self) -> (Connection, Link) {
+    pub(crate) async fn link(&self) -> (Connection, Link) {
         let (connection, mut link) = self.connect().await;
         link.sender.send(&Message::Hello(hello(self.identity.mesh()))).await.unwrap();
         let Message::Welcome(_) = link.receiver.recv(&connection).await.unwrap() else { panic!("no Welcome") };
         (connection, link)
     }
 
-    async fn put_out(connection: &Connection) -> Option<CloseCode> {
+    pub(crate) async fn put_out(connection: &Connection) -> Option<CloseCode> {
         match tokio::time::timeout(Duration::from_secs(15), connection.closed()).await.expect("it is put out") {
             quinn::ConnectionError::ApplicationClosed(close) => CloseCode::from_wire(close.error_code.into_inner()),
             other => panic!("{other}"),

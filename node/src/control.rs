@@ -21,8 +21,10 @@ use crate::coordinator::enrollment::{NewToken, TokenRequest, TokenView};
 use crate::store::AuditEntry;
 use crate::store::events::StoredEvent;
 
-/// Longest request or answer, in bytes.
+/// Longest request, in bytes.
 const LIMIT: u64 = 1 << 20;
+/// Longest answer, of which nobody else's memory is made: a page of events with all the attachments that they may have.
+const ANSWER_LIMIT: u64 = 64 << 20;
 /// Nobody holds the socket longer than this without saying anything.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Rest after a visitor could not be let in.
@@ -254,7 +256,7 @@ pub async fn ask(socket: &Path, request: &Request) -> Result<Answer> {
         line.push(b'\n');
         stream.write_all(&line).await.context("sending the request")?;
         let mut answer = String::new();
-        BufReader::new(stream.take(LIMIT)).read_line(&mut answer).await.context("reading the answer")?;
+        BufReader::new(stream.take(ANSWER_LIMIT)).read_line(&mut answer).await.context("reading the answer")?;
         serde_json::from_str(&answer).context("the node's answer cannot be read: is it of another version?")
     };
     match tokio::time::timeout(PATIENCE, talk).await {

@@ -3,10 +3,12 @@
 //!
 //! An entry is `ID.json` (a [`Call`]) and, if it has a file, `ID.file`. The `.json` comes last and by renaming: where it is, all is.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use dms3_core::id::EventId;
@@ -21,6 +23,10 @@ const MODE: u32 = 0o640;
 const DIR_MODE: u32 = 0o3730;
 const CALL: &str = "json";
 const FILE: &str = "file";
+const NEW: &str = "new";
+const REFUSED: &str = "refused";
+/// No hook writes for so long.
+const AT_WORK: Duration = Duration::from_secs(3600);
 
 /// Makes the directory, where an installation did not. Only its owner may read it; members of the hook group may add to it.
 pub fn make(dir: &Path) -> Result<()> {
@@ -42,11 +48,11 @@ pub fn leave(dir: &Path, id: EventId, call: &Call, file: Option<File>) -> Result
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(MODE).open(&path).with_context(|| format!("cannot write {}", path.display()))
     };
-    let (content_name, unfinished) = (format!("{id}.{FILE}"), format!("{id}.new"));
+    let (content_name, unfinished) = (format!("{id}.{FILE}"), format!("{id}.{NEW}"));
     let attempt = || -> Result<()> {
-        if let Some(mut file) = file {
+        if let Some(file) = file {
             let mut content = made(&content_name)?;
-            io::copy(&mut file, &mut content).context("cannot copy the file")?;
+            io::copy(&mut FromStart { file, at: 0 }, &mut content).context("cannot copy the file")?;
             content.sync_all()?;
         }
         let mut entry = made(&unfinished)?;
@@ -62,6 +68,21 @@ pub fn leave(dir: &Path, id: EventId, call: &Call, file: Option<File>) -> Result
         let _ = fs::remove_file(dir.join(&content_name));
         let _ = fs::remove_file(dir.join(&unfinished));
     })
+}
+
+/// Reads a file from its beginning, wherever others are in it: a node that was handed the descriptor shares its place with the hook. One
+/// that died in the midst of its copy left it at the end, and one that is only slow still reads.
+struct FromStart {
+    file: File,
+    at: u64,
+}
+
+impl io::Read for FromStart {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let more = self.file.read_at(buffer, self.at)?;
+        self.at += more as u64;
+        Ok(more)
+    }
 }
 
 /// The entries that are there, the oldest first.
@@ -104,9 +125,46 @@ pub fn remove(dir: &Path, id: EventId) -> Result<()> {
     Ok(())
 }
 
+/// What hooks began and did not end: they were killed, and nobody was told that it is kept.
+#[derive(Debug, Default)]
+pub struct Unfinished {
+    /// Since when each was seen, by a clock that does not jump: a hook that is at work must not look as if it were of last year.
+    seen: HashMap<PathBuf, Instant>,
+}
+
+impl Unfinished {
+    /// Removes what no hook can still be at work on.
+    pub fn tidy(&mut self, dir: &Path, now: Instant) -> Result<()> {
+        let list = match fs::read_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            list => list.with_context(|| format!("cannot read {}", dir.display()))?,
+        };
+        let mut seen = HashMap::new();
+        for entry in list {
+            let path = entry.with_context(|| format!("cannot read {}", dir.display()))?.path();
+            let is_unfinished = match path.extension().and_then(|extension| extension.to_str()) {
+                Some(NEW) => true,
+                Some(FILE) => !path.with_extension(CALL).exists() && !path.with_extension(REFUSED).exists(),
+                _ => false,
+            };
+            if !is_unfinished {
+                continue;
+            }
+            let since = self.seen.get(&path).copied().unwrap_or(now);
+            if now.duration_since(since) < AT_WORK {
+                seen.insert(path, since);
+            } else {
+                fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            }
+        }
+        self.seen = seen;
+        Ok(())
+    }
+}
+
 /// Puts an entry aside that cannot be taken, so that it is neither lost nor tried for ever.
 pub fn put_aside(dir: &Path, id: EventId) -> Result<PathBuf> {
-    let aside = dir.join(format!("{id}.refused"));
+    let aside = dir.join(format!("{id}.{REFUSED}"));
     fs::rename(dir.join(format!("{id}.{CALL}")), &aside).with_context(|| format!("cannot rename the entry to {}", aside.display()))?;
     Ok(aside)
 }
@@ -122,4 +180,27 @@ fn open(path: &Path) -> Result<File> {
         Ok(file)
     };
     opened().with_context(|| format!("cannot take {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_hook_left_goes_and_what_one_is_writing_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = |ending: &str| (0..3).map(|nth| dir.path().join(format!("{nth}.{ending}"))).collect::<Vec<_>>();
+        // 0 is whole, 1 was put aside, of 2 there is a half.
+        for path in [&names(FILE)[0], &names(CALL)[0], &names(FILE)[1], &names(REFUSED)[1], &names(FILE)[2], &names(NEW)[2]] {
+            fs::write(path, "x").unwrap();
+        }
+        let (mut unfinished, began) = (Unfinished::default(), Instant::now());
+        for after in [Duration::ZERO, AT_WORK - Duration::from_secs(1)] {
+            unfinished.tidy(dir.path(), began + after).unwrap();
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 6);
+        }
+        unfinished.tidy(dir.path(), began + AT_WORK).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
+        assert!(!names(FILE)[2].exists() && !names(NEW)[2].exists());
+    }
 }

@@ -3,6 +3,7 @@
 mod fake_motion;
 mod house;
 mod lan;
+mod mjpeg;
 mod node;
 mod port;
 mod relay;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 pub(crate) use fake_motion::{FakeMotion, Make};
 pub(crate) use house::{Camera, House, Plan, Standing};
 pub(crate) use lan::{Addresses, Host, Lan};
+pub(crate) use mjpeg::{MjpegCamera, Scene};
 pub(crate) use node::{BINARY, Node};
 pub(crate) use port::Port;
 pub(crate) use relay::Relay;

@@ -129,6 +129,19 @@ impl Recent {
         }
     }
 
+    /// Whether the note's file is here already, told by the same call: a node that died before it could answer had kept it, and its hook left
+    /// it in the spool. What a hook names is found by its name in [`Recent::takes`]; this is for snapshots, and for movements that went on
+    /// since.
+    pub fn has(&self, note: &Note) -> bool {
+        let apart = |a: Timestamp, b: Timestamp| a.since(b).max(b.since(a));
+        self.key == note.key
+            && self.event.kind == note.said.kind()
+            && note.attachment.as_ref().is_some_and(|new| {
+                let known = &self.event.attachments;
+                known.iter().any(|known| known.hash == new.hash && known.name == new.name && apart(known.taken, new.taken) <= GAP)
+            })
+    }
+
     /// The event that begins with this note.
     pub fn begin(id: EventId, source: &str, state: ArmState, note: Note) -> Self {
         let kind = note.said.kind();
@@ -310,6 +323,18 @@ mod tests {
         assert!(!recent.takes(&note(Said::Picture, Some("8"), 1)));
         assert!(!recent.takes(&note(Said::Picture, None, 1)));
         assert!(!recent.takes(&note(Said::Snapshot, Some("7"), 1)), "a snapshot is no movement");
+    }
+
+    #[test]
+    fn a_file_that_is_told_again_is_known_and_the_same_content_later_is_another() {
+        let told = |said, after| with_file(note(said, None, after), AttachmentKind::Picture, 1);
+        let snapshot = began(told(Said::Snapshot, 0));
+        assert!(snapshot.has(&told(Said::Snapshot, GAP.as_secs())), "the file in the spool is a few seconds younger");
+        assert!(!snapshot.has(&told(Said::Snapshot, GAP.as_secs() + 1)), "a camera that shows the same for ever");
+        assert!(!snapshot.has(&told(Said::Picture, 0)));
+        assert!(!snapshot.has(&with_file(note(Said::Snapshot, None, 0), AttachmentKind::Picture, 2)));
+        assert!(!snapshot.has(&with_file(note(Said::Snapshot, Some("7"), 0), AttachmentKind::Picture, 1)));
+        assert!(!snapshot.has(&note(Said::Snapshot, None, 0)));
     }
 
     #[test]

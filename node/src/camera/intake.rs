@@ -34,7 +34,8 @@ pub struct Intake(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    kept: Kept,
+    /// `None` while the disk does not let it be opened.
+    kept: watch::Receiver<Option<Kept>>,
     clock: Clock,
     /// Sources of this node, with the directory of those whose files are ours to remove once they are kept.
     sources: Vec<(String, Option<PathBuf>)>,
@@ -45,7 +46,7 @@ struct Inner {
 
 impl Intake {
     pub fn new(
-        kept: Kept,
+        kept: watch::Receiver<Option<Kept>>,
         clock: Clock,
         sources: Vec<(String, Option<PathBuf>)>,
         acks: watch::Receiver<Option<AckV1>>,
@@ -71,11 +72,13 @@ impl Intake {
         let dir = self.0.spool.clone();
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut unfinished = spool::Unfinished::default();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 _ = look.tick() => {}
             }
+            unfinished.tidy(&dir, std::time::Instant::now())?;
             let waiting = spool::entries(&dir)?;
             for id in &waiting {
                 match spool::read(&dir, *id) {
@@ -87,7 +90,7 @@ impl Intake {
                     Err(error) => {
                         let aside = spool::put_aside(&dir, *id)?;
                         tracing::error!("an entry of the spool is not taken: {error:#}; it stays as {}", aside.display());
-                        self.0.kept.outbox.lost("spool", 1).await?;
+                        self.0.kept()?.outbox.lost("spool", 1).await?;
                     }
                 }
             }
@@ -99,6 +102,7 @@ impl Intake {
 
     async fn keep(&self, call: Call, file: Option<File>, fresh: bool) -> Result<Event> {
         let inner = &self.0;
+        let kept = inner.kept()?;
         let source = inner.source(call.camera.as_deref());
         let state = inner.obeyed(&source);
         let name = call.file.as_deref().map(clean_name);
@@ -139,10 +143,10 @@ impl Intake {
         let note = Note { said, key: call.event.clone().map(|key| cut(&key)), at, changed, attachment: None };
         let id = EventId::new(now, rand::random());
         let Some((file, dev, ino)) = opened else {
-            return inner.kept.note(&source, state, id, note, None).await;
+            return kept.note(&source, state, id, note, None).await;
         };
         let new = NewFile { file, kind, name: name.unwrap_or_default(), taken: at };
-        let event = inner.kept.note(&source, state, id, note, Some(new)).await?;
+        let event = kept.note(&source, state, id, note, Some(new)).await?;
         if let (Some(bytes), Some(dir)) = (&call.file, inner.own_dir(&source)) {
             remove_ours(dir, bytes, dev, ino);
         }
@@ -151,6 +155,10 @@ impl Intake {
 }
 
 impl Inner {
+    fn kept(&self) -> Result<Kept> {
+        self.kept.borrow().clone().context("the outbox cannot be opened yet")
+    }
+
     /// The source that the detector means. One that this node does not know keeps its own name: a user's Motion with several cameras.
     fn source(&self, camera: Option<&str>) -> String {
         let first = || self.sources.first().map_or_else(|| "cam".to_owned(), |(name, _)| name.clone());

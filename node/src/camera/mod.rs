@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use self::detector::{DetectorConfig, Hooks, Spawner, WatchOrder};
 use self::driver::{Driver, Source};
 use self::intake::Intake;
-use self::outbox::{Delivery, Kept};
+use self::outbox::{Place, Wire};
 use self::uplink::UplinkContext;
 use crate::clock::Clock;
 use crate::config::{CameraConfig, Config};
@@ -106,7 +106,9 @@ where
     let own_dir = |detector: &DetectorConfig| detector.own_media_dir(&config.state_dir);
     let media_dirs = own.detectors.iter().map(|detector| (detector.name.clone(), own_dir(detector))).collect();
     let first = own.detectors.first().map_or("cam", |detector| detector.name.as_str());
-    let kept = Kept::open(&config.state_dir, own.outbox, first, &clock).await?;
+    let place = Place { state_dir: config.state_dir.clone(), config: own.outbox, first_source: first.to_owned(), clock: clock.clone() };
+    // Tried once before a hook can come, so that none hears "later" for nothing.
+    let (kept, kept_in) = watch::channel(place.try_open().await);
     let hook = Arc::new(HookSocket::bind(&config.run_dir.join(hook::SOCKET))?);
     let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
     let (inputs, inputs_in) = mpsc::channel(64);
@@ -126,7 +128,7 @@ where
             own.spool_dir.display()
         );
     }
-    let intake = Intake::new(kept.clone(), clock.clone(), media_dirs, acks.clone(), own.spool_dir.clone());
+    let intake = Intake::new(kept_in, clock.clone(), media_dirs, acks.clone(), own.spool_dir.clone());
     let identity_node = identity.node();
     tracing::info!("camera {} of house {}, its detectors: {}", identity_node.short(), identity.mesh(), names.join(", "));
 
@@ -170,8 +172,8 @@ where
     // What is seen must not be lost: without these two a camera is none.
     let taken = intake.clone();
     services.vital("hook", hook.run(move |call, file| taken.clone().take(call, file), stop.clone()));
-    let delivery = Delivery { kept, clock: clock.clone(), link: link_up, answers: answers_in, counts };
-    services.vital("outbox", outbox::deliver(delivery, stop.clone()));
+    let wire = Wire { link: link_up, answers: answers_in, counts };
+    services.vital("outbox", outbox::run(place, kept, wire, stop.clone()));
     services.restarting("spool", move |stop| intake.clone().empty_spool(stop), |_| {});
     let control = Arc::new(control);
     services.restarting("control", move |stop| control.clone().run(requests.clone(), stop), |_| {});

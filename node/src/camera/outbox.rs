@@ -1,6 +1,6 @@
 //! The outbox at work: keeps what was seen, hands it to the coordinator, forgets what that has kept, and keeps to its room.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config_text::Size;
 use crate::mesh::link::Connection;
-use crate::mesh::transfer::{Urgency, send_bytes, send_event};
+use crate::mesh::transfer::{TransferError, Urgency, send_bytes, send_event};
+use crate::store::is_full;
 use crate::store::media::Media;
 use crate::store::outbox::Outbox;
 
@@ -35,6 +36,10 @@ const AT_ONCE: usize = 8;
 const ANSWERS: usize = 32;
 /// What is not answered in this time is told again.
 const AGAIN: Duration = Duration::from_secs(30);
+/// The same trouble is told this often.
+const TELL_EVERY: Duration = Duration::from_secs(600);
+/// Contents that were sent and not taken and rest; where there are more the coordinator takes none, and the others need not try.
+const RESTING: usize = 32;
 /// What waits is counted for people no more often than this.
 const COUNT: Duration = Duration::from_millis(500);
 /// How often it is tidied.
@@ -200,13 +205,6 @@ impl Kept {
     }
 }
 
-fn is_full(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        matches!(kind, Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
-    })
-}
-
 /// Free for us rather than for root.
 fn free_bytes(dir: &Path) -> Option<u64> {
     let disk = statvfs(dir).ok()?;
@@ -216,11 +214,45 @@ fn free_bytes(dir: &Path) -> Option<u64> {
     Some(free)
 }
 
-/// What the sender needs.
+/// Where the outbox is, open or not.
 #[derive(Debug)]
-pub struct Delivery {
-    pub kept: Kept,
+pub struct Place {
+    pub state_dir: PathBuf,
+    pub config: OutboxConfig,
+    /// Whose is what a damaged outbox leaves.
+    pub first_source: String,
     pub clock: Clock,
+}
+
+impl Place {
+    /// `None`: it cannot be opened now (on a full disk SQLite opens nothing). It is told.
+    pub async fn try_open(&self) -> Option<Kept> {
+        Kept::open(&self.state_dir, self.config, &self.first_source, &self.clock)
+            .await
+            .inspect_err(|error| tracing::error!("what is seen cannot be kept, and this camera watches on: {error:#}"))
+            .ok()
+    }
+}
+
+/// Opens the outbox, if it is not open yet, as soon as the disk lets it, and hands over what waits, as long as the node lives.
+pub async fn run(place: Place, kept: watch::Sender<Option<Kept>>, wire: Wire, stop: CancellationToken) -> Result<()> {
+    while kept.borrow().is_none() {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(TIDY) => {}
+        }
+        if let Ok(opened) = Kept::open(&place.state_dir, place.config, &place.first_source, &place.clock).await {
+            tracing::info!("what is seen can be kept again");
+            kept.send_replace(Some(opened));
+        }
+    }
+    let Some(kept) = kept.borrow().clone() else { return Ok(()) };
+    deliver(Delivery { kept, clock: place.clock, wire }, stop).await
+}
+
+/// What binds it to the link.
+#[derive(Debug)]
+pub struct Wire {
     /// The link that is up.
     pub link: watch::Receiver<Option<Connection>>,
     /// What the coordinator answered: [`Message::EventKept`] and its like.
@@ -228,103 +260,156 @@ pub struct Delivery {
     pub counts: watch::Sender<OutboxV1>,
 }
 
+/// What the sender needs.
+#[derive(Debug)]
+struct Delivery {
+    kept: Kept,
+    clock: Clock,
+    wire: Wire,
+}
+
 /// What is on its way over one link.
 #[derive(Debug, Default)]
 struct OnTheWay {
     told: HashMap<EventId, (u32, Instant)>,
-    /// Contents, and since when.
-    bytes: HashMap<[u8; 32], Instant>,
+    /// Contents that are sent (`None`), or since when they rest: all of it went, or the coordinator wanted no more of it.
+    bytes: HashMap<[u8; 32], Option<Instant>>,
     clip: Option<[u8; 32]>,
-    /// What the coordinator has of each content that it lacks.
+    /// What the coordinator has of each content that it lacks. It says so over this link, and it holds for one sending.
     from: HashMap<[u8; 32], u64>,
+    /// Sent and not taken: it is looked at here before it is sent again.
+    doubted: HashSet<[u8; 32]>,
     /// Refused for a while.
     rests: HashMap<EventId, Instant>,
+    /// Why, and when people were told so.
+    refusal: Option<(String, Instant)>,
 }
 
-/// Hands over what waits, as long as the node lives.
-pub async fn deliver(mut delivery: Delivery, stop: CancellationToken) -> Result<()> {
-    let mut tidy = tokio::time::interval(TIDY);
-    tidy.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut count, mut uncounted) = (tokio::time::interval(COUNT), true);
-    count.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut news = delivery.kept.news.subscribe();
-    let mut sending = JoinSet::new();
-    let mut way = OnTheWay::default();
-    let mut link = delivery.link.clone();
+/// A disk that takes nothing must not end it: whoever watches goes on watching.
+async fn deliver(mut delivery: Delivery, stop: CancellationToken) -> Result<()> {
+    let mut said: Option<String> = None;
     loop {
-        let connection = link.borrow_and_update().clone();
-        if let Some(connection) = &connection {
-            delivery.send(connection, &mut way, &mut sending).await?;
+        let began = Instant::now();
+        let Err(error) = delivery.work(&stop).await else { return Ok(()) };
+        let why = format!("{error:#}");
+        if began.elapsed() > 2 * TIDY || said.as_ref() != Some(&why) {
+            tracing::error!("the outbox cannot be written, what was seen waits: {why}");
         }
+        said = Some(why);
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            changed = link.changed() => {
-                if changed.is_err() {
-                    return Ok(());
-                }
-                // Whatever was on its way may not have arrived: all is asked anew.
-                sending.shutdown().await;
-                way = OnTheWay::default();
-            }
-            Some(answer) = delivery.answers.recv() => {
-                let mut answers = vec![answer];
-                while answers.len() < ANSWERS && let Ok(more) = delivery.answers.try_recv() {
-                    answers.push(more);
-                }
-                for answer in &answers {
-                    way.heard(answer);
-                }
-                try_join_all(answers.into_iter().map(|answer| delivery.heard(answer))).await?;
-            }
-            Some(sent) = sending.join_next() => {
-                if let Ok((hash, Err(error))) = sent {
-                    tracing::debug!("an attachment was not sent: {error}");
-                    way.ended(&hash);
-                }
-            }
-            Ok(()) = news.changed() => {}
-            _ = tidy.tick() => {
-                delivery.kept.tidy(&delivery.clock).await?;
-                way.forget_old();
-            }
-            _ = count.tick(), if uncounted => {
-                let counts = delivery.kept.counts().await?;
-                delivery.counts.send_if_modified(|told| std::mem::replace(told, counts) != counts);
-                uncounted = false;
-                continue;
-            }
+            () = tokio::time::sleep(TIDY) => {}
         }
-        uncounted = true;
     }
 }
 
-type Sent = ([u8; 32], Result<(), crate::mesh::transfer::TransferError>);
+/// What came of sending a content.
+#[derive(Debug)]
+struct Sent {
+    event: EventId,
+    hash: [u8; 32],
+    result: Result<(), NotSent>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum NotSent {
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    #[error("it is not what it was when it was kept")]
+    Spoiled,
+}
 
 impl Delivery {
+    /// Until the stop; an error is one of the disk. It can be begun again: what was on its way is asked anew.
+    async fn work(&mut self, stop: &CancellationToken) -> Result<()> {
+        let mut tidy = tokio::time::interval(TIDY);
+        tidy.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut count, mut uncounted) = (tokio::time::interval(COUNT), true);
+        count.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut news = self.kept.news.subscribe();
+        let mut sending = JoinSet::new();
+        let mut way = OnTheWay::default();
+        let mut link = self.wire.link.clone();
+        while self.wire.answers.try_recv().is_ok() {}
+        loop {
+            let connection = link.borrow_and_update().clone();
+            if let Some(connection) = &connection {
+                self.send(connection, &mut way, &mut sending).await?;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = link.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    // Whatever was on its way may not have arrived: all is asked anew.
+                    sending.shutdown().await;
+                    way = OnTheWay::default();
+                }
+                Some(answer) = self.wire.answers.recv() => {
+                    let mut answers = vec![answer];
+                    while answers.len() < ANSWERS && let Ok(more) = self.wire.answers.try_recv() {
+                        answers.push(more);
+                    }
+                    for answer in &answers {
+                        way.heard(answer);
+                    }
+                    try_join_all(answers.into_iter().map(|answer| self.heard(answer))).await?;
+                }
+                Some(sent) = sending.join_next() => match sent {
+                    Ok(sent) => self.sent(sent, &mut way).await?,
+                    Err(error) => {
+                        tracing::error!("sending a picture or clip panicked, all is asked anew: {error}");
+                        sending.shutdown().await;
+                        way = OnTheWay::default();
+                    }
+                },
+                Ok(()) = news.changed() => {}
+                _ = tidy.tick() => {
+                    self.kept.tidy(&self.clock).await?;
+                    way.forget_old();
+                }
+                _ = count.tick(), if uncounted => {
+                    let counts = self.kept.counts().await?;
+                    self.wire.counts.send_if_modified(|told| std::mem::replace(told, counts) != counts);
+                    uncounted = false;
+                    continue;
+                }
+            }
+            uncounted = true;
+        }
+    }
+
     async fn send(&self, connection: &Connection, way: &mut OnTheWay, sending: &mut JoinSet<Sent>) -> Result<()> {
         let outbox = &self.kept.outbox;
-        let now = self.clock.now();
         for event in outbox.untold(u32::try_from(AT_ONCE)?).await? {
             let known = way.told.get(&event.id).is_some_and(|(rev, _)| *rev == event.rev);
-            if known || way.told.len() >= AT_ONCE || way.rests.contains_key(&event.id) {
-                continue;
-            }
-            way.told.insert(event.id, (event.rev, Instant::now()));
-            let age = age_of(&event, now.at, now.mono);
-            if let Err(error) = send_event(connection, EventV1::of(&event, age)).await {
-                tracing::debug!("an event was not told: {error}");
+            if !known && !self.tell(connection, way, &event).await {
                 return Ok(());
             }
         }
         for (kind, urgency) in [(AttachmentKind::Picture, Urgency::Picture), (AttachmentKind::Clip, Urgency::Clip)] {
-            for missing in outbox.missing(kind, u32::try_from(AT_ONCE)?).await? {
+            // Those that rest must not hide the others.
+            for missing in outbox.missing(kind, u32::try_from(AT_ONCE + way.bytes.len())?).await? {
                 let full = match urgency {
-                    Urgency::Picture => way.bytes.len() >= AT_ONCE,
+                    Urgency::Picture => way.bytes.values().filter(|rests| rests.is_none()).count() >= AT_ONCE,
                     Urgency::Clip => way.clip.is_some(),
                 };
-                if full || way.bytes.contains_key(&missing.hash) {
+                if full || way.bytes.len() >= AT_ONCE + RESTING || way.bytes.contains_key(&missing.hash) {
                     continue;
                 }
+                let Some(from) = way.from.get(&missing.hash) else {
+                    // Another link had the word, or used it: what is there now the answer to the next telling says.
+                    if !way.told.contains_key(&missing.event)
+                        && let Some(event) = outbox.event(missing.event).await?
+                        && !self.tell(connection, way, &event).await
+                    {
+                        return Ok(());
+                    }
+                    continue;
+                };
+                let from = (*from).min(missing.length);
+                way.from.remove(&missing.hash);
                 let file = match self.kept.media.get(&missing.hash) {
                     Ok(file) => file,
                     Err(error) => {
@@ -334,15 +419,59 @@ impl Delivery {
                         continue;
                     }
                 };
-                way.bytes.insert(missing.hash, Instant::now());
+                way.bytes.insert(missing.hash, None);
                 if urgency == Urgency::Clip {
                     way.clip = Some(missing.hash);
                 }
-                let from = way.from.remove(&missing.hash).unwrap_or(0).min(missing.length);
                 let head = BytesV1 { event: missing.event, hash: missing.hash, from };
-                let connection = connection.clone();
-                sending.spawn(async move { (missing.hash, send_bytes(&connection, head, file, urgency).await) });
+                let (connection, media) = (connection.clone(), self.kept.media.clone());
+                let is_doubted = way.doubted.remove(&missing.hash);
+                sending.spawn(async move {
+                    let (event, hash) = (head.event, head.hash);
+                    let sent = async {
+                        if is_doubted
+                            && !tokio::task::spawn_blocking(move || media.is_right(&hash))
+                                .await
+                                .map_err(std::io::Error::other)
+                                .flatten()
+                                .map_err(TransferError::from)?
+                        {
+                            return Err(NotSent::Spoiled);
+                        }
+                        Ok(send_bytes(&connection, head, file, urgency).await?)
+                    };
+                    Sent { event, hash, result: sent.await }
+                });
             }
+        }
+        Ok(())
+    }
+
+    /// False: nothing more can be told now.
+    async fn tell(&self, connection: &Connection, way: &mut OnTheWay, event: &Event) -> bool {
+        if way.told.len() >= AT_ONCE || way.rests.contains_key(&event.id) {
+            return true;
+        }
+        let now = self.clock.now();
+        way.told.insert(event.id, (event.rev, Instant::now()));
+        let sent = send_event(connection, EventV1::of(event, age_of(event, now.at, now.mono))).await;
+        sent.inspect_err(|error| tracing::debug!("an event was not told: {error}")).is_ok()
+    }
+
+    async fn sent(&self, sent: Sent, way: &mut OnTheWay) -> Result<()> {
+        way.clip.take_if(|clip| *clip == sent.hash);
+        match sent.result {
+            Err(NotSent::Spoiled) => {
+                tracing::error!("a picture or clip of event {} is spoiled on this disk and is given up", sent.event);
+                way.bytes.remove(&sent.hash);
+                return self.kept.outbox.spoiled(sent.hash).await;
+            }
+            Err(error) => tracing::debug!("an attachment was not sent: {error}"),
+            Ok(()) => {}
+        }
+        // Unless the answer was here first it has its time now, and whoever wants none of it his peace.
+        if let Some(rests) = way.bytes.get_mut(&sent.hash) {
+            *rests = Some(Instant::now());
         }
         Ok(())
     }
@@ -354,11 +483,7 @@ impl Delivery {
                 outbox.kept(kept.id, kept.rev, &kept.missing.iter().map(|missing| missing.hash).collect::<Vec<_>>()).await
             }
             Message::AttachmentKept(kept) => outbox.attachment_kept(kept.event, kept.hash).await,
-            Message::EventRefused(refused) if refused.again_after.is_some() => {
-                tracing::warn!("the coordinator does not take event {} now: {}", refused.id, refused.why);
-                Ok(())
-            }
-            Message::EventRefused(refused) => {
+            Message::EventRefused(refused) if refused.again_after.is_none() => {
                 tracing::error!("the coordinator will not take event {}: {}; it stays here", refused.id, refused.why);
                 outbox.refused(refused.id, &refused.why).await
             }
@@ -385,6 +510,11 @@ impl OnTheWay {
             Message::EventRefused(refused) => {
                 self.told.remove(&refused.id);
                 if let Some(secs) = refused.again_after {
+                    let is_known = |(why, at): &(String, Instant)| *why == refused.why && at.elapsed() < TELL_EVERY;
+                    if !self.refusal.as_ref().is_some_and(is_known) {
+                        tracing::warn!("the coordinator does not take event {} now, nor perhaps others: {}", refused.id, refused.why);
+                        self.refusal = Some((refused.why.clone(), Instant::now()));
+                    }
                     self.rests.insert(refused.id, Instant::now() + Duration::from_secs(secs.into()));
                 }
             }
@@ -392,8 +522,12 @@ impl OnTheWay {
         }
     }
 
+    /// The coordinator has it.
     fn ended(&mut self, hash: &[u8; 32]) {
         self.bytes.remove(hash);
+        self.doubted.remove(hash);
+        // Another event that lacks it was told what was there before.
+        self.from.remove(hash);
         self.clip.take_if(|clip| clip == hash);
     }
 
@@ -401,8 +535,11 @@ impl OnTheWay {
         let now = Instant::now();
         self.told.retain(|_, (_, since)| now.duration_since(*since) < AGAIN);
         self.rests.retain(|_, until| *until > now);
-        let clip = self.clip;
-        // A clip may take long; its stream ends by itself when it stands still.
-        self.bytes.retain(|hash, since| Some(*hash) == clip || now.duration_since(*since) < AGAIN);
+        let over = self.bytes.extract_if(|_, since| since.is_some_and(|since| now.duration_since(since) >= AGAIN));
+        for (hash, _) in over {
+            // What was said of it meanwhile is old.
+            self.from.remove(&hash);
+            self.doubted.insert(hash);
+        }
     }
 }

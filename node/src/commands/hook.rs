@@ -17,7 +17,9 @@ use clap::{Parser, ValueEnum};
 use dms3_core::event::Said;
 use dms3_core::id::EventId;
 use rustix::fs::OFlags;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendmsg, socket_with,
+};
 
 use crate::clock::wall;
 use crate::hook::{Answer, Call, LIMIT, SOCKET, encode};
@@ -250,8 +252,18 @@ fn open(path: &Path) -> Result<File> {
     taken().with_context(|| format!("cannot take {}", path.display())).context(Code(NO_INPUT))
 }
 
+/// A node that hangs takes nobody in, and its queue may be full: who waited for a place in it would wait for ever.
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&stream, &SocketAddrUnix::new(socket)?)?;
+    let stream = UnixStream::from(stream);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
 fn ask(socket: &Path, frame: &[u8], file: Option<&File>) -> Result<Answer> {
-    let mut stream = UnixStream::connect(socket).context("no node answers")?;
+    let mut stream = connect(socket).context("no node answers")?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -269,4 +281,27 @@ fn ask(socket: &Path, frame: &[u8], file: Option<&File>) -> Result<Answer> {
     let mut text = vec![0; length];
     stream.read_exact(&mut text).context("no answer")?;
     serde_json::from_slice(&text).context("is the node of another version than this hook?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hook_does_not_wait_for_a_place_in_the_queue_of_a_node_that_hangs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SOCKET);
+        let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&listener, 1).unwrap();
+        let mut waiting = Vec::new();
+        let error = loop {
+            match connect(&path) {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+            assert!(waiting.len() < 10);
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
 }

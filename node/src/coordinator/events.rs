@@ -1,10 +1,11 @@
 //! Takes what cameras saw: on the disk first, then acknowledged.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use data_encoding::HEXLOWER;
 use dms3_core::event::Event;
 use dms3_core::id::{EventId, NodeId};
@@ -20,12 +21,14 @@ use crate::clock::Clock;
 use crate::mesh::link::{Connection, LinkError};
 use crate::mesh::transfer::Body;
 use crate::store::events::{Events, ForeignEvent, MEDIA_DIR};
+use crate::store::is_full;
 use crate::store::media::Media;
 
 /// A camera tries again so long after the disk took nothing.
 const AGAIN: Duration = Duration::from_secs(30);
-/// The same trouble is told this often.
+/// The same trouble is told this often, and of one node no more than so many in that time.
 const TELL_EVERY: Duration = Duration::from_secs(600);
+const TELL_AT_MOST: usize = 10;
 /// Bytes that are written at once: a disk that is slow holds up nothing but its own stream.
 const BATCH: usize = 256 * 1024;
 
@@ -37,7 +40,8 @@ pub struct Keeper {
     clock: Clock,
     /// Hears of each event of which something was kept.
     news: Option<mpsc::Sender<EventId>>,
-    told: Arc<Mutex<Option<(String, Instant)>>>,
+    /// Troubles that were told, of each node its own.
+    told: Arc<Mutex<HashMap<NodeId, Vec<(String, Instant)>>>>,
 }
 
 /// Where they are kept.
@@ -107,7 +111,7 @@ impl Keeper {
             Err(error) if error.downcast_ref::<ForeignEvent>().is_some() => self.refused(row, id, format!("{error:#}"), None),
             Err(error) => {
                 let why = format!("{error:#}");
-                self.tell(&format!("an event of {} cannot be kept: {why}", row.name));
+                self.cannot_keep(row, "an event", &error);
                 self.refused(row, id, why, u32::try_from(AGAIN.as_secs()).ok())
             }
         }
@@ -123,7 +127,7 @@ impl Keeper {
 
     fn refused(&self, row: &RosterRow, id: EventId, why: String, again_after: Option<u32>) -> Message {
         if again_after.is_none() {
-            self.tell(&format!("event {id} of {} is not taken: {why}", row.name));
+            self.tell(row, &format!("event {id} of {} is not taken: {why}", row.name));
         }
         Message::EventRefused(EventRefusedV1 { id, why, again_after })
     }
@@ -145,7 +149,7 @@ impl Keeper {
             }
             Err(error) => {
                 body.stop();
-                self.tell(&format!("an attachment of {} is not taken: {error:#}", row.name));
+                self.tell(row, &format!("an attachment of {} is not taken: {error:#}", row.name));
                 return Ok(None);
             }
         };
@@ -157,7 +161,7 @@ impl Keeper {
             }
             Ok(Err(error)) => {
                 body.stop();
-                self.tell(&format!("an attachment of {} cannot be kept: {error:#}", row.name));
+                self.cannot_keep(row, "an attachment", &error);
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -184,6 +188,11 @@ impl Keeper {
             Ok(room) => room,
             Err(error) => return Ok(Err(error)),
         };
+        // It may have come for another event while this one was told.
+        let (looking, hash) = (media.clone(), head.hash);
+        if matches!(blocking(move || Ok(looking.length(&hash))).await, Ok(Some(there)) if there == length) {
+            return Ok(self.noted(events, media, head).await);
+        }
         let name = part_name(&head.hash, node);
         let opening = media.clone();
         let opened = blocking(move || opening.part(&name)).await;
@@ -222,10 +231,17 @@ impl Keeper {
         }
         let (finishing, hash) = (media.clone(), head.hash);
         let finished = match blocking(move || finishing.finish(part, &hash)).await {
-            Ok(()) => events.keep_attachment(media, head.event, head.hash, self.clock.now().at).await,
+            Ok(()) => self.noted(events, media, head).await,
             Err(error) => Err(error),
         };
-        Ok(finished.and_then(|kept| if kept { Ok(()) } else { bail!("it is gone again, or its event is") }))
+        Ok(finished)
+    }
+
+    /// A content that is there is one of this event from now on.
+    async fn noted(&self, events: &Events, media: &Media, head: &BytesV1) -> Result<()> {
+        let kept = events.keep_attachment(media, head.event, head.hash, self.clock.now().at).await?;
+        ensure!(kept, "it is gone again, or its event is");
+        Ok(())
     }
 
     /// Waits if the alerts are behind: a camera is not told that it is kept before they can hear of it.
@@ -236,14 +252,31 @@ impl Keeper {
         }
     }
 
-    /// Not more often than it helps.
-    fn tell(&self, what: &str) {
+    fn cannot_keep(&self, row: &RosterRow, what: &str, error: &anyhow::Error) {
+        let text = format!("{what} of {} cannot be kept: {error:#}", row.name);
+        // It meets now a file and now the database, and is one trouble.
+        let key = if is_full(error) { "the disk is full" } else { &text };
+        self.tell_as(row, key, &text);
+    }
+
+    fn tell(&self, row: &RosterRow, what: &str) {
+        self.tell_as(row, what, what);
+    }
+
+    /// Not more often than it helps, and one node's troubles never hide another's.
+    fn tell_as(&self, row: &RosterRow, key: &str, what: &str) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let again = told.as_ref().is_none_or(|(text, at)| text != what || at.elapsed() >= TELL_EVERY);
-        if again {
-            tracing::warn!("{what}");
-            *told = Some((what.to_owned(), Instant::now()));
+        let known = told.entry(row.node).or_default();
+        known.retain(|(_, at)| at.elapsed() < TELL_EVERY);
+        if known.len() > TELL_AT_MOST || known.iter().any(|(known, _)| known == key) {
+            return;
         }
+        if known.len() == TELL_AT_MOST {
+            tracing::warn!("what more is wrong with events of {} is not told for some minutes", row.name);
+        } else {
+            tracing::warn!("{what}");
+        }
+        known.push((key.to_owned(), Instant::now()));
     }
 }
 

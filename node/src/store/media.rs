@@ -73,6 +73,11 @@ impl Media {
         File::open(self.path(hash))
     }
 
+    /// Whether its bytes are still those that came: cards forget.
+    pub fn is_right(&self, hash: &[u8; 32]) -> io::Result<bool> {
+        Ok(hash_of(&mut self.get(hash)?)? == *hash)
+    }
+
     pub fn has(&self, hash: &[u8; 32]) -> bool {
         self.path(hash).exists()
     }

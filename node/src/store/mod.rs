@@ -114,6 +114,16 @@ impl Store {
     }
 }
 
+/// Whether it failed because the disk is full, for a file or for SQLite. Of the latter only its words are left: writes share a commit.
+pub fn is_full(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        matches!(kind, Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
+            // sqlite3_errstr(SQLITE_FULL).
+            || cause.to_string().contains("database or disk is full")
+    })
+}
+
 /// A transaction that will write: taking the lock at once, it cannot fail half-way for another writer.
 async fn begin(pool: &SqlitePool) -> anyhow::Result<Transaction<'static, Sqlite>> {
     let begun = match pool.begin_with("BEGIN IMMEDIATE").await {

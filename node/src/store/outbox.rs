@@ -70,11 +70,30 @@ impl Outbox {
         let source = source.to_owned();
         let write = self.writer.write(move |connection| {
             Box::pin(async move {
-                let rows = sqlx::query("SELECT version, body, key, last FROM event WHERE source = $1 ORDER BY last DESC LIMIT $2")
+                if let Some(attachment) = &note.attachment {
+                    let rows = sqlx::query(
+                        "SELECT version, body, key, last FROM event WHERE source = $1 AND id IN
+                         (SELECT event FROM attachment WHERE hash = $2)",
+                    )
                     .bind(&source)
-                    .bind(CANDIDATES)
+                    .bind(attachment.hash.as_slice())
                     .fetch_all(&mut *connection)
                     .await?;
+                    for known in rows.into_iter().map(read_recent) {
+                        let known = known?;
+                        if known.has(&note) {
+                            return Ok(known.event);
+                        }
+                    }
+                }
+                // A name is found however many other movements came between.
+                let rows =
+                    sqlx::query("SELECT version, body, key, last FROM event WHERE source = $1 AND key IS $2 ORDER BY last DESC LIMIT $3")
+                        .bind(&source)
+                        .bind(&note.key)
+                        .bind(CANDIDATES)
+                        .fetch_all(&mut *connection)
+                        .await?;
                 let known = rows.into_iter().map(read_recent).collect::<anyhow::Result<Vec<_>>>()?;
                 let recent = match known.into_iter().find(|recent| recent.takes(&note)) {
                     Some(mut recent) => {
@@ -104,6 +123,14 @@ impl Outbox {
         }
         tx.commit().await.context("cannot write to the outbox")?;
         Ok(true)
+    }
+
+    pub async fn event(&self, id: EventId) -> anyhow::Result<Option<Event>> {
+        let row = sqlx::query("SELECT version, body, key, last FROM event WHERE id = $1")
+            .bind(id.0.as_slice())
+            .fetch_optional(&self.pool)
+            .await?;
+        row.map(|row| Ok(read_recent(row)?.event)).transpose()
     }
 
     /// At most `limit` events of which the coordinator lacks the newest telling, the newest first: what moves now matters more than what
@@ -162,6 +189,17 @@ impl Outbox {
             })
         });
         write.await.context("cannot write to the outbox")
+    }
+
+    /// A content is not what it was when it came: nobody will ever take it. It is counted as lost; the events stay.
+    pub async fn spoiled(&self, hash: [u8; 32]) -> anyhow::Result<()> {
+        let mut tx = begin(&self.pool).await?;
+        let dropped = sqlx::query("UPDATE attachment SET dropped = 1 WHERE hash = $1 AND kept = 0 AND dropped = 0")
+            .bind(hash.as_slice())
+            .execute(&mut *tx)
+            .await?;
+        count(&mut tx, "spoiled", u32::try_from(dropped.rows_affected()).unwrap_or(u32::MAX)).await?;
+        tx.commit().await.context("cannot write to the outbox")
     }
 
     /// The coordinator will never take it. It stays here until it is too old.
@@ -510,6 +548,21 @@ mod tests {
             opened.outbox.note("porch", ArmState::Away, id(2), note(Said::EventStart, "8", 0)).await.unwrap();
             opened.outbox.close().await;
         }
+    }
+
+    #[tokio::test]
+    async fn what_lies_in_the_spool_although_it_was_kept_is_not_kept_twice() {
+        let (_dir, outbox) = outbox().await;
+        let snapshot = |after| Note { key: None, ..file(Said::Snapshot, "", after, 5, 10) };
+        let first = outbox.note("porch", ArmState::Away, id(1), snapshot(0)).await.unwrap();
+        for number in 2..20 {
+            outbox
+                .note("porch", ArmState::Away, id(number), Note { key: None, ..file(Said::Snapshot, "", 0, number + 9, 10) })
+                .await
+                .unwrap();
+        }
+        assert_eq!(outbox.note("porch", ArmState::Away, id(30), snapshot(0)).await.unwrap(), first);
+        assert_eq!(outbox.note("yard", ArmState::Away, id(31), snapshot(0)).await.unwrap().id, id(31), "another camera saw it");
     }
 
     #[tokio::test]

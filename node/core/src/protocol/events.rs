@@ -108,6 +108,10 @@ impl EventV1 {
         if self.source.is_empty() || self.source.len() > NAME_LIMIT {
             return Err(format!("the name of its camera has {} bytes", self.source.len()));
         }
+        // It is shown on terminals and pages, and stands in logs.
+        if self.source.chars().any(char::is_control) {
+            return Err("the name of its camera has control characters".to_owned());
+        }
         if self.attachments.len() > crate::event::ATTACHMENTS {
             return Err(format!("it has {} attachments", self.attachments.len()));
         }
@@ -140,6 +144,9 @@ impl AttachmentV1 {
     fn checked(self) -> Result<Attachment, String> {
         if self.name.len() > NAME_LIMIT {
             return Err(format!("the name of an attachment has {} bytes", self.name.len()));
+        }
+        if self.name.chars().any(char::is_control) {
+            return Err("the name of an attachment has control characters".to_owned());
         }
         if self.length > ATTACHMENT_LIMIT {
             return Err(format!("an attachment has {} bytes", self.length));
@@ -183,6 +190,8 @@ mod tests {
             EventV1 { source: "x".repeat(NAME_LIMIT + 1), ..told.clone() },
             EventV1 { attachments: vec![attachment.clone(); crate::event::ATTACHMENTS + 1], ..told.clone() },
             EventV1 { attachments: vec![AttachmentV1 { length: ATTACHMENT_LIMIT + 1, ..attachment.clone() }], ..told.clone() },
+            EventV1 { source: "po\u{1b}[2Jrch".into(), ..told.clone() },
+            EventV1 { attachments: vec![AttachmentV1 { name: "a\nb".into(), ..attachment.clone() }], ..told.clone() },
             EventV1 { attachments: vec![AttachmentV1 { name: "x".repeat(NAME_LIMIT + 1), ..attachment.clone() }], ..told.clone() },
         ] {
             assert!(wrong.clone().checked().is_err(), "{wrong:?}");

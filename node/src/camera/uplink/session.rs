@@ -177,8 +177,8 @@ impl Uplink {
                     return Ok(Err(Stop::Ours(CloseCode::NotACoordinator)));
                 }
             }
-            // The outbox is gone only when the node stops.
-            Message::EventKept(_) | Message::AttachmentKept(_) | Message::EventRefused(_) => drop(self.context.answers.send(message).await),
+            // An outbox whose disk hangs must not keep the state of the house from being heard; what is lost here is asked anew.
+            Message::EventKept(_) | Message::AttachmentKept(_) | Message::EventRefused(_) => drop(self.context.answers.try_send(message)),
             _ => return Ok(Err(LinkError::Unexpected("on a link that is up").into())),
         }
         Ok(Ok(()))
