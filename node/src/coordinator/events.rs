@@ -32,6 +32,9 @@ const TELL_AT_MOST: usize = 10;
 /// Bytes that are written at once: a disk that is slow holds up nothing but its own stream.
 const BATCH: usize = 256 * 1024;
 
+/// What was told of one node, and when.
+type Told = Vec<(String, Instant)>;
+
 /// Keeps events and their contents. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Keeper {
@@ -41,7 +44,7 @@ pub struct Keeper {
     /// Hears of each event of which something was kept.
     news: Option<mpsc::Sender<EventId>>,
     /// Troubles that were told, of each node its own.
-    told: Arc<Mutex<HashMap<NodeId, Vec<(String, Instant)>>>>,
+    told: Arc<Mutex<HashMap<NodeId, Told>>>,
 }
 
 /// Where they are kept.
