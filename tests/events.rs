@@ -79,8 +79,8 @@ async fn what_moves_is_in_the_store_of_the_coordinator_with_picture_and_clip() {
     fs::write(&clip, vec![9; 3_000_000]).unwrap();
     good(said(porch, "event-start", "7"));
     good(picture(porch, "7", "450", &file));
-    let going_on = house.has_events(1).await.remove(0);
-    assert_eq!((going_on.ended, going_on.attachments.len()), (None, 1), "it is announced before it is over");
+    eventually("its picture came", async || house.events().await.first().is_some_and(|event| event.attachments.len() == 1)).await;
+    assert_eq!(house.has_events(1).await.remove(0).ended, None, "it is announced before it is over");
     // In the order in which Motion may say it.
     good(said(porch, "event-end", "7"));
     good(hook(

@@ -96,6 +96,7 @@ fn every_key_that_can_be_written_stands_in_the_example_of_its_role() {
                 "[mesh]",
                 "[mesh.limits]",
                 "[coordinator]",
+                "[coordinator.events]",
                 "[coordinator.presence]",
                 "[[coordinator.presence.person]]",
                 "[mail]",

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use crate::camera::detector::{DetectorConfig, DetectorFile, check_together};
 use crate::camera::outbox::OutboxConfig;
 use crate::config_text::{Wrong, address, time, told};
+use crate::coordinator::keeping::EventsConfig;
 use crate::coordinator::presence::PresenceConfig;
 use crate::mailer::MailConfig;
 use crate::mailer::config::MailFile;
@@ -139,6 +140,7 @@ pub struct CoordinatorConfig {
     #[serde(deserialize_with = "time")]
     pub sightings_for: Duration,
     pub presence: PresenceConfig,
+    pub events: EventsConfig,
 }
 
 impl Default for CoordinatorConfig {
@@ -150,6 +152,7 @@ impl Default for CoordinatorConfig {
             decisions_for: Duration::from_secs(30 * 86400),
             sightings_for: Duration::from_secs(7 * 86400),
             presence: PresenceConfig::default(),
+            events: EventsConfig::default(),
         }
     }
 }

@@ -32,8 +32,8 @@ const TELL_AT_MOST: usize = 10;
 /// Bytes that are written at once: a disk that is slow holds up nothing but its own stream.
 const BATCH: usize = 256 * 1024;
 
-/// Troubles that were told, and when: of each node its own.
-type Told = HashMap<NodeId, Vec<(String, Instant)>>;
+/// What was told of one node, and when.
+type Told = Vec<(String, Instant)>;
 
 /// Keeps events and their contents. Clones share it.
 #[derive(Debug, Clone)]
@@ -43,7 +43,8 @@ pub struct Keeper {
     clock: Clock,
     /// Hears of each event of which something was kept.
     news: Option<mpsc::Sender<EventId>>,
-    told: Arc<Mutex<Told>>,
+    /// Troubles that were told, of each node its own.
+    told: Arc<Mutex<HashMap<NodeId, Told>>>,
 }
 
 /// Where they are kept.
@@ -58,6 +59,10 @@ pub struct Room {
 impl Keeper {
     pub fn new(state_dir: PathBuf, clock: Clock, news: Option<mpsc::Sender<EventId>>) -> Self {
         Self { state_dir, room: Arc::default(), clock, news, told: Arc::default() }
+    }
+
+    pub fn state_dir(&self) -> &std::path::Path {
+        &self.state_dir
     }
 
     /// Opened when it is first asked for, and again until that succeeds: a house that cannot keep events guards all the same.

@@ -41,6 +41,7 @@ pub mod alerts;
 mod driver;
 pub mod enrollment;
 pub mod events;
+pub mod keeping;
 pub mod peers;
 pub mod presence;
 pub mod renewal;
@@ -189,6 +190,8 @@ pub async fn start(
     services.restarting("clock", move |stop| keeping.clone().keep(stop), |_| {});
     let (pruned, keep) = (store.clone(), Keep { decisions: own.decisions_for, sightings: own.sightings_for, audit: AUDIT_FOR });
     let prune_clock = clock.clone();
+    let (kept, kept_for, kept_clock) = (keeper.clone(), own.events, clock.clone());
+    services.restarting("media", move |stop| keeping::run(kept.clone(), kept_for, kept_clock.clone(), stop), |_| {});
     services.restarting("pruning", move |stop| prune(pruned.clone(), keeper.clone(), keep, prune_clock.clone(), stop), |_| {});
 
     if own.presence.enabled {

@@ -1,0 +1,119 @@
+//! Keeps the room of events: what is too old or too much goes, pictures get their thumbnails, what a crash left is swept away.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use nix::sys::statvfs::statvfs;
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+
+use super::events::Keeper;
+use crate::clock::Clock;
+use crate::config_text::{Size, time};
+use crate::store::events::Policy;
+use crate::store::thumbnail;
+
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_secs(60);
+/// Thumbnails that are made before it is looked at the room again.
+const THUMBNAILS: u32 = 50;
+/// A picture that takes longer gets none; its thread goes on until it is done.
+const THUMBNAIL_WITHIN: Duration = Duration::from_secs(20);
+
+/// `[coordinator.events]`: how long what the cameras saw stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EventsConfig {
+    /// What began longer ago goes, whether somebody saw it or not.
+    #[serde(deserialize_with = "time")]
+    pub max_age: Duration,
+    /// Pictures and clips take no more than this: the oldest that were seen go first, then the oldest.
+    pub max_size: Size,
+    /// Room on the disk that is left to others.
+    pub keep_free: Size,
+}
+
+impl Default for EventsConfig {
+    fn default() -> Self {
+        let Policy { max_age, max_bytes, keep_free_bytes } = Policy::default();
+        Self { max_age, max_size: Size(max_bytes), keep_free: Size(keep_free_bytes) }
+    }
+}
+
+/// Until told to stop.
+pub async fn run(keeper: Keeper, config: EventsConfig, clock: Clock, stop: CancellationToken) -> Result<()> {
+    let room = keeper.room().await?;
+    let media = room.media.clone();
+    let all = tokio::task::spawn_blocking(move || media.list()).await??;
+    let swept = room.events.discard(&room.media, &all).await?;
+    if swept > 0 {
+        tracing::info!("removed {swept} pictures and clips of which no event knows: a crash had left them");
+    }
+    let policy = Policy { max_age: config.max_age, max_bytes: config.max_size.0, keep_free_bytes: config.keep_free.0 };
+    loop {
+        keep(&keeper, policy, &clock, &stop).await?;
+        let more = thumbnails(&keeper, &stop).await?;
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(LOOK), if !more => {}
+            () = tokio::task::yield_now(), if more => {}
+        }
+    }
+}
+
+/// In small batches, so that nobody who keeps an event waits long.
+async fn keep(keeper: &Keeper, policy: Policy, clock: &Clock, stop: &CancellationToken) -> Result<()> {
+    let room = keeper.room().await?;
+    let (mut gone, mut why) = (0, None);
+    while !stop.is_cancelled() {
+        let free = free_bytes(keeper).unwrap_or(u64::MAX);
+        // The proven time is early, never late: it drops nothing that should stay.
+        let removed = room.events.retention(policy, clock.announced(), free).await?;
+        let Some(first) = removed.first() else { break };
+        why = Some(first.why);
+        gone += removed.len();
+        for event in &removed {
+            room.events.discard(&room.media, &event.unneeded).await?;
+        }
+    }
+    if let Some(why) = why {
+        tracing::info!("removed {gone} events with their pictures and clips ({})", why.word());
+    }
+    Ok(())
+}
+
+/// Whether there are more to be made.
+async fn thumbnails(keeper: &Keeper, stop: &CancellationToken) -> Result<bool> {
+    let room = keeper.room().await?;
+    let wanting = room.events.without_thumbnail(THUMBNAILS).await?;
+    for hash in &wanting {
+        if stop.is_cancelled() {
+            return Ok(false);
+        }
+        let (media, own) = (room.media.clone(), *hash);
+        let made = tokio::time::timeout(THUMBNAIL_WITHIN, tokio::task::spawn_blocking(move || thumbnail::make(&media, &own))).await;
+        let made = match made {
+            Ok(Ok(Ok(()))) => true,
+            Ok(Ok(Err(error))) => {
+                tracing::debug!("a picture has no thumbnail: {error:#}");
+                false
+            }
+            // It panicked, or takes for ever.
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!("a picture has no thumbnail: it took too long, or brought its decoder down");
+                false
+            }
+        };
+        room.events.thumbnail_tried(*hash, made).await?;
+    }
+    Ok(wanting.len() == THUMBNAILS as usize)
+}
+
+/// Free for us rather than for root.
+fn free_bytes(keeper: &Keeper) -> Option<u64> {
+    let disk = statvfs(keeper.state_dir()).ok()?;
+    // The width of these fields depends on the platform.
+    #[allow(clippy::unnecessary_cast)]
+    let free = (disk.blocks_available() as u64).saturating_mul(disk.fragment_size() as u64);
+    Some(free)
+}
