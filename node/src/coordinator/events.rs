@@ -26,8 +26,8 @@ use crate::store::media::Media;
 const AGAIN: Duration = Duration::from_secs(30);
 /// The same trouble is told this often.
 const TELL_EVERY: Duration = Duration::from_secs(600);
-/// Bytes that are written at once: a disk that is slow holds up nothing but its own stream.
-const BATCH: usize = 256 * 1024;
+/// Bytes that are written at once: a disk that is slow holds up nothing but its own stream. Many streams hold as much in memory each.
+const BATCH: usize = 64 * 1024;
 
 /// Keeps events and their contents. Clones share it.
 #[derive(Debug, Clone)]

@@ -21,6 +21,7 @@ type Work = Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, an
 /// A write that waits.
 struct Job {
     work: Work,
+    may_be_lost: bool,
     /// Told after the commit.
     done: oneshot::Sender<anyhow::Result<()>>,
 }
@@ -55,6 +56,22 @@ impl Writer {
         &self,
         work: impl for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, anyhow::Result<T>> + Send + 'static,
     ) -> anyhow::Result<T> {
+        self.ask(false, work).await
+    }
+
+    /// As [`Writer::write`], for what a power cut may undo until something else is written. For what will be heard again then.
+    pub(super) async fn write_lazily<T: Send + 'static>(
+        &self,
+        work: impl for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, anyhow::Result<T>> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        self.ask(true, work).await
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        may_be_lost: bool,
+        work: impl for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, anyhow::Result<T>> + Send + 'static,
+    ) -> anyhow::Result<T> {
         let (value, made) = oneshot::channel();
         let (done, answered) = oneshot::channel();
         let work: Work = Box::new(move |connection| {
@@ -66,7 +83,7 @@ impl Writer {
             })
         });
         self.wake();
-        self.0.jobs.send(Job { work, done }).await.map_err(|_| stopped())?;
+        self.0.jobs.send(Job { work, may_be_lost, done }).await.map_err(|_| stopped())?;
         answered.await.map_err(|_| stopped())??;
         made.await.map_err(|_| stopped())
     }
@@ -91,11 +108,16 @@ async fn serve(pool: SqlitePool, waiting: Arc<tokio::sync::Mutex<mpsc::Receiver<
     while waiting.recv_many(&mut jobs, MOST).await > 0 {
         let (mut asked, mut results) = (Vec::with_capacity(jobs.len()), Vec::with_capacity(jobs.len()));
         let mut works = Vec::with_capacity(jobs.len());
+        let sync = jobs.iter().any(|job| !job.may_be_lost);
         for job in jobs.drain(..) {
             asked.push(job.done);
             works.push(job.work);
         }
-        let committed = together(&pool, works, &mut results).await.map_err(|error| format!("{error:#}"));
+        let committed = match sync {
+            true => together(&pool, works, &mut results).await,
+            false => unsynced(&pool, works, &mut results).await,
+        };
+        let committed = committed.map_err(|error| format!("{error:#}"));
         // Those after a transaction that died have no result of their own.
         results.resize_with(asked.len(), || Ok(()));
         for (done, result) in asked.into_iter().zip(results) {
@@ -108,6 +130,30 @@ async fn serve(pool: SqlitePool, waiting: Arc<tokio::sync::Mutex<mpsc::Receiver<
 /// What each did goes to `results`; it holds only if the whole is Ok.
 async fn together(pool: &SqlitePool, works: Vec<Work>, results: &mut Vec<anyhow::Result<()>>) -> anyhow::Result<()> {
     let mut tx = begin(pool).await?;
+    each(&mut tx, works, results).await?;
+    tx.commit().await.context("cannot write to the store")
+}
+
+/// The same without an fsync.
+async fn unsynced(pool: &SqlitePool, works: Vec<Work>, results: &mut Vec<anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut connection = pool.acquire().await.context("cannot write to the store")?;
+    let written = async {
+        sqlx::query("PRAGMA synchronous = NORMAL").execute(&mut *connection).await?;
+        let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
+        each(&mut tx, works, results).await?;
+        tx.commit().await?;
+        sqlx::query("PRAGMA synchronous = FULL").execute(&mut *connection).await?;
+        anyhow::Ok(())
+    };
+    let written = written.await.context("cannot write to the store");
+    if written.is_err() {
+        // A new connection syncs what it writes.
+        connection.close().await.context("cannot open the store anew")?;
+    }
+    written
+}
+
+async fn each(tx: &mut SqliteConnection, works: Vec<Work>, results: &mut Vec<anyhow::Result<()>>) -> anyhow::Result<()> {
     for work in works {
         let mut own = tx.begin().await.context("cannot write to the store")?;
         let result = AssertUnwindSafe(work(&mut own)).catch_unwind().await;
@@ -118,5 +164,5 @@ async fn together(pool: &SqlitePool, works: Vec<Work>, results: &mut Vec<anyhow:
         }
         results.push(result);
     }
-    tx.commit().await.context("cannot write to the store")
+    Ok(())
 }
