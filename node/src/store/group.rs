@@ -166,3 +166,87 @@ async fn each(tx: &mut SqliteConnection, works: Vec<Work>, results: &mut Vec<any
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+
+    use super::*;
+    use crate::store::connect;
+
+    async fn notebook() -> (tempfile::TempDir, SqlitePool, Writer) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notes.db");
+        std::fs::write(&path, []).unwrap();
+        let pool = connect(&path).await.unwrap();
+        sqlx::query("CREATE TABLE note (number BIGINT NOT NULL PRIMARY KEY)").execute(&pool).await.unwrap();
+        (dir, pool.clone(), Writer::new(pool))
+    }
+
+    fn note(number: i64) -> impl for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, anyhow::Result<i64>> {
+        move |connection| {
+            Box::pin(async move {
+                sqlx::query("INSERT INTO note (number) VALUES ($1)").bind(number).execute(connection).await?;
+                assert_ne!(number, 13, "nobody writes this number");
+                anyhow::ensure!(number != 7, "seven is refused");
+                Ok(2 * number)
+            })
+        }
+    }
+
+    async fn numbers(pool: &SqlitePool) -> Vec<i64> {
+        sqlx::query_scalar("SELECT number FROM note ORDER BY number").fetch_all(pool).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn whoever_writes_with_others_has_a_result_of_his_own() {
+        let (_dir, pool, writer) = notebook().await;
+        let busy = pool.acquire().await.unwrap();
+        let (results, ()) = tokio::join!(join_all((0..20).map(|number| writer.write(note(number)))), async {
+            tokio::task::yield_now().await;
+            drop(busy);
+        });
+        for (number, result) in (0..).zip(results) {
+            match number {
+                7 => assert!(result.unwrap_err().to_string().contains("refused")),
+                13 => assert!(result.unwrap_err().to_string().contains("panicked")),
+                _ => assert_eq!(result.unwrap(), 2 * number),
+            }
+        }
+        assert_eq!(numbers(&pool).await.len(), 18, "and what failed left nothing behind");
+        assert!(writer.write(note(0)).await.is_err(), "it is there already");
+        assert_eq!(writer.write(note(20)).await.unwrap(), 40);
+    }
+
+    #[tokio::test]
+    async fn who_goes_away_takes_no_other_with_him() {
+        let (_dir, pool, writer) = notebook().await;
+        let busy = pool.acquire().await.unwrap();
+        let mut gone = Box::pin(writer.write(note(1)));
+        assert!((&mut gone).now_or_never().is_none());
+        let stays = writer.write(note(2));
+        let (stays, ()) = tokio::join!(stays, async {
+            drop(gone);
+            drop(busy);
+        });
+        assert_eq!(stays.unwrap(), 4);
+        assert_eq!(numbers(&pool).await, [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn what_a_power_cut_may_undo_makes_nothing_else_less_sure() {
+        let (_dir, pool, writer) = notebook().await;
+        let synchronous = async || sqlx::query_scalar::<_, i64>("PRAGMA synchronous").fetch_one(&pool).await.unwrap();
+        assert_eq!(synchronous().await, 2);
+        assert_eq!(writer.write_lazily(note(1)).await.unwrap(), 2);
+        assert!(writer.write_lazily(note(1)).await.is_err());
+        assert_eq!(synchronous().await, 2);
+        // Nothing can be written: the connection that failed is not used again.
+        sqlx::query("PRAGMA query_only = ON").execute(&pool).await.unwrap();
+        assert!(writer.write_lazily(note(2)).await.is_err());
+        sqlx::query("PRAGMA query_only = OFF").execute(&pool).await.unwrap();
+        assert_eq!(synchronous().await, 2);
+        assert_eq!(writer.write(note(3)).await.unwrap(), 6);
+        assert_eq!(numbers(&pool).await, [1, 3]);
+    }
+}
