@@ -210,6 +210,8 @@ async fn what_a_hook_tells_while_the_node_is_away_waits_in_the_spool() {
         }
     }
     porch.start();
+    // Its beginning may be told before its picture is taken from the spool.
+    eventually("the picture is told of", async || house.events().await.iter().any(|event| !event.attachments.is_empty())).await;
     let event = house.has_events(1).await.remove(0);
     assert_eq!((event.changed, event.attachments.len()), (Some(5), 1));
     eventually("the spool is empty but for what is refused", async || {
