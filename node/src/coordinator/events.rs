@@ -29,8 +29,8 @@ const AGAIN: Duration = Duration::from_secs(30);
 /// The same trouble is told this often, and of one node no more than so many in that time.
 const TELL_EVERY: Duration = Duration::from_secs(600);
 const TELL_AT_MOST: usize = 10;
-/// Bytes that are written at once: a disk that is slow holds up nothing but its own stream.
-const BATCH: usize = 256 * 1024;
+/// Bytes that are written at once: a disk that is slow holds up nothing but its own stream. Many streams hold as much in memory each.
+const BATCH: usize = 64 * 1024;
 
 /// What was told of one node, and when.
 type Told = Vec<(String, Instant)>;

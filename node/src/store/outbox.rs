@@ -26,7 +26,8 @@ const CANDIDATES: i64 = 8;
 
 /// What a camera saw and nobody else has yet. Clones share it.
 ///
-/// A method that returned Ok has its change on disk; one that failed or was dropped changed nothing.
+/// A method that returned Ok has its change on disk; one that failed changed nothing. What the coordinator has may be forgotten in a power cut:
+/// then it is told once more.
 #[derive(Debug, Clone)]
 pub struct Outbox {
     pool: SqlitePool,
@@ -172,13 +173,13 @@ impl Outbox {
     /// The coordinator has this telling of the event on its disk, and all of its attachments but those that it lacks.
     pub async fn kept(&self, id: EventId, rev: u32, lacks: &[[u8; 32]]) -> anyhow::Result<()> {
         let lacks = lacks.to_vec();
-        let write = self.writer.write(move |connection| Box::pin(kept(connection, id, rev, lacks)));
+        let write = self.writer.write_lazily(move |connection| Box::pin(kept(connection, id, rev, lacks)));
         write.await.context("cannot write to the outbox")
     }
 
     /// The coordinator has the attachment on its disk, whole.
     pub async fn attachment_kept(&self, id: EventId, hash: [u8; 32]) -> anyhow::Result<()> {
-        let write = self.writer.write(move |connection| {
+        let write = self.writer.write_lazily(move |connection| {
             Box::pin(async move {
                 sqlx::query("UPDATE attachment SET kept = 1 WHERE event = $1 AND hash = $2")
                     .bind(id.0.as_slice())
