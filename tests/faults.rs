@@ -291,6 +291,18 @@ async fn a_coordinator_whose_disk_is_full_arms_at_once_and_disarms_when_there_is
     for camera in &house.cameras {
         assert!(camera.motion.running().is_some(), "{} watches", camera.name);
     }
+
+    // Started without room it says what it lacks, and nobody is told to restore what is whole.
+    house.coordinator.stop().await;
+    disk.is_full();
+    house.coordinator.start();
+    house.coordinator.fails().await;
+    assert!(house.coordinator.told("store.db cannot be opened now: is there room on its disk"), "it names the disk");
+    assert!(!house.coordinator.told("restore it from a backup"));
+    disk.has_room();
+    house.coordinator.start();
+    house.answers().await;
+    house.agrees(ArmState::Away).await;
 }
 
 /// `status` names it.

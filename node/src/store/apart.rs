@@ -67,7 +67,7 @@ async fn open_at(path: &Path, kind: Kind) -> anyhow::Result<(SqlitePool, bool)> 
 struct Damage(PathBuf, String);
 
 /// SQLite says so, or what it says cannot be of ours.
-fn is_damage(error: &anyhow::Error) -> bool {
+pub(super) fn is_damage(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Damage>().is_some()
         || error.chain().any(|cause| {
             let code = cause.downcast_ref::<sqlx::Error>().and_then(|error| error.as_database_error()?.code());

@@ -85,13 +85,20 @@ impl Store {
     pub async fn open(dir: &Path) -> anyhow::Result<Self> {
         let path = dir.join(STORE_FILE);
         ensure!(path.exists(), "{} is missing: restore it from a backup, or make a new house with `dms3-node init`", path.display());
-        let damaged = || {
-            anyhow!(
-                "{} is damaged or no store of DMS3: restore it from a backup (the node starts with no store but its own)",
-                path.display()
-            )
+        let told = |error: anyhow::Error| {
+            let path = path.display();
+            // Whoever restores a backup over a store that is whole loses a day of the house for nothing.
+            let of_the_disk = error.chain().any(|cause| cause.downcast_ref::<sqlx::Error>().is_some()) && !apart::is_damage(&error);
+            error.context(match of_the_disk {
+                true => format!(
+                    "{path} cannot be opened now: is there room on its disk, and may this user write there? What is in it is left alone"
+                ),
+                false => {
+                    format!("{path} is damaged or no store of DMS3: restore it from a backup (the node starts with no store but its own)")
+                }
+            })
         };
-        let pool = connect(&path).await.with_context(damaged)?;
+        let pool = connect(&path).await.map_err(told)?;
         let verified = async {
             let id: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&pool).await?;
             ensure!(id == APPLICATION_ID, "its mark is {id:#x}, not {APPLICATION_ID:#x}");
@@ -99,7 +106,7 @@ impl Store {
             ensure!(findings == ["ok"], "SQLite finds: {}", findings.join("; "));
             Ok(())
         };
-        verified.await.with_context(damaged)?;
+        verified.await.map_err(told)?;
         migrate(&pool, &path, &HOUSE).await?;
         Ok(Self { pool })
     }
