@@ -117,11 +117,15 @@ def clip(house, cameras, count, times, figures):
     idle, idle_first = flips(house, cameras, count, times)
     handed = [stored(house, 2)]
 
-    def moving():
+    def moves():
+        # A clip that is whole and not yet noted neither moves nor is stored.
         if stored(house, 2) == handed[0]:
             cameras.say(f"clip 0 {CLIP_MB}")
             handed[0] += 1
-        bench.until(120, "the clip moves", lambda: glob.glob(f"{house.work}/coordinator/state/media/parts/*"))
+        return glob.glob(f"{house.work}/coordinator/state/media/parts/*")
+
+    def moving():
+        bench.until(120, "the clip moves", moves)
 
     busy, busy_first = flips(house, cameras, count, times, moving)
     bench.until(120, "the last clip is stored", lambda: stored(house, 2) == handed[0])
