@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use dms3_core::id::EventId;
 use dms3_core::protocol::events::NAME_LIMIT;
 use dms3_core::protocol::message::AckV1;
 use dms3_core::time::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::outbox::{Kept, NewFile};
@@ -25,6 +25,14 @@ use crate::store::media::size_of_picture;
 
 /// How often the spool is looked into: it is filled only while this node does not run, or cannot write.
 const LOOK: Duration = Duration::from_secs(5);
+/// A node that starts reads its outbox first; a hook waits so long for that.
+const OPENING: Duration = Duration::from_secs(3);
+/// Of the eight threads that wait for disks.
+const READ_AT_ONCE: usize = 6;
+/// How often it is looked for files that no hook handed over, and how long nobody must have written to them.
+const LOOK_BEHIND: Duration = Duration::from_secs(600);
+const LEFT_BEHIND: Duration = Duration::from_secs(3600);
+const OPEN_AT_ONCE: usize = 100;
 /// A time that is this much ahead of ours is a mistake.
 const AHEAD: Duration = Duration::from_secs(86_400);
 
@@ -42,6 +50,8 @@ struct Inner {
     /// What each source obeys.
     acks: watch::Receiver<Option<AckV1>>,
     spool: PathBuf,
+    /// Files that are read at once: whoever hands over one that hangs must not take every thread that waits for disks.
+    reading: Semaphore,
 }
 
 impl Intake {
@@ -52,7 +62,7 @@ impl Intake {
         acks: watch::Receiver<Option<AckV1>>,
         spool: PathBuf,
     ) -> Self {
-        Self(Arc::new(Inner { kept, clock, sources, acks, spool }))
+        Self(Arc::new(Inner { kept, clock, sources, acks, spool, reading: Semaphore::new(READ_AT_ONCE) }))
     }
 
     /// For the hook socket.
@@ -90,7 +100,7 @@ impl Intake {
                     Err(error) => {
                         let aside = spool::put_aside(&dir, *id)?;
                         tracing::error!("an entry of the spool is not taken: {error:#}; it stays as {}", aside.display());
-                        self.0.kept()?.outbox.lost("spool", 1).await?;
+                        self.0.kept().await?.outbox.lost("spool", 1).await?;
                     }
                 }
             }
@@ -100,12 +110,43 @@ impl Intake {
         }
     }
 
+    /// Takes files of our own Motion that no hook handed over: the node was killed with Motion in the middle of a movie, or there was no room.
+    pub async fn look_behind(self, stop: CancellationToken) -> Result<()> {
+        // Not at the start: what a hook is about to hand over is its business.
+        let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK_BEHIND, LOOK_BEHIND);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                _ = look.tick() => self.take_left_behind(LEFT_BEHIND).await?,
+            }
+        }
+    }
+
+    async fn take_left_behind(&self, after: Duration) -> Result<()> {
+        let longest = self.0.kept().await?.longest();
+        for (source, dir) in &self.0.sources {
+            let Some(dir) = dir else { continue };
+            let listed = dir.clone();
+            let files = tokio::task::spawn_blocking(move || left_behind(&listed, after, longest)).await??;
+            for (name, mut file) in files {
+                let said = if size_of_picture(&mut file).is_ok() { Said::Picture } else { Said::Movie };
+                tracing::info!("{source}: no hook handed over {:?}: it is taken now", clean_name(&name));
+                let called = self.0.clock.now().at;
+                let call = Call { said, event: None, camera: Some(source.clone()), pixels: None, at: None, called, file: Some(name) };
+                self.keep(call, Some(file), false).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn keep(&self, call: Call, file: Option<File>, fresh: bool) -> Result<Event> {
         let inner = &self.0;
-        let kept = inner.kept()?;
+        let kept = inner.kept().await?;
         let source = inner.source(call.camera.as_deref());
         let state = inner.obeyed(&source);
         let name = call.file.as_deref().map(clean_name);
+        let _turn = inner.reading.acquire().await?;
         let said = call.said;
         let kind = match said {
             Said::Movie => AttachmentKind::Clip,
@@ -117,21 +158,21 @@ impl Intake {
         if let (Some(file), Some(bytes)) = (file, &call.file) {
             let data = file.metadata().context("what kind of file it is")?;
             at = time_in_name(bytes).and_then(local_time).or_else(|| u64::try_from(data.mtime()).ok().map(Timestamp::from_secs));
-            let (file, size) = tokio::task::spawn_blocking(move || {
-                let mut file = file;
-                let size = (kind == AttachmentKind::Picture).then(|| size_of_picture(&mut file));
-                (file, size)
-            })
-            .await?;
-            match (size, call.pixels) {
-                (Some(Ok((width, height))), Some(pixels)) => changed = changed_percent(pixels, width, height),
-                (Some(Err(error)), _) => {
-                    tracing::warn!(
-                        "{source}: {:?} has no size, so it is not known how much changed: {error:#}",
-                        name.as_deref().unwrap_or_default()
-                    );
+            if kind == AttachmentKind::Picture {
+                let mut looked_at = file.try_clone().context("cannot look at it")?;
+                // A picture that brings its decoder down is one without a size, and kept like any other.
+                let size =
+                    tokio::task::spawn_blocking(move || size_of_picture(&mut looked_at)).await.map_err(anyhow::Error::from).flatten();
+                match (size, call.pixels) {
+                    (Ok((width, height)), Some(pixels)) => changed = changed_percent(pixels, width, height),
+                    (Err(error), _) => {
+                        tracing::warn!(
+                            "{source}: {:?} has no size, so it is not known how much changed: {error:#}",
+                            name.as_deref().unwrap_or_default()
+                        );
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
             opened = Some((file, data.dev(), data.ino()));
         }
@@ -143,11 +184,12 @@ impl Intake {
         let note = Note { said, key: call.event.clone().map(|key| cut(&key)), at, changed, attachment: None };
         let id = EventId::new(now, rand::random());
         let Some((file, dev, ino)) = opened else {
-            return kept.note(&source, state, id, note, None).await;
+            return Ok(kept.note(&source, state, id, note, None).await?.0);
         };
         let new = NewFile { file, kind, name: name.unwrap_or_default(), taken: at };
-        let event = kept.note(&source, state, id, note, Some(new)).await?;
-        if let (Some(bytes), Some(dir)) = (&call.file, inner.own_dir(&source)) {
+        let (event, has_file) = kept.note(&source, state, id, note, Some(new)).await?;
+        // One that there was no room for, or that is too long, is the last copy.
+        if has_file && let (Some(bytes), Some(dir)) = (&call.file, inner.own_dir(&source)) {
             remove_ours(dir, bytes, dev, ino);
         }
         Ok(event)
@@ -155,8 +197,10 @@ impl Intake {
 }
 
 impl Inner {
-    fn kept(&self) -> Result<Kept> {
-        self.kept.borrow().clone().context("the outbox cannot be opened yet")
+    async fn kept(&self) -> Result<Kept> {
+        let mut kept = self.kept.clone();
+        let opened = tokio::time::timeout(OPENING, kept.wait_for(Option::is_some)).await;
+        opened.ok().and_then(|kept| kept.ok()?.clone()).context("the outbox cannot be opened yet")
     }
 
     /// The source that the detector means. One that this node does not know keeps its own name: a user's Motion with several cameras.
@@ -197,6 +241,38 @@ fn remove_ours(dir: &Path, name: &[u8], dev: u64, ino: u64) {
     }
 }
 
+/// Files that nobody wrote to for so long, and that are short enough to be kept.
+fn left_behind(dir: &Path, after: Duration, longest: u64) -> Result<Vec<(Vec<u8>, File)>> {
+    let mut found = Vec::new();
+    let list = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+        list => list.with_context(|| format!("cannot read {}", dir.display()))?,
+    };
+    for entry in list {
+        let entry = entry.with_context(|| format!("cannot read {}", dir.display()))?;
+        let is_left = |data: &std::fs::Metadata| {
+            // In the future: a clock that was wrong says nothing of its age.
+            let age = data.modified().ok().and_then(|at| at.elapsed().ok());
+            data.is_file() && data.len() <= longest && age.is_some_and(|age| age >= after)
+        };
+        if entry.metadata().is_ok_and(|data| is_left(&data))
+            && let Ok(file) = open_own(&entry.path())
+        {
+            found.push((entry.file_name().into_encoded_bytes(), file));
+        }
+        // All of them are open: the others come the next time.
+        if found.len() == OPEN_AT_ONCE {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+fn open_own(path: &Path) -> std::io::Result<File> {
+    let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits().cast_signed();
+    std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
 /// For people; never used as a path.
 fn clean_name(name: &[u8]) -> String {
     let text = String::from_utf8_lossy(name);
@@ -222,5 +298,74 @@ fn time_of_argument(text: &str) -> Option<Timestamp> {
     match text.parse::<u64>() {
         Ok(secs) if secs < 100_000_000_000 => Some(Timestamp::from_secs(secs)),
         _ => time_in_name(text.as_bytes()).and_then(local_time),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::outbox::OutboxConfig;
+    use super::*;
+    use crate::config_text::Size;
+
+    /// An intake whose outbox takes no file longer than that, and the directory of its own Motion's files.
+    async fn intake(max_file: u64) -> (tempfile::TempDir, Intake, PathBuf, Kept) {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::unkept();
+        let config = OutboxConfig { max_file: Size(max_file), keep_free: Size(0), ..OutboxConfig::default() };
+        let kept = Kept::open(dir.path(), config, "cam", &clock).await.unwrap();
+        let own = dir.path().join("media");
+        fs::create_dir(&own).unwrap();
+        let sources = vec![("cam".to_owned(), Some(own.clone()))];
+        let intake = Intake::new(watch::channel(Some(kept.clone())).1, clock, sources, watch::channel(None).1, dir.path().join("spool"));
+        (dir, intake, own, kept)
+    }
+
+    fn call(said: Said, name: &str) -> Call {
+        Call {
+            said,
+            event: Some("7".to_owned()),
+            camera: Some("cam".to_owned()),
+            pixels: None,
+            at: None,
+            called: Timestamp(1),
+            file: Some(name.as_bytes().to_vec()),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_of_our_own_motion_goes_once_it_is_kept_and_stays_where_it_is_not() {
+        let (_dir, intake, own, kept) = intake(1000).await;
+        for (name, length, stays) in [("small.mp4", 1000, false), ("long.mp4", 1001, true)] {
+            let path = own.join(name);
+            fs::write(&path, vec![1; length]).unwrap();
+            let answer = intake.clone().take(call(Said::Movie, name), Some(File::open(&path).unwrap())).await;
+            assert!(matches!(answer, Answer::Kept { .. }), "{answer:?}");
+            assert_eq!(path.exists(), stays, "{name}: the last copy of what was seen is not ours to remove");
+        }
+        let event = kept.outbox.untold(9).await.unwrap().remove(0);
+        assert_eq!(event.attachments.len(), 1);
+        assert_eq!(kept.outbox.counts().await.unwrap().lost, 1, "it is told that one is not kept");
+    }
+
+    #[tokio::test]
+    async fn what_no_hook_handed_over_is_taken_when_nobody_writes_to_it_any_more() {
+        let (_dir, intake, own, kept) = intake(1000).await;
+        let old = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        for (name, length, is_old) in [("old.mp4", 10, true), ("being-written.mp4", 10, false), ("long.mp4", 1001, true)] {
+            let file = File::create(own.join(name)).unwrap();
+            file.set_len(length).unwrap();
+            if is_old {
+                file.set_modified(old).unwrap();
+            }
+        }
+        std::os::unix::fs::symlink("/etc/passwd", own.join("link")).unwrap();
+        intake.take_left_behind(LEFT_BEHIND).await.unwrap();
+        let events = kept.outbox.untold(9).await.unwrap();
+        assert_eq!(events.len(), 1);
+        assert_eq!(events[0].attachments[0].name, "old.mp4");
+        let left = |name: &str| own.join(name).exists();
+        assert_eq!([left("old.mp4"), left("being-written.mp4"), left("long.mp4")], [false, true, true]);
     }
 }

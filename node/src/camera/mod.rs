@@ -107,8 +107,8 @@ where
     let media_dirs = own.detectors.iter().map(|detector| (detector.name.clone(), own_dir(detector))).collect();
     let first = own.detectors.first().map_or("cam", |detector| detector.name.as_str());
     let place = Place { state_dir: config.state_dir.clone(), config: own.outbox, first_source: first.to_owned(), clock: clock.clone() };
-    // Tried once before a hook can come, so that none hears "later" for nothing.
-    let (kept, kept_in) = watch::channel(place.try_open().await);
+    // Opened by its service: a camera that was rebooted watches before a long outbox is read.
+    let (kept, kept_in) = watch::channel(None);
     let hook = Arc::new(HookSocket::bind(&config.run_dir.join(hook::SOCKET))?);
     let names: Vec<_> = sources.iter().map(|source| source.name.as_str()).collect();
     let (inputs, inputs_in) = mpsc::channel(64);
@@ -174,7 +174,9 @@ where
     services.vital("hook", hook.run(move |call, file| taken.clone().take(call, file), stop.clone()));
     let wire = Wire { link: link_up, answers: answers_in, counts };
     services.vital("outbox", outbox::run(place, kept, wire, stop.clone()));
+    let behind = intake.clone();
     services.restarting("spool", move |stop| intake.clone().empty_spool(stop), |_| {});
+    services.restarting("left behind", move |stop| behind.clone().look_behind(stop), |_| {});
     let control = Arc::new(control);
     services.restarting("control", move |stop| control.clone().run(requests.clone(), stop), |_| {});
     let (state_dir, health_clock) = (config.state_dir.clone(), clock.clone());

@@ -61,10 +61,6 @@ impl Keeper {
         Self { state_dir, room: Arc::default(), clock, news, told: Arc::default() }
     }
 
-    pub fn state_dir(&self) -> &std::path::Path {
-        &self.state_dir
-    }
-
     /// Opened when it is first asked for, and again until that succeeds: a house that cannot keep events guards all the same.
     pub async fn room(&self) -> Result<&Room> {
         let open = async || {

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use nix::sys::statvfs::statvfs;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
@@ -66,7 +65,7 @@ async fn keep(keeper: &Keeper, policy: Policy, clock: &Clock, stop: &Cancellatio
     let room = keeper.room().await?;
     let (mut gone, mut why) = (0, None);
     while !stop.is_cancelled() {
-        let free = free_bytes(keeper).unwrap_or(u64::MAX);
+        let free = room.media.free().unwrap_or(u64::MAX);
         // The proven time is early, never late: it drops nothing that should stay.
         let removed = room.events.retention(policy, clock.announced(), free).await?;
         let Some(first) = removed.first() else { break };
@@ -107,13 +106,4 @@ async fn thumbnails(keeper: &Keeper, stop: &CancellationToken) -> Result<bool> {
         room.events.thumbnail_tried(*hash, made).await?;
     }
     Ok(wanting.len() == THUMBNAILS as usize)
-}
-
-/// Free for us rather than for root.
-fn free_bytes(keeper: &Keeper) -> Option<u64> {
-    let disk = statvfs(keeper.state_dir()).ok()?;
-    // The width of these fields depends on the platform.
-    #[allow(clippy::unnecessary_cast)]
-    let free = (disk.blocks_available() as u64).saturating_mul(disk.fragment_size() as u64);
-    Some(free)
 }

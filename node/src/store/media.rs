@@ -173,6 +173,15 @@ impl Media {
         Ok(())
     }
 
+    /// Bytes that are free on its disk, for us rather than for root; `None`: nobody knows.
+    pub fn free(&self) -> Option<u64> {
+        let disk = nix::sys::statvfs::statvfs(&self.dir).ok()?;
+        // The width of these fields depends on the platform.
+        #[allow(clippy::unnecessary_cast)]
+        let free = (disk.blocks_available() as u64).saturating_mul(disk.fragment_size() as u64);
+        Some(free)
+    }
+
     fn put(&self, part: &Path, hash: &[u8; 32]) -> anyhow::Result<()> {
         let path = self.path(hash);
         let shelf = path.parent().context("a content lies on a shelf")?;
