@@ -58,10 +58,8 @@ pub struct Call {
 pub enum Answer {
     /// It is on the disk, as part of this event.
     Kept { event: EventId },
-    /// Not now: the hook is to leave it in the spool.
+    /// Not now, or it was not understood (a hook of another version): the hook is to leave it in the spool.
     Later { why: String },
-    /// Never: this is no call of ours.
-    Refused { why: String },
 }
 
 /// A socket that is bound.
@@ -133,7 +131,7 @@ async fn converse<F: Future<Output = Answer>>(mut stream: UnixStream, take: impl
         Ok(Err(error)) => {
             let why = format!("{error:#}");
             tracing::warn!("a hook said what cannot be understood: {why}");
-            Answer::Refused { why }
+            Answer::Later { why }
         }
         Err(_) => bail!("it said nothing for {} s", PATIENCE.as_secs()),
     };

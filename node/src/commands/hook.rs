@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::{Parser, ValueEnum};
 use dms3_core::event::Said;
 use dms3_core::id::EventId;
@@ -222,7 +222,7 @@ fn hand_over(
     let (frame, socket) = (encode(&call).context(Code(USAGE))?, places.run_dir.join(SOCKET));
     let why = match ask(&socket, &frame, file.as_ref()) {
         Ok(Answer::Kept { .. }) => return Ok(()),
-        Ok(Answer::Refused { why }) => bail!(anyhow!("the node does not take it: {why}").context(Code(NO_INPUT))),
+        // A node of another version than this hook (an upgrade) takes it from the spool when it was started anew.
         Ok(Answer::Later { why }) => anyhow!(why),
         Err(error) => error,
     };
@@ -303,5 +303,23 @@ mod tests {
             assert!(waiting.len() < 10);
         };
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn what_a_node_of_another_version_does_not_understand_waits_in_the_spool() {
+        for answer in [&encode(&Answer::Later { why: "what is this?".to_owned() }).unwrap()[..], b"\0\0\0\x02{}", b""] {
+            let dir = tempfile::tempdir().unwrap();
+            let places = Places { run_dir: dir.path().to_owned(), spool: dir.path().to_owned() };
+            let listener = std::os::unix::net::UnixListener::bind(dir.path().join(SOCKET)).unwrap();
+            let answer = answer.to_vec();
+            let node = std::thread::spawn(move || {
+                let (mut visitor, _) = listener.accept().unwrap();
+                visitor.read_exact(&mut [0; 4]).unwrap();
+                visitor.write_all(&answer).unwrap();
+            });
+            hand_over(Said::EventStart, Some("7".to_owned()), None, None, None, None, &places).unwrap();
+            node.join().unwrap();
+            assert_eq!(spool::entries(dir.path()).unwrap().len(), 1);
+        }
     }
 }
