@@ -195,9 +195,20 @@ pub fn date_and_time(at: Timestamp) -> String {
     calendar(at, "%-d %B %Y %H:%M")
 }
 
-fn calendar(at: Timestamp, format: &str) -> String {
-    let known = i64::try_from(at.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    known.map_or_else(|| at.to_string(), |at| at.to_zoned(jiff::tz::TimeZone::system()).strftime(format).to_string())
+/// Minutes since midnight, in this machine's zone; 0 for a time beyond every calendar.
+pub fn minute_of_day(at: Timestamp) -> u16 {
+    let minute = |at: jiff::Zoned| u16::try_from(i32::from(at.hour()) * 60 + i32::from(at.minute())).ok();
+    zoned(at).and_then(minute).unwrap_or(0)
+}
+
+/// In this machine's zone, as `strftime` writes it.
+pub fn calendar(at: Timestamp, format: &str) -> String {
+    zoned(at).map_or_else(|| at.to_string(), |at| at.strftime(format).to_string())
+}
+
+fn zoned(at: Timestamp) -> Option<jiff::Zoned> {
+    let at = jiff::Timestamp::from_millisecond(i64::try_from(at.0).ok()?).ok()?;
+    Some(at.to_zoned(jiff::tz::TimeZone::system()))
 }
 
 /// The machine's clock, believed only within reason.

@@ -1,6 +1,6 @@
 //! Decides what is mailed of events and faults, and puts it into the spool of mails. Bringing it away is the post's business.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,26 +9,44 @@ use dms3_core::alerting::{AlertPolicy, Effect, Input, Movement, Settings};
 use dms3_core::event::{AttachmentKind, Event};
 use dms3_core::id::EventId;
 use dms3_core::time::Timestamp;
-use jiff::tz::TimeZone;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::events::Keeper;
 use crate::clock::Clock;
 use crate::mailer::letters::{Facts, Writer};
-use crate::store::events::{Filter, MOST, StoredEvent};
-use crate::store::mails::{ClipV1, LetterV1, Mails};
+use crate::store::events::{Events, Filter, MOST, StoredEvent};
+use crate::store::mails::{CAP, ClipV1, LetterV1, MailBox, Mails};
 
 /// What is older than this when the node starts was mailed, or is no news any more.
 const CAUGHT_UP: Duration = Duration::from_secs(3600);
+/// Faults that ended and of which the words are kept until they are told.
+const ENDED: usize = 200;
 /// The source of a camera node that has only one, as the config calls it by default.
 const ONLY: &str = "cam";
 
-/// A condition that begins, or ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
-    Began { key: String, text: String },
-    Over { key: String, text: String },
+/// What is wrong, as state: whoever was away for a while sees what lasts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// By their keys, in words.
+    lasting: BTreeMap<String, String>,
+    /// What was said of those that ended last.
+    over: BTreeMap<String, String>,
+}
+
+impl Faults {
+    pub fn begins(&mut self, key: String, text: String) {
+        self.over.remove(&key);
+        self.lasting.insert(key, text);
+    }
+
+    pub fn ends(&mut self, key: String, text: String) {
+        self.lasting.remove(&key);
+        self.over.insert(key, text);
+        while self.over.len() > ENDED {
+            self.over.pop_first();
+        }
+    }
 }
 
 /// What the service needs.
@@ -36,12 +54,14 @@ pub enum Fault {
 pub struct Alerts {
     pub settings: Settings,
     pub keeper: Keeper,
-    pub mails: Mails,
+    pub mails: MailBox,
     pub writer: Writer,
     pub clock: Clock,
     /// Events of which something was kept.
     pub kept: Arc<Mutex<mpsc::Receiver<EventId>>>,
-    pub faults: Arc<Mutex<mpsc::Receiver<Fault>>>,
+    /// Told if some of those could not be told.
+    pub missed: watch::Receiver<()>,
+    pub faults: watch::Receiver<Faults>,
     /// Why the house is as it is.
     pub reason: watch::Receiver<Option<String>>,
     pub tests: Arc<Mutex<mpsc::Receiver<()>>>,
@@ -49,44 +69,85 @@ pub struct Alerts {
     pub node: String,
     /// Told when there is a mail to be brought away.
     pub post: watch::Sender<()>,
+    /// Why no mail is made, for people.
+    pub trouble: watch::Sender<Option<String>>,
 }
 
 /// Until told to stop. What was kept while this did not run is caught up with first: an event that is told twice is known by its id.
-pub async fn run(alerts: Alerts, stop: CancellationToken) -> Result<()> {
+pub async fn run(mut alerts: Alerts, stop: CancellationToken) -> Result<()> {
     let now = alerts.clock.now();
     let settings = alerts.settings.clone();
-    let mut policy = match alerts.mails.memory().await? {
-        Some(memory) => AlertPolicy::restore(settings, memory, now),
-        None => AlertPolicy::new(settings, now),
-    };
-    let (mut kept, mut faults, mut tests) = (alerts.kept.lock().await, alerts.faults.lock().await, alerts.tests.lock().await);
-    let events = &alerts.keeper.room().await?.events;
-    let filter = Filter { since: Some(now.at - CAUGHT_UP), limit: MOST, ..Filter::default() };
-    let mut news: VecDeque<EventId> = events.events(&filter).await?.iter().rev().map(|event| event.id).collect();
-    loop {
-        if let Some(id) = news.pop_front() {
-            if let Some(event) = events.event(id).await? {
-                let (told, minute) = (as_told(&event), minute_of_day(event.began));
-                alerts.take(&mut policy, Input::Event { event: &told, minute }).await?;
-            }
-            continue;
+    let mailbox = alerts.mails.clone();
+    let mails = mailbox.open().await?;
+    let mut policy = match mails.memory().await {
+        Ok(Some(memory)) => AlertPolicy::restore(settings, memory, now),
+        Ok(None) => AlertPolicy::new(settings, now),
+        // Better a mail twice than none any more.
+        Err(error) => {
+            tracing::error!("{error:#}: the alerts begin anew");
+            AlertPolicy::new(settings, now)
         }
+    };
+    let (kept, tests) = (alerts.kept.clone(), alerts.tests.clone());
+    let (mut kept, mut tests) = (kept.lock().await, tests.lock().await);
+    let keeper = alerts.keeper.clone();
+    let events = &keeper.room().await?.events;
+    let mut news = VecDeque::new();
+    alerts.missed.mark_changed();
+    alerts.faults.mark_changed();
+    alerts.trouble.send_replace(None);
+    loop {
         let wake = policy.next_wake(alerts.clock.now());
         tokio::select! {
+            biased;
             () = stop.cancelled() => return Ok(()),
-            Some(id) = kept.recv() => news.push_back(id),
-            Some(fault) = faults.recv() => match &fault {
-                Fault::Began { key, text } => alerts.take(&mut policy, Input::Fault { key, text }).await?,
-                Fault::Over { key, text } => alerts.take(&mut policy, Input::FaultOver { key, text }).await?,
-            },
-            Some(()) = tests.recv() => alerts.test(&policy).await?,
-            () = tokio::time::sleep(wake.unwrap_or(CAUGHT_UP)) => alerts.take(&mut policy, Input::Tick).await?,
+            Ok(()) = alerts.faults.changed() => {
+                let faults = alerts.faults.borrow_and_update().clone();
+                // What the rules know already they hear once more for nothing.
+                for (key, text) in &faults.lasting {
+                    alerts.take(mails, &mut policy, Input::Fault { key, text }).await?;
+                }
+                for (key, text) in &faults.over {
+                    alerts.take(mails, &mut policy, Input::FaultOver { key, text }).await?;
+                }
+            }
+            Some(()) = tests.recv() => alerts.test(mails, &policy).await?,
+            Ok(()) = alerts.missed.changed() => news = since(events, alerts.clock.now().at - CAUGHT_UP).await?,
+            id = async { news.pop_front() }, if !news.is_empty() => {
+                if let Some(id) = id {
+                    alerts.look_at(mails, &mut policy, events, id).await?;
+                }
+            }
+            Some(id) = kept.recv() => alerts.look_at(mails, &mut policy, events, id).await?,
+            () = tokio::time::sleep(wake.unwrap_or(CAUGHT_UP)) => alerts.take(mails, &mut policy, Input::Tick).await?,
+        }
+    }
+}
+
+/// Events that came since then, the oldest first.
+async fn since(events: &Events, then: Timestamp) -> Result<VecDeque<EventId>> {
+    let mut filter = Filter { received_since: Some(then), limit: MOST, ..Filter::default() };
+    let mut found = VecDeque::new();
+    loop {
+        let page = events.events(&filter).await?;
+        for event in &page {
+            found.push_front(event.id);
+        }
+        match page.last() {
+            Some(last) if page.len() == MOST as usize => filter.before = Some(last.place()),
+            _ => return Ok(found),
         }
     }
 }
 
 impl Alerts {
-    async fn take(&self, policy: &mut AlertPolicy, input: Input<'_>) -> Result<()> {
+    async fn look_at(&self, mails: &Mails, policy: &mut AlertPolicy, events: &Events, id: EventId) -> Result<()> {
+        let Some(event) = events.event(id).await? else { return Ok(()) };
+        let (told, minute) = (as_told(&event), crate::clock::minute_of_day(event.began));
+        self.take(mails, policy, Input::Event { event: &told, minute }).await
+    }
+
+    async fn take(&self, mails: &Mails, policy: &mut AlertPolicy, input: Input<'_>) -> Result<()> {
         let now = self.clock.now();
         let effects = policy.handle(input, now);
         if !policy.changed() {
@@ -96,7 +157,11 @@ impl Alerts {
         for effect in effects {
             letters.extend(self.write(effect, now.at).await?);
         }
-        self.mails.save(policy.memory(), &letters).await?;
+        if !letters.is_empty() && mails.size().await? > CAP {
+            tracing::error!("too much mail waits: until it is less, mails have no pictures and clips");
+            letters.iter_mut().for_each(LetterV1::shed);
+        }
+        mails.save(policy.memory(), &letters).await?;
         if !letters.is_empty() {
             self.post.send_replace(());
         }
@@ -104,10 +169,10 @@ impl Alerts {
     }
 
     /// A mail that no rule holds back.
-    async fn test(&self, policy: &AlertPolicy) -> Result<()> {
+    async fn test(&self, mails: &Mails, policy: &AlertPolicy) -> Result<()> {
         let (writer, node, to, now) = (self.writer.clone(), self.node.clone(), self.settings.recipients.clone(), self.clock.now().at);
         let letter = tokio::task::spawn_blocking(move || writer.test(&node, to, now)).await?;
-        self.mails.save(policy.memory(), &[letter]).await?;
+        mails.save(policy.memory(), &[letter]).await?;
         self.post.send_replace(());
         Ok(())
     }
@@ -185,8 +250,99 @@ fn mime_of(name: &str) -> &'static str {
     }
 }
 
-fn minute_of_day(at: Timestamp) -> u16 {
-    let known = i64::try_from(at.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    let time = known.map(|at| at.to_zoned(TimeZone::system()).time());
-    time.map_or(0, |time| u16::try_from(i32::from(time.hour()) * 60 + i32::from(time.minute())).unwrap_or(0))
+#[cfg(test)]
+mod tests {
+    use dms3_core::event::{Attachment, EventKind};
+    use dms3_core::id::NodeId;
+    use dms3_web::templates::Templates;
+
+    use super::*;
+    use crate::mesh::testing::eventually;
+    use crate::store::media::Media;
+
+    struct Desk {
+        dir: tempfile::TempDir,
+        alerts: Alerts,
+        faults: watch::Sender<Faults>,
+        missed: watch::Sender<()>,
+    }
+
+    async fn desk() -> Desk {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::unkept();
+        let keeper = Keeper::new(dir.path().to_owned(), clock.clone(), None);
+        let media: Media = keeper.room().await.unwrap().media.clone();
+        let ((faults, faults_in), (missed, missed_in)) = (watch::channel(Faults::default()), watch::channel(()));
+        let alerts = Alerts {
+            settings: Settings { recipients: vec!["anna@example.org".to_owned()], ..Settings::default() },
+            keeper,
+            mails: MailBox::new(dir.path().to_owned()),
+            writer: Writer { templates: Templates::new(None), media, dashboard: None, max_attachment: 1000 },
+            clock,
+            kept: Arc::new(Mutex::new(mpsc::channel(1).1)),
+            missed: missed_in,
+            faults: faults_in,
+            reason: watch::channel(None).1,
+            tests: Arc::new(Mutex::new(mpsc::channel(1).1)),
+            node: "hall".to_owned(),
+            post: watch::Sender::new(()),
+            trouble: watch::Sender::new(None),
+        };
+        Desk { dir, alerts, faults, missed }
+    }
+
+    impl Desk {
+        /// Runs the service until so many mails lie in the spool, or for a moment longer if there are to be no more.
+        async fn runs_until(&self, number: usize) {
+            let stop = CancellationToken::new();
+            let mails = self.alerts.mails.open().await.unwrap();
+            let look = async {
+                eventually("the mails are made", async || mails.waiting().await.unwrap().len() >= number).await;
+                // Whatever it had to say it says before it takes a word of a person.
+                stop.cancel();
+            };
+            let (ended, ()) = tokio::join!(run(self.alerts.clone(), stop.clone()), look);
+            ended.unwrap();
+            assert_eq!(mails.waiting().await.unwrap().len(), number);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fault_is_mailed_once_however_often_the_alerts_are_started_anew_and_its_end_once_it_is_over() {
+        let desk = desk().await;
+        desk.faults.send_modify(|faults| faults.begins("lost:1".to_owned(), "porch is lost.".to_owned()));
+        desk.runs_until(1).await;
+        desk.runs_until(1).await;
+        // It ends while nobody listens.
+        desk.faults.send_modify(|faults| faults.ends("lost:1".to_owned(), "porch is back.".to_owned()));
+        desk.runs_until(2).await;
+        desk.runs_until(2).await;
+        let mails = desk.alerts.mails.open().await.unwrap();
+        let last = *mails.waiting().await.unwrap().last().unwrap();
+        assert!(mails.mail(last).await.unwrap().unwrap().letter.unwrap().text.contains("porch is back"));
+    }
+
+    #[tokio::test]
+    async fn an_event_that_nobody_could_be_told_of_is_looked_up_and_mailed() {
+        let desk = desk().await;
+        let room = desk.alerts.keeper.room().await.unwrap();
+        let now = desk.alerts.clock.now().at;
+        // Seen five hours ago by a camera that comes back only now.
+        let began = now - Duration::from_secs(5 * 3600);
+        let event = Event {
+            id: EventId::new(began, [1; 10]),
+            source: "cam".to_owned(),
+            kind: EventKind::Movement,
+            started: began,
+            ended: Some(began),
+            changed: None,
+            state: dms3_core::arming::ArmState::Away,
+            attachments: Vec::<Attachment>::new(),
+            rev: 1,
+        };
+        room.events.keep_event(&room.media, NodeId([1; 32]), "porch", &event, began, now).await.unwrap();
+        desk.missed.send_replace(());
+        desk.runs_until(1).await;
+        assert!(desk.dir.path().join("mail.db").exists());
+    }
 }

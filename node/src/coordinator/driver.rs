@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::alerts::Fault;
+use super::alerts::Faults;
 use super::enrollment::Tokens;
 use super::events::Keeper;
 use super::roster::Roster;
@@ -46,19 +46,12 @@ pub(super) struct Owed {
 
 /// Where the driver tells what is to be mailed, and sees what became of it.
 pub(super) struct MailDesk {
-    pub(super) faults: mpsc::Sender<Fault>,
+    pub(super) faults: watch::Sender<Faults>,
     pub(super) reason: watch::Sender<Option<String>>,
     pub(super) counts: watch::Receiver<MailView>,
+    /// Why no mail is made, or none is brought away.
+    pub(super) troubles: [watch::Receiver<Option<String>>; 2],
     pub(super) tests: mpsc::Sender<()>,
-}
-
-impl MailDesk {
-    /// Faults are few and the alerts quick; if they are not, the log has them.
-    fn tell(&self, fault: Fault) {
-        if self.faults.try_send(fault).is_err() {
-            tracing::error!("the alerts are too busy to hear of a fault: it is not mailed");
-        }
-    }
 }
 
 pub(super) struct Driver {
@@ -120,7 +113,7 @@ impl Driver {
                 Some((key, text)) = alerts.recv() => {
                     tracing::warn!("alert {key}: {text}");
                     if let Some(mail) = &self.mail {
-                        mail.tell(Fault::Began { key: key.clone(), text: text.clone() });
+                        mail.faults.send_modify(|faults| faults.begins(key.clone(), text.clone()));
                     }
                     self.notices.insert(key, (self.clock.now().mono, text));
                     // Each one costs an attacker ten tries at a live token; still nobody fills our memory.
@@ -173,13 +166,13 @@ impl Driver {
                 Effect::Alert { key, text } => {
                     tracing::warn!("alert {key}: {text}");
                     if let Some(mail) = &self.mail {
-                        mail.tell(Fault::Began { key, text });
+                        mail.faults.send_modify(|faults| faults.begins(key, text));
                     }
                 }
                 Effect::AlertOver { key, text } => {
                     tracing::info!("over {key}: {text}");
                     if let Some(mail) = &self.mail {
-                        mail.tell(Fault::Over { key, text });
+                        mail.faults.send_modify(|faults| faults.ends(key, text));
                     }
                 }
             }

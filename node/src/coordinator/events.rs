@@ -13,7 +13,7 @@ use dms3_core::protocol::events::{AttachmentKeptV1, BytesV1, EventKeptV1, EventR
 use dms3_core::protocol::frame::Message;
 use dms3_core::roster::RosterRow;
 use dms3_core::time::Timestamp;
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::{OnceCell, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -42,9 +42,16 @@ pub struct Keeper {
     room: Arc<OnceCell<Room>>,
     clock: Clock,
     /// Hears of each event of which something was kept.
-    news: Option<mpsc::Sender<EventId>>,
+    news: Option<News>,
     /// Troubles that were told, of each node its own.
     told: Arc<Mutex<HashMap<NodeId, Told>>>,
+}
+
+/// Who is told of events that were kept. Nobody waits for him: what he could not take he looks up.
+#[derive(Debug, Clone)]
+pub struct News {
+    pub ids: mpsc::Sender<EventId>,
+    pub missed: watch::Sender<()>,
 }
 
 /// Where they are kept.
@@ -57,7 +64,7 @@ pub struct Room {
 }
 
 impl Keeper {
-    pub fn new(state_dir: PathBuf, clock: Clock, news: Option<mpsc::Sender<EventId>>) -> Self {
+    pub fn new(state_dir: PathBuf, clock: Clock, news: Option<News>) -> Self {
         Self { state_dir, room: Arc::default(), clock, news, told: Arc::default() }
     }
 
@@ -104,7 +111,7 @@ impl Keeper {
                 if fresh {
                     tracing::info!("{}/{}: {} {id}", row.name, event.source, event.kind.words());
                 }
-                self.tell_news(id).await;
+                self.tell_news(id);
                 Message::EventKept(EventKeptV1 { id, rev, missing })
             }
             Err(error) if error.downcast_ref::<ForeignEvent>().is_some() => self.refused(row, id, format!("{error:#}"), None),
@@ -155,7 +162,7 @@ impl Keeper {
         match self.take(row.node, &head, length, &mut body, connection).await {
             Ok(Ok(())) => {
                 tracing::debug!("{}: an attachment is kept", row.name);
-                self.tell_news(head.event).await;
+                self.tell_news(head.event);
                 Ok(Some(kept))
             }
             Ok(Err(error)) => {
@@ -243,11 +250,11 @@ impl Keeper {
         Ok(())
     }
 
-    /// Waits if the alerts are behind: a camera is not told that it is kept before they can hear of it.
-    async fn tell_news(&self, id: EventId) {
-        if let Some(news) = &self.news {
-            // Gone only when the node stops.
-            let _ = news.send(id).await;
+    fn tell_news(&self, id: EventId) {
+        if let Some(News { ids, missed }) = &self.news
+            && ids.try_send(id).is_err()
+        {
+            missed.send_replace(());
         }
     }
 

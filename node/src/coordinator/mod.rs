@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use dms3_core::coordinator::{Coordinator, Input, Settings};
+use dms3_core::dashboard::MailView;
 use dms3_core::id::{BootId, EventId};
 use dms3_core::presence::Device;
 use dms3_pki::{AUTHORITY_DIR, Authority, Identity};
@@ -14,10 +15,10 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::alerts::Alerts;
+use self::alerts::{Alerts, Faults};
 use self::driver::{Driver, MailDesk};
 use self::enrollment::{EnrollmentContext, Tokens};
-use self::events::Keeper;
+use self::events::{Keeper, News};
 use self::peers::PeersContext;
 use self::presence::PresenceSensors;
 use self::renewal::Renewal;
@@ -33,7 +34,7 @@ use crate::mesh::endpoint::Endpoint;
 use crate::mesh::keys::MeshKeys;
 use crate::services::Services;
 use crate::store::events::MEDIA_DIR;
-use crate::store::mails::Mails;
+use crate::store::mails::MailBox;
 use crate::store::media::Media;
 use crate::store::{Keep, Store};
 
@@ -115,12 +116,9 @@ pub async fn start(
     let stop = services.stop_token();
     let tokens = Tokens::new(store.clone(), authority, roster.clone(), clock.clone());
 
-    let (kept_events, kept_in) = mpsc::channel(256);
-    let keeper = Keeper::new(config.state_dir.clone(), clock.clone(), config.mail.is_some().then_some(kept_events));
-    let desk = match &config.mail {
-        Some(mail) => Some(mailing(config, mail, &keeper, kept_in, &clock, &identity, services).await?),
-        None => None,
-    };
+    let ((ids, ids_in), (missed, missed_in)) = (mpsc::channel(256), watch::channel(()));
+    let keeper = Keeper::new(config.state_dir.clone(), clock.clone(), config.mail.is_some().then_some(News { ids, missed }));
+    let desk = config.mail.as_ref().map(|mail| mailing(config, mail, &keeper, (ids_in, missed_in), &clock, &identity, services));
     let driver = Driver {
         machine,
         key: identity.key().clone(),
@@ -224,26 +222,25 @@ pub async fn start(
 }
 
 /// Starts what decides of mails and what brings them away. Neither is vital: a house that cannot mail is watched all the same.
-async fn mailing(
+fn mailing(
     config: &Config,
     mail: &MailConfig,
     keeper: &Keeper,
-    kept_in: mpsc::Receiver<EventId>,
+    (kept, missed): (mpsc::Receiver<EventId>, watch::Receiver<()>),
     clock: &Clock,
     identity: &Identity,
     services: &mut Services,
-) -> Result<MailDesk> {
-    let (mails, damaged) = Mails::open(&config.state_dir).await.context("cannot open the spool of mails")?;
-    if let Some((aside, error)) = damaged {
-        tracing::error!("{error:#}; it is kept as {}, and the mails in it are not sent", aside.display());
-    }
+) -> MailDesk {
+    let mails = MailBox::new(config.state_dir.clone());
     // Not made here: whoever opens the events must see whether it is new.
     let media = Media::at(&config.state_dir.join(MEDIA_DIR));
-    let (faults, faults_in) = mpsc::channel(64);
+    let (faults, faults_in) = watch::channel(Faults::default());
     let (reason, reason_in) = watch::channel(None);
     let (post, news) = watch::channel(());
     let (tests, tests_in) = mpsc::channel(1);
-    let (counts, counts_in) = watch::channel(mails.counts().await?);
+    let (counts, counts_in) = watch::channel(MailView::default());
+    let (unmade, unmade_in) = watch::channel(None);
+    let (unsent, unsent_in) = watch::channel(None);
     let templates = Templates::new(mail.template_dir.clone());
     let alerts = Alerts {
         settings: mail.rules.clone(),
@@ -251,14 +248,20 @@ async fn mailing(
         mails: mails.clone(),
         writer: Writer::new(mail, templates, media.clone()),
         clock: clock.clone(),
-        kept: Arc::new(Mutex::new(kept_in)),
-        faults: Arc::new(Mutex::new(faults_in)),
+        kept: Arc::new(Mutex::new(kept)),
+        missed,
+        faults: faults_in,
         reason: reason_in,
         tests: Arc::new(Mutex::new(tests_in)),
         node: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "the coordinator".to_owned()),
         post,
+        trouble: unmade.clone(),
     };
-    services.restarting("alerts", move |stop| alerts::run(alerts.clone(), stop), |_| {});
+    services.restarting(
+        "alerts",
+        move |stop| alerts::run(alerts.clone(), stop),
+        move |why| drop(unmade.send_replace(Some(format!("Nobody is mailed what is seen or wrong: {why}.")))),
+    );
     let bringer = Post {
         config: Arc::new(mail.clone()),
         mails,
@@ -267,9 +270,14 @@ async fn mailing(
         house: identity.mesh().to_string(),
         news,
         counts,
+        trouble: unsent.clone(),
     };
-    services.restarting("mailer", move |stop| post::deliver(bringer.clone(), stop), |_| {});
-    Ok(MailDesk { faults, reason, counts: counts_in, tests })
+    services.restarting(
+        "mailer",
+        move |stop| post::deliver(bringer.clone(), stop),
+        move |why| drop(unsent.send_replace(Some(format!("No mail is brought away: {why}.")))),
+    );
+    MailDesk { faults, reason, counts: counts_in, troubles: [unmade_in, unsent_in], tests }
 }
 
 /// Keeps the addresses at which devices were seen, so that a restart knows where to probe.
@@ -384,6 +392,30 @@ mod tests {
         let house = status(&config).await;
         assert_eq!(house.problems, Vec::<String>::new());
         assert!(house.notes[0].contains("dms3-node ca export-root"), "{:?}", house.notes);
+    }
+
+    #[tokio::test]
+    async fn a_house_that_cannot_mail_is_watched_all_the_same_and_says_so() {
+        let clock = Clock::alone();
+        let (dir, _, identity) = founded(DAY, &clock).await;
+        let mail = "[mail]\nserver = \"127.0.0.1\"\nsecurity = \"none\"\nfrom = \"a@example.org\"\nto = [\"b@example.org\"]\n";
+        let text = format!(
+            "role = \"coordinator\"\nstate_dir = {0:?}\nrun_dir = {0:?}\n[mesh]\nlisten = \"127.0.0.1:0\"\nmdns = \"off\"\n{mail}\
+             [coordinator]\nenroll_listen = \"127.0.0.1:0\"\n[coordinator.presence]\nenabled = false\n",
+            dir.path().display().to_string()
+        );
+        let config = Config::parse(&text, &dir.path().join("dms3.toml")).unwrap();
+        // No database can be made there.
+        std::fs::create_dir(dir.path().join("mail.db")).unwrap();
+        let _services = started(&config, identity, &clock).await;
+        eventually("it says so", async || {
+            let problems = status(&config).await.problems;
+            let says = |words: &str| problems.iter().any(|problem| problem.contains(words));
+            says("Nobody is mailed what is seen") && says("No mail is brought away")
+        })
+        .await;
+        std::fs::remove_dir(dir.path().join("mail.db")).unwrap();
+        eventually("it mails again", async || status(&config).await.problems.is_empty()).await;
     }
 
     #[tokio::test]

@@ -52,6 +52,8 @@ impl Driver {
             let why = mail.why.as_ref()?;
             Some(format!("{} mail(s) wait: {why}", mail.waiting))
         }));
+        let troubles = self.mail.iter().flat_map(|mail| &mail.troubles).filter_map(|trouble| trouble.borrow().clone());
+        house.problems.extend(troubles);
         house.problems.extend(self.notices.values().map(|(_, text)| text.clone()));
         let authority = self.authority.borrow();
         let root_is_here = authority.root_on_box();

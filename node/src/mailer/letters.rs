@@ -15,6 +15,7 @@ use jiff::tz::TimeZone;
 
 use super::config::MailConfig;
 use super::picture::{Scaled, for_mail, thumbnail};
+use crate::clock::calendar;
 use crate::store::mails::{ClipV1, LetterV1};
 use crate::store::media::Media;
 
@@ -168,7 +169,7 @@ impl Writer {
     fn around(&self, held_back: Option<HeldBack>, facts: &Facts) -> Around {
         let held_back = held_back.map(|held| HeldBackWords {
             count: held.events.saturating_add(held.clips).saturating_add(held.faults),
-            since: clock(held.since, "%H:%M").as_str().into(),
+            since: calendar(held.since, "%H:%M").as_str().into(),
         });
         Around { note: None, why_armed: facts.why_armed.as_deref().map(Sentence::from), held_back, dashboard: self.dashboard.clone() }
     }
@@ -207,16 +208,11 @@ impl Writer {
 
 fn when(at: Timestamp) -> When {
     let zone = TimeZone::system();
-    When { time: time_of_day(at), day: clock(at, "%A %-d %B %Y").as_str().into(), zone: zone.iana_name().unwrap_or("local time").into() }
+    When { time: time_of_day(at), day: calendar(at, "%A %-d %B %Y").as_str().into(), zone: zone.iana_name().unwrap_or("local time").into() }
 }
 
 fn time_of_day(at: Timestamp) -> Name {
-    clock(at, "%H:%M:%S").as_str().into()
-}
-
-fn clock(at: Timestamp, format: &str) -> String {
-    let known = i64::try_from(at.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    known.map_or_else(|| at.to_string(), |at| at.to_zoned(TimeZone::system()).strftime(format).to_string())
+    calendar(at, "%H:%M:%S").as_str().into()
 }
 
 /// "10 minutes", as one says it.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use dms3_core::dashboard::MailView;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -15,7 +15,7 @@ use super::config::MailConfig;
 use super::message::{Clip, Content, Inline, Letter, Message, Thread};
 use super::smtp::{Outcome, send};
 use crate::clock::Clock;
-use crate::store::mails::{LetterV1, Mails, Waiting};
+use crate::store::mails::{LetterV1, MailBox, Mails};
 use crate::store::media::Media;
 
 /// A mail that nobody took is tried again: at first soon, then less and less often.
@@ -30,7 +30,7 @@ const TELL_EVERY: Duration = Duration::from_secs(3600);
 #[derive(Debug, Clone)]
 pub struct Post {
     pub config: Arc<MailConfig>,
-    pub mails: Mails,
+    pub mails: MailBox,
     /// Where clips lie.
     pub media: Media,
     pub clock: Clock,
@@ -39,6 +39,8 @@ pub struct Post {
     /// Changes when a mail was put into the spool.
     pub news: watch::Receiver<()>,
     pub counts: watch::Sender<MailView>,
+    /// Why nothing is brought away, for people.
+    pub trouble: watch::Sender<Option<String>>,
 }
 
 /// When a mail is tried next, and how long it waited the last time.
@@ -53,13 +55,16 @@ struct Rest {
 pub async fn deliver(mut post: Post, stop: CancellationToken) -> Result<()> {
     let mut rests: HashMap<i64, Rest> = HashMap::new();
     let mut told: Option<(String, Instant)> = None;
+    let mailbox = post.mails.clone();
+    let mails = mailbox.open().await?;
+    post.trouble.send_replace(None);
     loop {
         post.news.mark_unchanged();
-        let waiting = post.mails.waiting().await?;
+        let waiting = mails.waiting().await?;
         rests.retain(|id, _| waiting.contains(id));
         let now = Instant::now();
         let due = waiting.iter().rev().find(|id| rests.get(id).is_none_or(|rest| rest.until <= now)).copied();
-        let counts = post.mails.counts().await?;
+        let counts = mails.counts().await?;
         post.counts.send_if_modified(|known| {
             *known != counts && {
                 known.clone_from(&counts);
@@ -77,11 +82,12 @@ pub async fn deliver(mut post: Post, stop: CancellationToken) -> Result<()> {
         };
         let tried = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            tried = post.try_one(id) => tried?,
+            tried = post.try_one(mails, id) => tried?,
         };
         match tried {
+            // The server takes mail: what waits for it need not wait any longer.
             None => {
-                rests.remove(&id);
+                rests.clear();
                 told = None;
             }
             Some(why) => {
@@ -103,12 +109,19 @@ pub async fn deliver(mut post: Post, stop: CancellationToken) -> Result<()> {
 
 impl Post {
     /// `None`: nothing of it waits any more. Else why it does.
-    async fn try_one(&self, id: i64) -> Result<Option<String>> {
-        let Some(waiting) = self.mails.mail(id).await? else { return Ok(None) };
-        if self.clock.now().at.since(waiting.made_at) > GIVEN_UP_AFTER {
-            tracing::error!("nobody took the mail {:?} for 3 days: it is given up", waiting.letter.subject);
-            self.mails.give_up(id).await?;
-            return Ok(None);
+    async fn try_one(&self, mails: &Mails, id: i64) -> Result<Option<String>> {
+        let Some(waiting) = mails.mail(id).await? else { return Ok(None) };
+        let give_up = async |why: &str| {
+            tracing::error!("a mail is given up: {why}");
+            mails.give_up(id).await.map(|()| None)
+        };
+        let mut letter = match waiting.letter {
+            Ok(letter) => letter,
+            Err(why) => return give_up(&format!("it cannot be read ({why})")).await,
+        };
+        // The proven time is early, never late: a clock that jumps gives up nothing.
+        if self.clock.announced().since(waiting.made_at) > GIVEN_UP_AFTER {
+            return give_up(&format!("nobody took {:?} for 3 days", letter.subject)).await;
         }
         let mut open = Vec::new();
         for address in &waiting.open {
@@ -116,42 +129,58 @@ impl Post {
                 Ok(address) => open.push(address),
                 Err(error) => {
                     tracing::error!("{address:?} gets no mail: {error}");
-                    self.mails.settled(id, address, true).await?;
+                    mails.settled(id, address, true).await?;
                 }
             }
+        }
+        if waiting.open.is_empty() {
+            return give_up(&format!("{:?} is to nobody", letter.subject)).await;
         }
         if open.is_empty() {
             return Ok(None);
         }
-        let message = self.message(&waiting).await?;
+        let mut made = self.message(&letter).await?;
+        if let Err(error) = &made
+            && letter.clip.is_some()
+        {
+            tracing::warn!("the mail {:?} goes without its clip: {error:#}", letter.subject);
+            mails.without_clip(id, &letter).await?;
+            letter.clip = None;
+            made = self.message(&letter).await?;
+        }
+        let message = match made {
+            Ok(message) => message,
+            Err(error) => return give_up(&format!("{:?} cannot be made ({error:#})", letter.subject)).await,
+        };
         let had_clip = message.has_clip();
         let mut why = None;
         for (address, outcome) in open.iter().zip(send(&self.config, &message, &open).await) {
             match outcome {
-                Outcome::Sent => self.mails.settled(id, &address.to_string(), false).await?,
+                Outcome::Sent => mails.settled(id, &address.to_string(), false).await?,
                 Outcome::Never(said) => {
-                    tracing::error!("the mail {:?} never reaches {address}: {said}", waiting.letter.subject);
-                    self.mails.settled(id, &address.to_string(), true).await?;
+                    tracing::error!("the mail {:?} never reaches {address}: {said}", letter.subject);
+                    mails.settled(id, &address.to_string(), true).await?;
                 }
                 Outcome::TooLarge(said) if had_clip => {
-                    tracing::warn!("the mail {:?} goes without its clip: {said}", waiting.letter.subject);
-                    self.mails.without_clip(&waiting).await?;
+                    tracing::warn!("the mail {:?} goes without its clip: {said}", letter.subject);
+                    mails.without_clip(id, &letter).await?;
                     why = Some(said);
                 }
                 Outcome::TooLarge(said) | Outcome::Later(said) => why = Some(said),
             }
         }
         match &why {
-            Some(why) => self.mails.waits(id, why).await?,
-            None => tracing::info!("mailed {:?}", waiting.letter.subject),
+            Some(why) => mails.waits(id, why).await?,
+            None => tracing::info!("mailed {:?}", letter.subject),
         }
         Ok(why)
     }
 
-    async fn message(&self, waiting: &Waiting) -> Result<Message> {
-        let letter = self.letter(&waiting.letter);
+    /// The outer error is one of this machine.
+    async fn message(&self, letter: &LetterV1) -> Result<Result<Message>> {
+        let letter = self.letter(letter);
         let config = self.config.clone();
-        tokio::task::spawn_blocking(move || Message::new(letter, &config)).await?.context("a mail cannot be made")
+        Ok(tokio::task::spawn_blocking(move || Message::new(letter, &config)).await?)
     }
 
     fn letter(&self, kept: &LetterV1) -> Letter {
@@ -171,5 +200,74 @@ impl Post {
             pictures: kept.pictures.iter().map(|(cid, jpeg)| Inline { cid: cid.clone(), jpeg: jpeg.clone() }).collect(),
             clip,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::path::Path;
+
+    use dms3_core::alerting::{AlertPolicy, Settings};
+    use dms3_core::time::Timestamp;
+
+    use super::*;
+    use crate::mailer::config::MailFile;
+    use crate::store::mails::ClipV1;
+
+    /// A post whose server nobody is, and that takes clips of ten bytes.
+    async fn post(dir: &Path, clock: &Clock) -> Post {
+        let text = "server = \"127.0.0.1\"\nport = 1\nsecurity = \"none\"\nfrom = \"a@example.org\"\nto = [\"b@example.org\"]\nmax_attachment = \"10B\"";
+        let (config, _) = MailConfig::new(toml::from_str::<MailFile>(text).unwrap(), Path::new("/")).unwrap();
+        Post {
+            config: Arc::new(config),
+            mails: MailBox::new(dir.to_owned()),
+            media: Media::open(&dir.join("media")).unwrap(),
+            clock: clock.clone(),
+            house: "house".to_owned(),
+            news: watch::channel(()).1,
+            counts: watch::Sender::new(MailView::default()),
+            trouble: watch::Sender::new(None),
+        }
+    }
+
+    fn letter(at: Timestamp, clip: Option<ClipV1>, to: &[&str]) -> LetterV1 {
+        LetterV1 {
+            at,
+            about: "porch".to_owned(),
+            to: to.iter().map(|to| (*to).to_owned()).collect(),
+            subject: "subject".to_owned(),
+            text: "text".to_owned(),
+            html: String::new(),
+            pictures: Vec::new(),
+            clip,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_mail_that_cannot_be_made_holds_up_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::unkept();
+        let post = post(dir.path(), &clock).await;
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"longer than ten bytes").unwrap();
+        let hash = post.media.keep(&mut file, 1000).unwrap().hash;
+        let clip = ClipV1 { name: "a.mp4".to_owned(), mime: "video/mp4".to_owned(), hash };
+        let mut bad_picture = letter(clock.now().at, None, &["b@example.org"]);
+        bad_picture.pictures = vec![("no cid at all".to_owned(), vec![1])];
+        let mails = post.mails.open().await.unwrap();
+        let memory = AlertPolicy::new(Settings::default(), clock.now()).memory().clone();
+        let letters = [letter(clock.now().at, Some(clip), &["b@example.org"]), bad_picture, letter(clock.now().at, None, &[])];
+        mails.save(&memory, &letters).await.unwrap();
+        let ids = mails.waiting().await.unwrap();
+        // Since the clip was put in, `max_attachment` was made smaller.
+        let why = post.try_one(mails, ids[0]).await.unwrap().expect("nobody takes it");
+        assert!(why.contains("127.0.0.1"), "{why}");
+        assert_eq!(mails.mail(ids[0]).await.unwrap().unwrap().letter.unwrap().clip, None, "it goes without its clip");
+        for id in &ids[1..] {
+            assert_eq!(post.try_one(mails, *id).await.unwrap(), None);
+        }
+        assert_eq!(mails.waiting().await.unwrap(), [ids[0]]);
+        assert_eq!(mails.counts().await.unwrap().lost, 2, "what is given up is counted");
     }
 }

@@ -1,6 +1,7 @@
 //! Mails that wait for a mail server: on the disk before an alert counts as told, gone when every recipient's server has them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, ensure};
 use dms3_core::alerting::MemoryV1;
@@ -9,6 +10,7 @@ use dms3_core::protocol::frame::{from_bytes, to_bytes};
 use dms3_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, SqlitePool};
+use tokio::sync::OnceCell;
 
 use super::apart::{self, Kind, Ready};
 use super::{begin, stamp, unstamp};
@@ -43,6 +45,15 @@ pub struct LetterV1 {
     pub clip: Option<ClipV1>,
 }
 
+impl LetterV1 {
+    /// What it says without what takes room: its text says all of it.
+    pub fn shed(&mut self) {
+        self.html.clear();
+        self.pictures.clear();
+        self.clip = None;
+    }
+}
+
 /// A clip stays where media are kept; a mail whose clip was let go of meanwhile goes without it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClipV1 {
@@ -55,9 +66,35 @@ pub struct ClipV1 {
 pub struct Waiting {
     pub id: i64,
     pub made_at: Timestamp,
-    pub letter: LetterV1,
+    /// An error says why it cannot be read.
+    pub letter: Result<LetterV1, String>,
     /// Those who do not have it yet.
     pub open: Vec<String>,
+}
+
+/// The spool of a node, opened when it is first asked for and again until that succeeds: a house that cannot mail is watched all the same.
+/// Clones share it.
+#[derive(Debug, Clone)]
+pub struct MailBox {
+    dir: PathBuf,
+    opened: Arc<OnceCell<Mails>>,
+}
+
+impl MailBox {
+    pub fn new(state_dir: PathBuf) -> Self {
+        Self { dir: state_dir, opened: Arc::default() }
+    }
+
+    pub async fn open(&self) -> anyhow::Result<&Mails> {
+        let open = async || {
+            let (mails, damaged) = Mails::open(&self.dir).await.context("cannot open the spool of mails")?;
+            if let Some((aside, error)) = damaged {
+                tracing::error!("{error:#}; it is kept as {}, and the mails in it are not sent", aside.display());
+            }
+            Ok(mails)
+        };
+        self.opened.get_or_try_init(open).await
+    }
 }
 
 impl Mails {
@@ -130,8 +167,10 @@ impl Mails {
         let row = sqlx::query("SELECT made_at, version, body FROM mail WHERE id = $1").bind(id).fetch_optional(&self.pool).await?;
         let Some(row) = row else { return Ok(None) };
         let (version, body): (i64, Vec<u8>) = (row.try_get("version")?, row.try_get("body")?);
-        ensure!(version == VERSION, "a waiting mail has version {version}: install the newer version of dms3-node again");
-        let letter = from_bytes(&body).map_err(|why| anyhow!("a waiting mail cannot be read: {why}"))?;
+        let letter = match version {
+            VERSION => from_bytes(&body),
+            newer => Err(format!("it is of version {newer}")),
+        };
         let open =
             sqlx::query_scalar("SELECT address FROM recipient WHERE mail = $1 ORDER BY address").bind(id).fetch_all(&self.pool).await?;
         Ok(Some(Waiting { id, made_at: unstamp(row.try_get("made_at")?), letter, open }))
@@ -158,14 +197,14 @@ impl Mails {
     }
 
     /// The same mail without its clip, which no server takes.
-    pub async fn without_clip(&self, waiting: &Waiting) -> anyhow::Result<()> {
-        let letter = LetterV1 { clip: None, ..waiting.letter.clone() };
+    pub async fn without_clip(&self, id: i64, letter: &LetterV1) -> anyhow::Result<()> {
+        let letter = LetterV1 { clip: None, ..letter.clone() };
         let body = to_bytes(&letter).map_err(|why| anyhow!("cannot encode a mail: {why}"))?;
-        sqlx::query("UPDATE mail SET body = $2 WHERE id = $1").bind(waiting.id).bind(body).execute(&self.pool).await?;
+        sqlx::query("UPDATE mail SET body = $2 WHERE id = $1").bind(id).bind(body).execute(&self.pool).await?;
         Ok(())
     }
 
-    /// Nobody took it for too long.
+    /// Nobody took it for too long, or it cannot be sent as it is.
     pub async fn give_up(&self, id: i64) -> anyhow::Result<()> {
         let mut tx = begin(&self.pool).await?;
         sqlx::query("DELETE FROM mail WHERE id = $1").bind(id).execute(&mut *tx).await?;
@@ -239,7 +278,7 @@ mod tests {
         assert_eq!(mails.memory().await.unwrap(), Some(memory()));
         let waiting = mails.waiting().await.unwrap();
         let first = mails.mail(waiting[0]).await.unwrap().unwrap();
-        assert_eq!((&first.letter, first.open.len()), (&letter(1), 2));
+        assert_eq!((first.letter.as_ref(), first.open.len()), (Ok(&letter(1)), 2));
         mails.settled(first.id, "ann@example.org", false).await.unwrap();
         assert_eq!(mails.mail(first.id).await.unwrap().unwrap().open, ["bob@example.org"]);
         mails.waits(first.id, "the server hangs").await.unwrap();
@@ -251,8 +290,8 @@ mod tests {
         mails.settled(first.id, "bob@example.org", true).await.unwrap();
         assert_eq!(mails.mail(first.id).await.unwrap(), None);
         let second = mails.mail(waiting[1]).await.unwrap().unwrap();
-        mails.without_clip(&second).await.unwrap();
-        assert_eq!(mails.mail(second.id).await.unwrap().unwrap().letter.clip, None);
+        mails.without_clip(second.id, &second.letter.unwrap()).await.unwrap();
+        assert_eq!(mails.mail(second.id).await.unwrap().unwrap().letter.unwrap().clip, None);
         mails.give_up(second.id).await.unwrap();
         assert_eq!(mails.counts().await.unwrap(), MailView { lost: 2, ..MailView::default() });
     }

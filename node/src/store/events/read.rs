@@ -79,6 +79,8 @@ pub enum Thumbnail {
 pub struct Filter {
     /// Began then or later.
     pub since: Option<Timestamp>,
+    /// First heard of then or later.
+    pub received_since: Option<Timestamp>,
     /// Began before then.
     pub until: Option<Timestamp>,
     /// Name of the node, of the source, or `node/source`.
@@ -107,7 +109,7 @@ pub struct EventCounts {
 
 impl Default for Filter {
     fn default() -> Self {
-        Self { since: None, until: None, camera: None, kind: None, unseen_by: None, limit: 50, before: None }
+        Self { since: None, received_since: None, until: None, camera: None, kind: None, unseen_by: None, limit: 50, before: None }
     }
 }
 
@@ -147,6 +149,7 @@ impl Events {
              AND ($5 IS NULL OR camera = $5 OR source = $5 OR camera || '/' || source = $5)
              AND ($6 IS NULL OR kind = $6)
              AND ($7 IS NULL OR NOT EXISTS (SELECT 1 FROM seen WHERE seen.event = event.id AND seen.who = $7))
+             AND received_at >= $9
              ORDER BY began DESC, id DESC LIMIT $8",
         )
         .bind(filter.since.map_or(0, stamp))
@@ -157,6 +160,7 @@ impl Events {
         .bind(filter.kind.map(|kind| i64::from(kind.to_wire())))
         .bind(filter.unseen_by.as_deref())
         .bind(i64::from(filter.limit.min(MOST)))
+        .bind(filter.received_since.map_or(0, stamp))
         .fetch_all(&mut *tx)
         .await
         .context("cannot read the events")?;
