@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde::Deserialize;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::events::Keeper;
@@ -14,6 +15,10 @@ use crate::store::thumbnail;
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_secs(60);
+/// What a camera began to bring and did not go on with for so long goes: a camera that is gone for good must not fill the disk with halves.
+const STALE: Duration = Duration::from_secs(86_400);
+/// How often halves are looked for.
+const SWEEP: Duration = Duration::from_secs(3600);
 /// Thumbnails that are made before it is looked at the room again.
 const THUMBNAILS: u32 = 50;
 /// A picture that takes longer gets none; its thread goes on until it is done.
@@ -49,7 +54,16 @@ pub async fn run(keeper: Keeper, config: EventsConfig, clock: Clock, stop: Cance
         tracing::info!("removed {swept} pictures and clips of which no event knows: a crash had left them");
     }
     let policy = Policy { max_age: config.max_age, max_bytes: config.max_size.0, keep_free_bytes: config.keep_free.0 };
+    let mut swept: Option<Instant> = None;
     loop {
+        if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
+            swept = Some(Instant::now());
+            let media = room.media.clone();
+            let halves = tokio::task::spawn_blocking(move || media.drop_stale(STALE)).await??;
+            if halves > 0 {
+                tracing::info!("removed {halves} halves of pictures and clips with which no camera went on for a day");
+            }
+        }
         keep(&keeper, policy, &clock, &stop).await?;
         let more = thumbnails(&keeper, &stop).await?;
         tokio::select! {

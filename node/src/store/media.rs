@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, Cursor, Read, Seek, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use data_encoding::HEXLOWER;
@@ -171,6 +172,26 @@ impl Media {
             }
         }
         Ok(())
+    }
+
+    /// Removes what was begun and not written to for so long: whoever brings it begins again. Returns how many there were.
+    pub fn drop_stale(&self, untouched: Duration) -> anyhow::Result<usize> {
+        let parts = self.dir.join(PARTS);
+        let mut dropped = 0;
+        for entry in fs::read_dir(&parts).with_context(|| format!("cannot read {}", parts.display()))? {
+            let entry = entry?;
+            // One that was finished meanwhile is no part any more; one of the future was just written.
+            let written = entry.metadata().and_then(|facts| facts.modified());
+            if !written.is_ok_and(|at| at.elapsed().is_ok_and(|since| since >= untouched)) {
+                continue;
+            }
+            match fs::remove_file(entry.path()) {
+                Ok(()) => dropped += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error).with_context(|| format!("cannot remove {}", entry.path().display())),
+            }
+        }
+        Ok(dropped)
     }
 
     /// Bytes that are free on its disk, for us rather than for root; `None`: nobody knows.
@@ -354,6 +375,27 @@ mod tests {
         media.remove(&content.hash).unwrap();
         media.remove(&content.hash).unwrap();
         assert!(!media.has(&content.hash) && media.list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn halves_go_once_nobody_writes_to_them_any_more_and_what_is_whole_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let media = Media::open(dir.path()).unwrap();
+        let whole = media.keep(&mut file_of(b"whole"), 100).unwrap();
+        let day = Duration::from_secs(86_400);
+        for (name, ago) in [("left", day), ("going-on", day / 2)] {
+            media.part(name).unwrap().append(b"half").unwrap();
+            let file = File::options().append(true).open(dir.path().join(PARTS).join(name)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - ago).unwrap();
+        }
+        let mut part = media.part("of-the-future").unwrap();
+        part.append(b"half").unwrap();
+        part.file.set_modified(std::time::SystemTime::now() + day).unwrap();
+        assert_eq!(media.drop_stale(day).unwrap(), 1);
+        assert_eq!(media.drop_stale(day).unwrap(), 0);
+        let lengths = ["left", "going-on", "of-the-future"].map(|name| media.part_length(name));
+        assert_eq!(lengths, [0, 4, 4]);
+        assert!(media.has(&whole.hash));
     }
 
     #[test]
