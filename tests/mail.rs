@@ -4,7 +4,7 @@ use dms3_core::arming::ArmState;
 
 use crate::events::{good, jpeg, picture, said};
 use crate::harness::smtp::{MailServer, header};
-use crate::harness::{House, eventually};
+use crate::harness::{House, Plan, eventually};
 
 /// An armed house that mails.
 async fn mailing_house(server: &MailServer, more: &str) -> House {
@@ -104,4 +104,93 @@ async fn what_is_seen_in_a_disarmed_house_is_kept_and_not_mailed() {
     let said = house.coordinator.cli(&["mail", "test"]).await.good();
     assert!(said.contains("took it"), "{said}");
     assert_eq!(server.has(1).await.len(), 1, "the test mail only");
+}
+
+/// An armed house with a camera that mails by itself, and so does the coordinator.
+async fn house_with_a_mailing_camera(server: &MailServer, camera: &str) -> House {
+    let plan = Plan { camera: camera.to_owned(), ..Plan::default() };
+    let house = House::planned_with_cameras(plan, ["porch"]).await;
+    for node in [&house.coordinator, &**house.camera("porch")] {
+        let password = node.config().with_file_name("password");
+        node.configure(&server.section_with(&password, ""));
+        node.restart().await;
+    }
+    house.answers().await;
+    house.arm().await;
+    house.agrees(ArmState::Away).await;
+    house
+}
+
+fn subjects(mails: &[String]) -> Vec<String> {
+    mails.iter().filter_map(|mail| header(mail, "Subject")).collect()
+}
+
+#[tokio::test]
+async fn a_camera_with_mail_of_its_own_mails_while_the_coordinator_is_gone_and_nobody_mails_it_again() {
+    let mut server = MailServer::new();
+    server.start(&[]);
+    let house = house_with_a_mailing_camera(&server, "mail_after = \"1s\"\nlost_alert_after = \"3s\"").await;
+    let porch = house.camera("porch");
+    house.coordinator.sigkill().await;
+    good(said(porch, "event-start", "1"));
+    good(picture(porch, "1", "450", &jpeg(house.dir(), b"1.jpg", 1)));
+    good(said(porch, "event-end", "1"));
+    let mails = server.has(2).await;
+    let told = subjects(&mails);
+    assert!(told.iter().any(|subject| subject.starts_with("DMS3: porch saw movement (5 %) at ")), "{told:?}");
+    assert!(told.iter().any(|subject| subject.contains("porch has heard nothing of the coordinator")), "{told:?}");
+    assert!(mails.iter().any(|mail| mail.contains("image/jpeg")), "with its picture");
+
+    house.coordinator.start();
+    house.answers().await;
+    eventually("it hears that it was mailed", async || {
+        let said = house.coordinator.cli(&["events", "--json", "--since", "1000d"]).await.good();
+        said.contains("\"own_mail\": \"sent\"")
+    })
+    .await;
+    let told = subjects(&server.has(3).await);
+    assert!(told[2].contains("porch"), "its return is told: {told:?}");
+    // Whatever the coordinator had to mail would have gone before this one.
+    house.coordinator.cli(&["mail", "test"]).await.good();
+    server.has(4).await;
+}
+
+#[tokio::test]
+async fn a_camera_that_always_mails_mails_alone() {
+    let mut server = MailServer::new();
+    server.start(&[]);
+    let house = house_with_a_mailing_camera(&server, "mail_after = \"always\"").await;
+    let porch = house.camera("porch");
+    good(said(porch, "event-start", "1"));
+    good(picture(porch, "1", "450", &jpeg(house.dir(), b"1.jpg", 1)));
+    server.has(1).await;
+    eventually("the coordinator hears that it was mailed", async || {
+        house.coordinator.cli(&["events", "--json", "--since", "1000d"]).await.good().contains("\"own_mail\": \"sent\"")
+    })
+    .await;
+    house.coordinator.cli(&["mail", "test"]).await.good();
+    porch.cli(&["mail", "test"]).await.good();
+    server.has(3).await;
+}
+
+#[tokio::test]
+async fn a_revoked_camera_keeps_what_it_saw_and_mails_nothing_and_its_password_is_gone() {
+    let mut server = MailServer::new();
+    server.start(&[]);
+    let house = house_with_a_mailing_camera(&server, "mail_after = \"1s\"").await;
+    let porch = house.camera("porch");
+    house.coordinator.cli(&["revoke", "porch"]).await.good();
+    eventually("its password is gone", async || !porch.config().with_file_name("password").exists()).await;
+    good(picture(porch, "1", "450", &jpeg(house.dir(), b"1.jpg", 1)));
+    let refused = porch.cli(&["mail", "test"]).await.bad();
+    assert!(refused.contains("revoked"), "{refused}");
+    // Nor after a restart.
+    porch.restart().await;
+    eventually("it says so", async || porch.camera_status().await.is_some_and(|status| status.revoked)).await;
+    assert!(porch.cli(&["status"]).await.good().contains("A person revoked this node"));
+    porch.cli(&["mail", "test"]).await.bad();
+    let kept = porch.camera_status().await.unwrap().outbox;
+    assert_eq!(kept.waiting, 1, "the evidence stays");
+    house.coordinator.cli(&["mail", "test"]).await.good();
+    server.has(1).await;
 }

@@ -11,6 +11,7 @@ use dms3_core::camera::OnLost;
 use dms3_core::roster::check_name;
 use serde::Deserialize;
 
+use crate::camera::alerts::MailAfter;
 use crate::camera::detector::{DetectorConfig, DetectorFile, check_together};
 use crate::camera::outbox::OutboxConfig;
 use crate::config_text::{Wrong, address, time, told};
@@ -195,17 +196,21 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 }
 
 /// `[camera]`
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct CameraConfig {
     pub on_coordinator_lost: OnLostConfig,
     pub detectors: Vec<DetectorConfig>,
     /// Where hooks leave events while the node does not run.
     pub spool_dir: PathBuf,
     pub outbox: OutboxConfig,
+    /// When a camera with `[mail]` mails what it saw by itself.
+    pub mail_after: MailAfter,
+    /// A camera with `[mail]` mails that the coordinator is gone after it missed it for so long.
+    pub lost_alert_after: Duration,
 }
 
 /// The section as it is written.
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct CameraFile {
     on_coordinator_lost: OnLostConfig,
@@ -213,6 +218,22 @@ struct CameraFile {
     detectors: Vec<DetectorFile>,
     spool_dir: Option<PathBuf>,
     outbox: OutboxConfig,
+    mail_after: String,
+    #[serde(deserialize_with = "time")]
+    lost_alert_after: Duration,
+}
+
+impl Default for CameraFile {
+    fn default() -> Self {
+        Self {
+            on_coordinator_lost: OnLostConfig::default(),
+            detectors: Vec::new(),
+            spool_dir: None,
+            outbox: OutboxConfig::default(),
+            mail_after: "30s".to_owned(),
+            lost_alert_after: Duration::from_secs(120),
+        }
+    }
 }
 
 impl TryFrom<CameraFile> for CameraConfig {
@@ -231,8 +252,28 @@ impl TryFrom<CameraFile> for CameraConfig {
         if !spool_dir.is_absolute() {
             return Err(Wrong::new("camera.spool_dir", format!("{} is not an absolute path", spool_dir.display())));
         }
-        Ok(Self { on_coordinator_lost: file.on_coordinator_lost, detectors, spool_dir, outbox: file.outbox })
+        if !(Duration::from_secs(1)..=LONGEST_WAIT).contains(&file.lost_alert_after) {
+            return Err(Wrong::new("camera.lost_alert_after", "write 1s to 1d, such as 2m"));
+        }
+        Ok(Self {
+            on_coordinator_lost: file.on_coordinator_lost,
+            detectors,
+            spool_dir,
+            outbox: file.outbox,
+            mail_after: mail_after(&file.mail_after).map_err(|why| Wrong::new("camera.mail_after", why))?,
+            lost_alert_after: file.lost_alert_after,
+        })
     }
+}
+
+const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
+
+fn mail_after(text: &str) -> Result<MailAfter, String> {
+    if text == "always" {
+        return Ok(MailAfter::Always);
+    }
+    let wait = humantime::parse_duration(text).ok().filter(|wait| (Duration::from_secs(1)..=LONGEST_WAIT).contains(wait));
+    wait.map(MailAfter::Unacknowledged).ok_or_else(|| format!("{text:?} is no time: write \"always\" or 1s to 1d, such as \"30s\""))
 }
 
 /// What a disarmed camera does without a coordinator: `"hold"` or `{ arm_after = "15m", as = "away" }`.
@@ -357,9 +398,6 @@ impl Config {
         }
         file.mesh.check().map_err(|wrong| wrong.within("mesh"))?;
         let mut warnings = Vec::new();
-        if file.role == RoleName::Camera && file.mail.is_some() {
-            return Err(Wrong::new("mail", "a camera does not mail by itself: the coordinator does; remove the section [mail]"));
-        }
         let mail = file.mail.map(|mail| MailConfig::new(mail, path)).transpose().map_err(|wrong| wrong.within("mail"))?;
         let mail = mail.map(|(mail, notes)| {
             warnings.extend(notes);

@@ -55,7 +55,7 @@ pub enum Request {
     Log {
         since: Timestamp,
     },
-    /// Coordinator only: a mail to try whether mail works.
+    /// A mail to try whether mail works.
     MailTest,
     /// Coordinator only: what the cameras saw, the newest first.
     Events {
@@ -117,6 +117,11 @@ pub struct CameraStatus {
     pub detectors: Vec<dms3_core::dashboard::DetectorView>,
     pub clock_trusted: bool,
     pub outbox: dms3_core::protocol::message::OutboxV1,
+    /// What waits of the mails that it sends by itself; `None`: it does not mail.
+    pub mail: Option<dms3_core::dashboard::MailView>,
+    /// Why it mails nothing, in words.
+    pub mail_troubles: Vec<String>,
+    pub revoked: bool,
 }
 
 /// A request with who asks ("root", a user name) and where the answer goes.

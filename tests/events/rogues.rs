@@ -32,6 +32,7 @@ fn event(attachments: Vec<AttachmentV1>) -> EventV1 {
         state: 2,
         attachments,
         rev: 1,
+        own_mail: 0,
     }
 }
 

@@ -72,7 +72,13 @@ impl MailServer {
         self.dir.path().join(file)
     }
 
-    /// `[mail]` of a coordinator that uses it.
+    /// Of somebody who has a copy of the password, there.
+    pub(crate) fn section_with(&self, password: &Path, more: &str) -> String {
+        fs::copy(self.path("password"), password).unwrap();
+        self.section(more).replace(self.path("password").to_str().unwrap(), password.to_str().unwrap())
+    }
+
+    /// `[mail]` of a node that uses it.
     pub(crate) fn section(&self, more: &str) -> String {
         format!(
             "[mail]\nserver = \"{HOST}\"\nport = {}\nuser = \"dms3\"\npassword_file = {:?}\nca_file = {:?}\nfrom = \"dms3@example.org\"\n\

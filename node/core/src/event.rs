@@ -34,6 +34,21 @@ pub struct Event {
     pub attachments: Vec<Attachment>,
     /// Grows by one with each change, so that the newest telling of an event wins.
     pub rev: u32,
+    /// Whether its camera mails it itself.
+    #[serde(default)]
+    pub own_mail: OwnMail,
+}
+
+/// Whether a camera mails an event itself, since the coordinator did not acknowledge it in time, or always.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OwnMail {
+    #[default]
+    None,
+    /// The mail is in its spool.
+    Begun,
+    /// A mail server took it.
+    Sent,
 }
 
 /// A closed set; on the wire a number, where an unknown one is a movement: what is not understood is not kept quiet.
@@ -155,6 +170,7 @@ impl Recent {
             state,
             attachments: Vec::new(),
             rev: 0,
+            own_mail: OwnMail::None,
         };
         let mut recent = Self { event, key: note.key.clone(), last: note.at };
         recent.take(note);
@@ -181,6 +197,17 @@ impl Recent {
         event.rev = event.rev.saturating_add(1);
     }
 
+    /// Its camera mails it itself. Whether that is news.
+    pub fn mails(&mut self, own_mail: OwnMail) -> bool {
+        let event = &mut self.event;
+        let is_news = own_mail > event.own_mail;
+        if is_news {
+            event.own_mail = own_mail;
+            event.rev = event.rev.saturating_add(1);
+        }
+        is_news
+    }
+
     /// Ends it if it is over without anybody's word. Whether it changed.
     pub fn ends_by_silence(&mut self, now: Timestamp) -> bool {
         let silence = if self.key.is_some() { FORGOTTEN } else { GAP };
@@ -192,6 +219,25 @@ impl Recent {
             return true;
         }
         false
+    }
+}
+
+impl OwnMail {
+    pub fn to_wire(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Begun => 1,
+            Self::Sent => 2,
+        }
+    }
+
+    /// What is not known counts as nothing: better a mail twice than none.
+    pub fn from_wire(byte: u8) -> Self {
+        match byte {
+            1 => Self::Begun,
+            2 => Self::Sent,
+            _ => Self::None,
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use dms3_core::arming::ArmState;
 use dms3_core::camera::{Camera, Effect, Input};
-use dms3_core::dashboard::DetectorView;
+use dms3_core::dashboard::{DetectorView, MailView};
 use dms3_core::id::NodeId;
 use dms3_core::protocol::message::{AckV1, DetectorPhase, DetectorReportV1, DetectorsV1, OutboxV1, SignedStateV1};
 use dms3_core::time::Timestamp;
@@ -27,6 +27,14 @@ pub(super) struct Source {
     pub(super) reports: watch::Receiver<DetectorReportV1>,
 }
 
+/// What this camera mails by itself.
+pub(super) struct MailDesk {
+    pub(super) counts: watch::Receiver<MailView>,
+    /// Why no mail is made, or none is brought away.
+    pub(super) troubles: [watch::Receiver<Option<String>>; 2],
+    pub(super) tests: mpsc::Sender<()>,
+}
+
 pub(super) struct Driver {
     pub(super) machine: Camera,
     pub(super) memory: Memory,
@@ -37,6 +45,8 @@ pub(super) struct Driver {
     pub(super) detectors: watch::Sender<DetectorsV1>,
     pub(super) held: watch::Sender<Option<SignedStateV1>>,
     pub(super) link: watch::Receiver<LinkStatus>,
+    /// `None`: it does not mail.
+    pub(super) mail: Option<MailDesk>,
     pub(super) outbox: watch::Receiver<OutboxV1>,
 }
 
@@ -166,6 +176,14 @@ impl Driver {
                     None => "The detectors of this camera follow the house again.".to_owned(),
                 })
             }
+            Request::MailTest => match &self.mail {
+                Some(_) if self.link.borrow().revoked => Answer::Refused("this node was revoked and mails nothing".to_owned()),
+                Some(mail) => match mail.tests.try_send(()) {
+                    Ok(()) => Answer::Done("A test mail is on its way.".to_owned()),
+                    Err(_) => Answer::Refused("a test mail is on its way already".to_owned()),
+                },
+                None => Answer::Refused("this camera does not mail by itself: write the section [mail] into its config".to_owned()),
+            },
             _ => Answer::Refused("this node is a camera: run this on the coordinator".to_owned()),
         };
         // Whoever asked may have gone away.
@@ -200,6 +218,9 @@ impl Driver {
                 .collect(),
             clock_trusted: self.clock.now().trusted,
             outbox: *self.outbox.borrow(),
+            mail: self.mail.as_ref().map(|mail| mail.counts.borrow().clone()),
+            mail_troubles: self.mail.iter().flat_map(|mail| &mail.troubles).filter_map(|trouble| trouble.borrow().clone()).collect(),
+            revoked: link.revoked,
         }
     }
 }
@@ -254,6 +275,7 @@ mod tests {
             detectors: watch::Sender::new(DetectorsV1 { sources: Vec::new() }),
             held: watch::Sender::new(None),
             link: watch::channel(LinkStatus::default()).1,
+            mail: None,
             outbox: watch::channel(OutboxV1::default()).1,
         };
         driver.carry_out(effects, None);

@@ -314,7 +314,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::unkept();
         let config = OutboxConfig { max_file: Size(max_file), keep_free: Size(0), ..OutboxConfig::default() };
-        let kept = Kept::open(dir.path(), config, "cam", &clock).await.unwrap();
+        let kept = Kept::open(dir.path(), config, "cam", false, &clock).await.unwrap();
         let own = dir.path().join("media");
         fs::create_dir(&own).unwrap();
         let sources = vec![("cam".to_owned(), Some(own.clone()))];

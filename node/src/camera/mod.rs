@@ -7,26 +7,36 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use dms3_core::camera::{Settings, SourceSettings};
+use dms3_core::dashboard::MailView;
 use dms3_core::id::BootId;
-use dms3_core::protocol::message::{DetectorReportV1, OutboxV1};
+use dms3_core::protocol::message::{DetectorReportV1, OutboxV1, SignedStateV1};
 use dms3_pki::Identity;
-use tokio::sync::{mpsc, watch};
+use dms3_web::templates::Templates;
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::alerts::{Alerts, MailAfter};
 use self::detector::{DetectorConfig, Hooks, Spawner, WatchOrder};
-use self::driver::{Driver, Source};
+use self::driver::{Driver, MailDesk, Source};
 use self::intake::Intake;
 use self::outbox::{Place, Wire};
-use self::uplink::UplinkContext;
+use self::uplink::{LinkStatus, UplinkContext};
 use crate::clock::Clock;
 use crate::config::{CameraConfig, Config};
 use crate::control::Control;
 use crate::hook::{self, HookSocket};
+use crate::mailer::MailConfig;
+use crate::mailer::desk::{self, DeskContext};
+use crate::mailer::letters::Writer;
+use crate::mailer::post;
 use crate::mesh::endpoint::Endpoint;
 use crate::mesh::keys::MeshKeys;
 use crate::services::Services;
 use crate::spool;
+use crate::store::mails::MailBox;
+use crate::store::media::Media;
 
+pub mod alerts;
 pub mod detector;
 mod driver;
 pub mod enrollment;
@@ -34,6 +44,7 @@ pub mod health;
 pub mod intake;
 pub(crate) mod memory;
 pub mod outbox;
+mod revocation;
 pub mod uplink;
 
 /// The place of one source's detector: what it is told, and where it says what it does.
@@ -105,8 +116,10 @@ where
 
     let own_dir = |detector: &DetectorConfig| detector.own_media_dir(&config.state_dir);
     let media_dirs = own.detectors.iter().map(|detector| (detector.name.clone(), own_dir(detector))).collect();
+    let mails_all = config.mail.is_some() && own.mail_after == MailAfter::Always;
     let first = own.detectors.first().map_or("cam", |detector| detector.name.as_str());
-    let place = Place { state_dir: config.state_dir.clone(), config: own.outbox, first_source: first.to_owned(), clock: clock.clone() };
+    let place =
+        Place { state_dir: config.state_dir.clone(), config: own.outbox, first_source: first.to_owned(), mails_all, clock: clock.clone() };
     // Opened by its service: a camera that was rebooted watches before a long outbox is read.
     let (kept, kept_in) = watch::channel(None);
     let hook = Arc::new(HookSocket::bind(&config.run_dir.join(hook::SOCKET))?);
@@ -116,7 +129,11 @@ where
     let (ack, acks) = watch::channel(None);
     let (detectors, detectors_in) = watch::channel(dms3_core::protocol::message::DetectorsV1 { sources: Vec::new() });
     let (health, health_in) = watch::channel(None);
-    let (link, link_in) = watch::channel(uplink::LinkStatus::default());
+    let (link, link_in) = watch::channel(uplink::LinkStatus {
+        name: uplink::known_name(&config.state_dir),
+        revoked: revocation::is_marked(&config.state_dir),
+        ..uplink::LinkStatus::default()
+    });
     let unknown = Arc::new(AtomicU64::new(0));
     let (held, held_in) = watch::channel(memory.held());
     let (carrier, link_up) = watch::channel(None);
@@ -128,10 +145,14 @@ where
             own.spool_dir.display()
         );
     }
-    let intake = Intake::new(kept_in, clock.clone(), media_dirs, acks.clone(), own.spool_dir.clone());
+    let intake = Intake::new(kept_in.clone(), clock.clone(), media_dirs, acks.clone(), own.spool_dir.clone());
     let identity_node = identity.node();
     tracing::info!("camera {} of house {}, its detectors: {}", identity_node.short(), identity.mesh(), names.join(", "));
 
+    let mail = config.mail.as_ref().map(|mail| {
+        let wires = MailWires { kept: kept_in.clone(), link: link_in.clone(), held: held_in.clone() };
+        mailing(config, own, mail, identity.mesh().to_string(), &clock, wires, services)
+    });
     let driver = Driver {
         machine,
         memory,
@@ -142,6 +163,7 @@ where
         detectors,
         held,
         link: link_in,
+        mail,
         outbox: counts_in.clone(),
     };
     services.vital("driver", driver.run(effects, inputs_in, requests_in, stop.clone()));
@@ -191,6 +213,88 @@ where
     );
     services.restarting("clock", move |stop| clock.clone().keep(stop), |_| {});
     Ok(())
+}
+
+/// What binds the mails of a camera to all else.
+struct MailWires {
+    kept: watch::Receiver<Option<outbox::Kept>>,
+    link: watch::Receiver<LinkStatus>,
+    held: watch::Receiver<Option<SignedStateV1>>,
+}
+
+/// Starts what mails by itself. None of it is vital: a camera that cannot mail watches all the same.
+fn mailing(
+    config: &Config,
+    own: &CameraConfig,
+    mail: &MailConfig,
+    house: String,
+    clock: &Clock,
+    wires: MailWires,
+    services: &mut Services,
+) -> MailDesk {
+    let MailWires { kept, link, held } = wires;
+    let mails = MailBox::new(config.state_dir.clone());
+    let media = Media::at(&config.state_dir.join(outbox::MEDIA_DIR));
+    let (post, news) = watch::channel(());
+    let (tests, tests_in) = mpsc::channel(1);
+    let (sent, sent_in) = mpsc::channel(64);
+    let (counts, counts_in) = watch::channel(MailView::default());
+    let (unmade, unmade_in) = watch::channel(None);
+    let (unsent, unsent_in) = watch::channel(None);
+    let alerts = Alerts {
+        desk: DeskContext {
+            settings: mail.rules.clone(),
+            mails: mails.clone(),
+            writer: Writer::new(mail, Templates::new(mail.template_dir.clone()), media.clone()),
+            clock: clock.clone(),
+            machine: desk::machine().unwrap_or_else(|| "a camera".to_owned()),
+            post,
+        },
+        after: own.mail_after,
+        lost_after: own.lost_alert_after,
+        kept,
+        link: link.clone(),
+        held,
+        tests: Arc::new(Mutex::new(tests_in)),
+        sent: Arc::new(Mutex::new(sent_in)),
+        trouble: unmade.clone(),
+    };
+    let allowed = link.clone();
+    services.restarting(
+        "alerts",
+        move |stop| {
+            let alerts = alerts.clone();
+            revocation::unless_revoked(allowed.clone(), move |stop| alerts::run(alerts.clone(), stop), stop)
+        },
+        move |why| drop(unmade.send_replace(Some(format!("This camera mails nothing: {why}.")))),
+    );
+    let bringer = post::Post {
+        config: Arc::new(mail.clone()),
+        mails: mails.clone(),
+        media,
+        clock: clock.clone(),
+        house,
+        news,
+        counts,
+        sent: Some(sent),
+        trouble: unsent.clone(),
+    };
+    let allowed = link.clone();
+    services.restarting(
+        "mailer",
+        move |stop| {
+            let bringer = bringer.clone();
+            revocation::unless_revoked(allowed.clone(), move |stop| post::deliver(bringer.clone(), stop), stop)
+        },
+        move |why| drop(unsent.send_replace(Some(format!("No mail is brought away: {why}.")))),
+    );
+    let password_file = mail.login.as_ref().and_then(|login| login.password.file());
+    services.restarting(
+        "mail secrets",
+        move |stop| revocation::forget_secrets(link.clone(), mails.clone(), password_file.clone(), stop),
+        |_| {},
+    );
+    MailDesk { counts: counts_in, troubles: [unmade_in, unsent_in], tests }
 }
 
 /// Whether this machine was paired.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use dms3_core::arming::ArmState;
-use dms3_core::event::{Attachment, AttachmentKind, Event, Note, Said};
+use dms3_core::event::{Attachment, AttachmentKind, Event, Note, OwnMail, Said};
 use dms3_core::id::EventId;
 use dms3_core::protocol::events::ATTACHMENT_LIMIT;
 use dms3_core::time::Timestamp;
@@ -27,6 +27,8 @@ mod delivery;
 
 pub use delivery::Wire;
 
+/// Where pictures and clips lie, in the state directory.
+pub const MEDIA_DIR: &str = "outbox";
 /// How often it is tidied.
 const TIDY: Duration = Duration::from_secs(10);
 /// What the coordinator will never take stays here so long, for a person to look at.
@@ -73,10 +75,11 @@ pub struct NewFile {
 
 impl Kept {
     /// Opens the outbox in the node's state directory; a damaged one was put aside, and what its files hold becomes events of their own.
-    pub async fn open(state_dir: &Path, config: OutboxConfig, first_source: &str, clock: &Clock) -> Result<Self> {
+    pub async fn open(state_dir: &Path, config: OutboxConfig, first_source: &str, mails_all: bool, clock: &Clock) -> Result<Self> {
         let Opened { outbox, new, damaged } = Outbox::open(state_dir).await.context("cannot open the outbox")?;
-        let media = Media::open(&state_dir.join("outbox"))?;
+        let media = Media::open(&state_dir.join(MEDIA_DIR))?;
         media.tidy(|_| false)?;
+        let outbox = if mails_all { outbox.mailing_all() } else { outbox };
         let kept = Self { outbox, media, config, contents: Arc::default(), news: watch::Sender::new(()) };
         match damaged {
             Some((aside, error)) => {
@@ -114,6 +117,20 @@ impl Kept {
         tracing::debug!(kept_us = began.elapsed().as_micros(), "{source}: what a hook said is on the disk");
         self.news.send_replace(());
         Ok((event, has_file))
+    }
+
+    /// Told when something was noted.
+    pub fn news(&self) -> watch::Receiver<()> {
+        let mut news = self.news.subscribe();
+        news.mark_changed();
+        news
+    }
+
+    /// This camera mails the event itself, which the coordinator is told.
+    pub async fn mails(&self, id: EventId, own_mail: OwnMail) -> Result<()> {
+        self.outbox.mails(id, own_mail).await?;
+        self.news.send_replace(());
+        Ok(())
     }
 
     /// Bytes of the longest file that is kept.
@@ -204,6 +221,8 @@ pub struct Place {
     pub config: OutboxConfig,
     /// Whose is what a damaged outbox leaves.
     pub first_source: String,
+    /// This camera mails every movement itself.
+    pub mails_all: bool,
     pub clock: Clock,
 }
 
@@ -212,7 +231,7 @@ pub struct Place {
 pub async fn run(place: Place, kept: watch::Sender<Option<Kept>>, wire: Wire, stop: CancellationToken) -> Result<()> {
     let mut said: Option<String> = None;
     let opened = loop {
-        match Kept::open(&place.state_dir, place.config, &place.first_source, &place.clock).await {
+        match Kept::open(&place.state_dir, place.config, &place.first_source, place.mails_all, &place.clock).await {
             Ok(opened) => break opened,
             Err(error) => {
                 let why = format!("{error:#}");
@@ -246,7 +265,7 @@ mod tests {
     async fn pictures_whose_database_is_gone_are_told_anew_and_not_swept_away() {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::unkept();
-        let kept = Kept::open(dir.path(), OutboxConfig::default(), "porch", &clock).await.unwrap();
+        let kept = Kept::open(dir.path(), OutboxConfig::default(), "porch", false, &clock).await.unwrap();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"what was seen").unwrap();
         let now = clock.now().at;
@@ -258,7 +277,7 @@ mod tests {
         for suffix in ["", "-wal", "-shm"] {
             drop(std::fs::remove_file(dir.path().join(format!("outbox.db{suffix}"))));
         }
-        let kept = Kept::open(dir.path(), OutboxConfig::default(), "porch", &clock).await.unwrap();
+        let kept = Kept::open(dir.path(), OutboxConfig::default(), "porch", false, &clock).await.unwrap();
         let events = kept.outbox.untold(9).await.unwrap();
         assert_eq!((events.len(), events.first().map(|event| event.attachments.len())), (1, Some(1)));
         assert_eq!(kept.outbox.counts().await.unwrap().lost, 1, "and it is told that something was lost");

@@ -8,7 +8,7 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -18,12 +18,14 @@ use dms3_core::camera::Input;
 use dms3_core::id::BootId;
 use dms3_core::protocol::frame::Message;
 use dms3_core::protocol::message::{AckV1, CloseCode, DetectorsV1, HealthV1, SignedBundleV1, SignedStateV1};
+use dms3_core::roster::check_name;
 use dms3_pki::{Identity, tls};
 use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::revocation;
 use crate::clock::Clock;
 use crate::mesh::dial::Backoff;
 use crate::mesh::discovery::{self, Heard};
@@ -78,6 +80,23 @@ pub struct LinkStatus {
     pub name: Option<String>,
     /// Why there is no link, in words.
     pub trouble: Option<String>,
+    /// A coordinator of this house said that a person revoked this node.
+    pub revoked: bool,
+}
+
+/// The name by which people know this node.
+const NAME: &str = "name";
+
+/// The name that [`keep_name`] kept.
+pub fn known_name(state_dir: &Path) -> Option<String> {
+    check_name(std::fs::read_to_string(state_dir.join(NAME)).ok()?.trim()).ok()
+}
+
+fn keep_name(state_dir: &Path, name: &str) -> Result<()> {
+    if known_name(state_dir).as_deref() != Some(name) {
+        dms3_pki::files::write_atomic(&state_dir.join(NAME), name.as_bytes(), dms3_pki::files::PRIVATE)?;
+    }
+    Ok(())
 }
 
 /// Runs until told to stop.
@@ -108,6 +127,18 @@ async fn listen(mesh: &MeshConfig, heard: &Heard) {
         }
         sleep(LISTEN_AGAIN).await;
     }
+}
+
+impl UplinkContext {
+    /// What a coordinator of this house, and nobody else, said of this node.
+    fn is_revoked(&self, revoked: bool) {
+        is_revoked(&self.status, &self.state_dir, revoked);
+    }
+}
+
+fn is_revoked(status: &watch::Sender<LinkStatus>, state_dir: &Path, revoked: bool) {
+    revocation::mark(state_dir, revoked);
+    status.send_if_modified(|status| std::mem::replace(&mut status.revoked, revoked) != revoked);
 }
 
 struct Uplink {
@@ -150,6 +181,9 @@ impl Uplink {
                 status.linked = None;
                 status.trouble = Some(end.to_string());
             });
+            if end.is_revocation() {
+                self.context.is_revoked(true);
+            }
         }
     }
 

@@ -19,15 +19,18 @@ pub(crate) enum MailCommand {
 
 pub(super) async fn run(_: MailCommand, config: &ConfigArg) -> Result<()> {
     let config = config.load()?;
-    config.coordinator()?;
     let socket = config.control_socket();
     let Answer::Done(said) = ask(&socket, &Request::MailTest).await? else { bail!("the node gave an unexpected answer") };
     println!("{said}");
     let asked = tokio::time::Instant::now();
     loop {
         tokio::time::sleep(LOOK).await;
-        let Answer::House(house) = ask(&socket, &Request::Status).await? else { bail!("the node gave an unexpected answer") };
-        let Some(mail) = house.mail else { bail!("this house mails nothing") };
+        let mail = match ask(&socket, &Request::Status).await? {
+            Answer::House(house) => house.mail,
+            Answer::Camera(camera) => camera.mail,
+            _ => bail!("the node gave an unexpected answer"),
+        };
+        let Some(mail) = mail else { bail!("this node mails nothing") };
         match (mail.waiting, mail.why) {
             (0, _) => {
                 println!("The mail server took it.");

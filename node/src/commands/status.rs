@@ -113,6 +113,18 @@ fn print_camera(camera: &CameraStatus) {
     if outbox.waiting > 0 {
         println!("  {} events wait for the coordinator ({} of pictures and clips).", outbox.waiting, Size(outbox.bytes));
     }
+    if camera.revoked {
+        println!("! A person revoked this node: it keeps what it saw, and mails nothing.");
+    }
+    if let Some(mail) = &camera.mail
+        && mail.waiting > 0
+    {
+        let why = mail.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        println!("! {} mail(s) wait{why}.", mail.waiting);
+    }
+    for trouble in &camera.mail_troubles {
+        println!("! {trouble}");
+    }
     if outbox.lost > 0 {
         println!("! {} pictures, clips or reports were given up for want of room or as damaged.", outbox.lost);
     }

@@ -27,6 +27,7 @@ use crate::clock::Clock;
 use crate::config::{Config, CoordinatorConfig};
 use crate::control::Control;
 use crate::mailer::MailConfig;
+use crate::mailer::desk::DeskContext;
 use crate::mailer::letters::Writer;
 use crate::mailer::post::{self, Post};
 use crate::mesh::discovery::{self, Advert};
@@ -242,19 +243,22 @@ fn mailing(
     let (unmade, unmade_in) = watch::channel(None);
     let (unsent, unsent_in) = watch::channel(None);
     let templates = Templates::new(mail.template_dir.clone());
-    let alerts = Alerts {
+    let desk = DeskContext {
         settings: mail.rules.clone(),
-        keeper: keeper.clone(),
         mails: mails.clone(),
         writer: Writer::new(mail, templates, media.clone()),
         clock: clock.clone(),
+        machine: crate::mailer::desk::machine().unwrap_or_else(|| "the coordinator".to_owned()),
+        post,
+    };
+    let alerts = Alerts {
+        desk,
+        keeper: keeper.clone(),
         kept: Arc::new(Mutex::new(kept)),
         missed,
         faults: faults_in,
         reason: reason_in,
         tests: Arc::new(Mutex::new(tests_in)),
-        node: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "the coordinator".to_owned()),
-        post,
         trouble: unmade.clone(),
     };
     services.restarting(
@@ -270,6 +274,7 @@ fn mailing(
         house: identity.mesh().to_string(),
         news,
         counts,
+        sent: None,
         trouble: unsent.clone(),
     };
     services.restarting(

@@ -68,7 +68,7 @@ impl Writer {
             clip,
             around: self.around(held_back, facts),
         });
-        self.letter(&mail, movement.source.clone(), to, pictures, None, now)
+        LetterV1 { pictures, events: vec![movement.event], ..self.letter(&mail, movement.source.clone(), to, now) }
     }
 
     /// The clip of an event that was mailed; one that is too large stays at home, and the mail says so.
@@ -91,7 +91,7 @@ impl Writer {
             clip: Some(Clip { state, seconds: None, bytes: Some(length) }),
             around: self.around(held_back, &Facts::default()),
         });
-        self.letter(&mail, movement.source.clone(), to, Vec::new(), fits.then_some(clip), now)
+        LetterV1 { clip: fits.then_some(clip), events: vec![movement.event], ..self.letter(&mail, movement.source.clone(), to, now) }
     }
 
     pub fn digest(&self, digest: &Digest, now: Timestamp) -> LetterV1 {
@@ -120,7 +120,8 @@ impl Writer {
             movements,
             around: self.around(digest.held_back, &Facts::default()),
         });
-        self.letter(&mail, one.unwrap_or_else(|| HOUSE.to_owned()), digest.to.clone(), pictures, None, now)
+        let events = digest.movements.iter().map(|movement| movement.event).collect();
+        LetterV1 { pictures, events, ..self.letter(&mail, one.unwrap_or_else(|| HOUSE.to_owned()), digest.to.clone(), now) }
     }
 
     pub fn fault(&self, notice: &Notice, to: Vec<String>, held_back: Option<HeldBack>, now: Timestamp) -> LetterV1 {
@@ -138,7 +139,7 @@ impl Writer {
         let headline: Sentence = notice.text.trim_end_matches('.').into();
         let fault = Fault::Other { headline, what: text.into(), to_do: vec!["`dms3-node status` on the coordinator says more.".into()] };
         let mail = Mail::Fault(FaultMail { fault, since: when(notice.since), ended, around: self.around(held_back, &Facts::default()) });
-        self.letter(&mail, HOUSE.to_owned(), to, Vec::new(), None, now)
+        self.letter(&mail, HOUSE.to_owned(), to, now)
     }
 
     pub fn test(&self, node: &str, to: Vec<String>, now: Timestamp) -> LetterV1 {
@@ -147,23 +148,25 @@ impl Writer {
             when: when(now),
             around: Around { dashboard: self.dashboard.clone(), ..Around::default() },
         });
-        self.letter(&mail, HOUSE.to_owned(), to, Vec::new(), None, now)
+        self.letter(&mail, HOUSE.to_owned(), to, now)
     }
 
-    fn letter(
-        &self,
-        mail: &Mail,
-        about: String,
-        to: Vec<String>,
-        pictures: Vec<(String, Vec<u8>)>,
-        clip: Option<ClipV1>,
-        at: Timestamp,
-    ) -> LetterV1 {
+    fn letter(&self, mail: &Mail, about: String, to: Vec<String>, at: Timestamp) -> LetterV1 {
         let rendered = mail.render(&self.templates);
         for complaint in &rendered.complaints {
             tracing::warn!("{complaint}");
         }
-        LetterV1 { at, about, to, subject: rendered.subject, text: rendered.text, html: rendered.html, pictures, clip }
+        LetterV1 {
+            at,
+            about,
+            to,
+            subject: rendered.subject,
+            text: rendered.text,
+            html: rendered.html,
+            pictures: Vec::new(),
+            clip: None,
+            events: Vec::new(),
+        }
     }
 
     fn around(&self, held_back: Option<HeldBack>, facts: &Facts) -> Around {

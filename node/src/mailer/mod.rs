@@ -3,6 +3,7 @@
 pub mod address;
 pub mod config;
 mod connect;
+pub mod desk;
 pub mod letters;
 pub mod message;
 pub mod picture;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use dms3_core::dashboard::MailView;
-use tokio::sync::watch;
+use dms3_core::id::EventId;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +40,8 @@ pub struct Post {
     /// Changes when a mail was put into the spool.
     pub news: watch::Receiver<()>,
     pub counts: watch::Sender<MailView>,
+    /// Hears of which events a server took a mail. Nobody waits for him: what he does not hear is mailed once more by somebody else.
+    pub sent: Option<mpsc::Sender<Vec<EventId>>>,
     /// Why nothing is brought away, for people.
     pub trouble: watch::Sender<Option<String>>,
 }
@@ -156,7 +159,12 @@ impl Post {
         let mut why = None;
         for (address, outcome) in open.iter().zip(send(&self.config, &message, &open).await) {
             match outcome {
-                Outcome::Sent => mails.settled(id, &address.to_string(), false).await?,
+                Outcome::Sent => {
+                    mails.settled(id, &address.to_string(), false).await?;
+                    if let Some(sent) = &self.sent {
+                        drop(sent.try_send(letter.events.clone()));
+                    }
+                }
                 Outcome::Never(said) => {
                     tracing::error!("the mail {:?} never reaches {address}: {said}", letter.subject);
                     mails.settled(id, &address.to_string(), true).await?;
@@ -227,6 +235,7 @@ mod tests {
             house: "house".to_owned(),
             news: watch::channel(()).1,
             counts: watch::Sender::new(MailView::default()),
+            sent: None,
             trouble: watch::Sender::new(None),
         }
     }
@@ -241,6 +250,7 @@ mod tests {
             html: String::new(),
             pictures: Vec::new(),
             clip,
+            events: Vec::new(),
         }
     }
 

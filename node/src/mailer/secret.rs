@@ -44,6 +44,14 @@ pub enum Password {
 const LONGEST: u64 = 1024;
 
 impl Password {
+    /// The file that holds it and nothing else.
+    pub fn file(&self) -> Option<PathBuf> {
+        match self {
+            Self::File(path) => Some(path.clone()),
+            Self::Written(_) | Self::Credential(_) => None,
+        }
+    }
+
     /// An error names the file and what to do.
     pub fn read(&self) -> Result<Secret> {
         self.read_with(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).as_deref())

@@ -52,6 +52,15 @@ impl LinkError {
         }
     }
 
+    /// The other side says that a person revoked this node. To be believed only of somebody whose own certificate was checked before.
+    pub fn is_revocation(&self) -> bool {
+        let refused = match self {
+            Self::Closed(ConnectionError::ConnectionClosed(theirs)) => tls_alert(theirs.error_code) == Some(REVOKED_ALERT),
+            _ => false,
+        };
+        refused || matches!(self, Self::Closed(_)) && self.close_code() == Some(CloseCode::Revoked)
+    }
+
     /// What to close the link with.
     pub fn answer(&self) -> CloseCode {
         match self {
@@ -238,6 +247,9 @@ pub fn words(error: &ConnectionError) -> String {
         ConnectionError::CidsExhausted => "too many connections".to_owned(),
     }
 }
+
+/// certificate_revoked (RFC 8446, section 6).
+const REVOKED_ALERT: u8 = 44;
 
 /// RFC 9001, section 4.8: a TLS alert is a crypto error of QUIC.
 pub fn tls_alert(code: quinn::TransportErrorCode) -> Option<u8> {

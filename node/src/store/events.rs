@@ -31,7 +31,9 @@ pub const EVENTS_FILE: &str = "events.db";
 /// Pictures and clips, beside it.
 pub const MEDIA_DIR: &str = "media";
 /// "DM3E", and what it went through.
-const KIND: Kind = Kind { mark: 0x444D_3345, steps: &[("events", include_str!("migrations/events_0001.sql"))] };
+const STEPS: &[(&str, &str)] =
+    &[("events", include_str!("migrations/events_0001.sql")), ("own mail", include_str!("migrations/events_0002.sql"))];
+const KIND: Kind = Kind { mark: 0x444D_3345, steps: STEPS };
 /// Contents that are looked after at once, so that no event waits long for it.
 const AT_ONCE: usize = 50;
 

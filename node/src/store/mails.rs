@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow, ensure};
 use dms3_core::alerting::MemoryV1;
 use dms3_core::dashboard::MailView;
+use dms3_core::id::EventId;
 use dms3_core::protocol::frame::{from_bytes, to_bytes};
 use dms3_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,8 @@ pub struct LetterV1 {
     /// (cid, JPEG)
     pub pictures: Vec<(String, Vec<u8>)>,
     pub clip: Option<ClipV1>,
+    /// What it tells of, as far as it is shown.
+    pub events: Vec<EventId>,
 }
 
 impl LetterV1 {
@@ -204,6 +207,12 @@ impl Mails {
         Ok(())
     }
 
+    /// Nothing that waits is to be sent any more.
+    pub async fn clear(&self) -> anyhow::Result<()> {
+        sqlx::query("DELETE FROM mail").execute(&self.pool).await.context("cannot empty the spool of mails")?;
+        Ok(())
+    }
+
     /// Nobody took it for too long, or it cannot be sent as it is.
     pub async fn give_up(&self, id: i64) -> anyhow::Result<()> {
         let mut tx = begin(&self.pool).await?;
@@ -259,6 +268,7 @@ mod tests {
             html: String::new(),
             pictures: vec![("p@x".to_owned(), vec![1, 2, 3])],
             clip: Some(ClipV1 { name: "a.mp4".to_owned(), mime: "video/mp4".to_owned(), hash: [1; 32] }),
+            events: Vec::new(),
         }
     }
 

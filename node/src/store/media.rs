@@ -386,11 +386,11 @@ mod tests {
         for (name, ago) in [("left", day), ("going-on", day / 2)] {
             media.part(name).unwrap().append(b"half").unwrap();
             let file = File::options().append(true).open(dir.path().join(PARTS).join(name)).unwrap();
-            file.set_modified(std::time::SystemTime::now() - ago).unwrap();
+            file.set_modified(file.metadata().unwrap().modified().unwrap() - ago).unwrap();
         }
         let mut part = media.part("of-the-future").unwrap();
         part.append(b"half").unwrap();
-        part.file.set_modified(std::time::SystemTime::now() + day).unwrap();
+        part.file.set_modified(part.file.metadata().unwrap().modified().unwrap() + day).unwrap();
         assert_eq!(media.drop_stale(day).unwrap(), 1);
         assert_eq!(media.drop_stale(day).unwrap(), 0);
         let lengths = ["left", "going-on", "of-the-future"].map(|name| media.part_length(name));

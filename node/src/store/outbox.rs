@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use dms3_core::arming::ArmState;
-use dms3_core::event::{AttachmentKind, Event, FORGOTTEN, Note, Recent};
+use dms3_core::event::{AttachmentKind, Event, EventKind, FORGOTTEN, Note, OwnMail, Recent};
 use dms3_core::id::EventId;
 use dms3_core::protocol::message::OutboxV1;
 use dms3_core::time::Timestamp;
@@ -21,7 +21,9 @@ mod tests;
 /// The file, in the camera's state directory.
 pub const OUTBOX_FILE: &str = "outbox.db";
 /// "DM3O", and what it went through.
-const KIND: Kind = Kind { mark: 0x444D_334F, steps: &[("outbox", include_str!("migrations/outbox_0001.sql"))] };
+const STEPS: &[(&str, &str)] =
+    &[("outbox", include_str!("migrations/outbox_0001.sql")), ("own mail", include_str!("migrations/outbox_0002.sql"))];
+const KIND: Kind = Kind { mark: 0x444D_334F, steps: STEPS };
 /// Version of `body`.
 const VERSION: i64 = 1;
 /// Events of one source that a note may belong to: those of which something was heard last.
@@ -35,6 +37,7 @@ const CANDIDATES: i64 = 8;
 pub struct Outbox {
     pool: SqlitePool,
     writer: Writer,
+    mails_all: bool,
 }
 
 /// The outbox, and where the damaged one that it replaces was put.
@@ -59,11 +62,16 @@ impl Outbox {
     /// Opens the outbox of a camera, or makes it. A damaged one is put aside, never overwritten: a camera must go on watching.
     pub async fn open(dir: &Path) -> anyhow::Result<Opened> {
         let Ready { pool, new, damaged } = apart::open(&dir.join(OUTBOX_FILE), KIND).await?;
-        let outbox = Self { writer: Writer::new(pool.clone()), pool };
+        let outbox = Self { writer: Writer::new(pool.clone()), pool, mails_all: false };
         if damaged.is_some() {
             outbox.lost("damage", 1).await?;
         }
         Ok(Opened { outbox, new, damaged })
+    }
+
+    /// Every movement that is noted from now on is one that this camera mails itself: the coordinator must hear so from the first telling on.
+    pub fn mailing_all(self) -> Self {
+        Self { mails_all: true, ..self }
     }
 
     pub async fn close(&self) {
@@ -73,7 +81,7 @@ impl Outbox {
     /// Writes down what a hook said, as part of the event that it belongs to or of a new one named `id`. The attachment's file must be on
     /// the disk. Returns the event as it is now.
     pub async fn note(&self, source: &str, state: ArmState, id: EventId, note: Note) -> anyhow::Result<Event> {
-        let source = source.to_owned();
+        let (source, mails_all) = (source.to_owned(), self.mails_all);
         let write = self.writer.write(move |connection| {
             Box::pin(async move {
                 if let Some(attachment) = &note.attachment {
@@ -106,13 +114,52 @@ impl Outbox {
                         recent.take(note);
                         recent
                     }
-                    None => Recent::begin(id, &source, state, note),
+                    None => {
+                        let mut recent = Recent::begin(id, &source, state, note);
+                        if mails_all && recent.event.kind == EventKind::Movement {
+                            recent.mails(OwnMail::Begun);
+                        }
+                        recent
+                    }
                 };
                 put(connection, &recent).await?;
                 Ok(recent.event)
             })
         });
         write.await.context("cannot write to the outbox")
+    }
+
+    /// This camera mails the event itself. One that is gone needs no mark.
+    pub async fn mails(&self, id: EventId, own_mail: OwnMail) -> anyhow::Result<()> {
+        let write = self.writer.write(move |connection| {
+            Box::pin(async move {
+                let row = sqlx::query("SELECT version, body, key, last FROM event WHERE id = $1")
+                    .bind(id.0.as_slice())
+                    .fetch_optional(&mut *connection)
+                    .await?;
+                let Some(mut recent) = row.map(read_recent).transpose()? else { return Ok(()) };
+                if recent.mails(own_mail) {
+                    put(connection, &recent).await?;
+                }
+                Ok(())
+            })
+        });
+        write.await.context("cannot write to the outbox")
+    }
+
+    /// What a camera that mails by itself may have to mail, the oldest first: events of which the coordinator acknowledged nothing (or
+    /// `all`), and those whose mail it began and that went on after `since`. At most `limit`, the newest.
+    pub async fn to_mail(&self, all: bool, since: Timestamp, limit: u32) -> anyhow::Result<Vec<Event>> {
+        let rows = sqlx::query(
+            "SELECT version, body, key, last FROM event WHERE own_mail = 0 AND (kept_rev < 0 OR $1) OR own_mail > 0 AND last >= $2
+             ORDER BY id DESC LIMIT $3",
+        )
+        .bind(all)
+        .bind(stamp(since))
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().rev().map(|row| Ok(read_recent(row)?.event)).collect()
     }
 
     /// Ends the events that are over without anybody's word. Whether there were any.
@@ -313,9 +360,10 @@ impl Outbox {
 async fn put(connection: &mut SqliteConnection, recent: &Recent) -> anyhow::Result<()> {
     let event = &recent.event;
     sqlx::query(
-        "INSERT INTO event (id, source, key, last, open, version, body, rev, kept_rev, refused) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, -1, NULL)
+        "INSERT INTO event (id, source, key, last, open, version, body, rev, kept_rev, refused, own_mail)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, -1, NULL, $9)
          ON CONFLICT (id) DO UPDATE SET last = excluded.last, open = excluded.open, version = excluded.version, body = excluded.body,
-         rev = excluded.rev",
+         rev = excluded.rev, own_mail = excluded.own_mail",
     )
     .bind(event.id.0.as_slice())
     .bind(&event.source)
@@ -325,6 +373,7 @@ async fn put(connection: &mut SqliteConnection, recent: &Recent) -> anyhow::Resu
     .bind(VERSION)
     .bind(serde_json::to_string(event)?)
     .bind(i64::from(event.rev))
+    .bind(i64::from(event.own_mail.to_wire()))
     .execute(&mut *connection)
     .await?;
     for (nth, attachment) in event.attachments.iter().enumerate() {

@@ -111,6 +111,7 @@ fn event(n: u32, source: &str, started: u64) -> Event {
         state: ArmState::Away,
         attachments: Vec::new(),
         rev: 1,
+        own_mail: crate::event::OwnMail::None,
     }
 }
 

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Attachment, AttachmentKind, Event, EventKind};
+use crate::event::{Attachment, AttachmentKind, Event, EventKind, OwnMail};
 use crate::id::EventId;
 use crate::time::Timestamp;
 
@@ -34,6 +34,8 @@ pub struct EventV1 {
     pub state: u8,
     pub attachments: Vec<AttachmentV1>,
     pub rev: u32,
+    /// [`crate::event::OwnMail::to_wire`].
+    pub own_mail: u8,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +102,7 @@ impl EventV1 {
             state: event.state.to_wire(),
             attachments: event.attachments.iter().map(AttachmentV1::of).collect(),
             rev: event.rev,
+            own_mail: event.own_mail.to_wire(),
         }
     }
 
@@ -126,6 +129,7 @@ impl EventV1 {
             state: crate::arming::ArmState::from_wire(self.state),
             attachments: attachments?,
             rev: self.rev,
+            own_mail: OwnMail::from_wire(self.own_mail),
         })
     }
 }
@@ -173,6 +177,7 @@ mod tests {
             state: ArmState::Night,
             attachments: vec![attachment],
             rev: 7,
+            own_mail: OwnMail::Sent,
         }
     }
 

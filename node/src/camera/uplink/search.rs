@@ -218,6 +218,7 @@ impl Uplink {
     /// Only a Welcome makes a link: that `dial` succeeded does not mean that *our* certificate was taken.
     fn hello(&self, address: SocketAddr, connection: Connection) -> impl Future<Output = Result<Found, DialError>> + Send + use<> {
         let hello = facts::hello(&self.context);
+        let (status, state_dir) = (self.context.status.clone(), self.context.state_dir.clone());
         let (unknown, clock, mesh) = (self.context.unknown.clone(), self.context.clock.clone(), self.context.identity.mesh());
         async move {
             let met = timeout(WELCOME, async {
@@ -228,6 +229,15 @@ impl Uplink {
             })
             .await;
             let peer = peer_identity(&peer_certificates(&connection), &mesh, clock.now().at);
+            // Who it is was checked in the handshake: a stranger cannot make us believe it.
+            let revoked = match &met {
+                Ok(Err(error)) => error.is_revocation(),
+                Ok(Ok((_, Message::Reject(reject)))) => u32::from(reject.code) == CloseCode::Revoked as u32,
+                _ => false,
+            };
+            if revoked {
+                super::is_revoked(&status, &state_dir, true);
+            }
             match (met, peer) {
                 (Ok(Ok((link, Message::Welcome(welcome)))), Ok(peer)) => {
                     Ok(Found { connection, link, coordinator: peer.node, address, welcome })

@@ -70,6 +70,10 @@ impl Uplink {
             status.name = Some(welcome.name.clone());
             status.trouble = None;
         });
+        self.context.is_revoked(false);
+        if let Err(error) = super::keep_name(&self.context.state_dir, &welcome.name) {
+            tracing::warn!("this node's name cannot be kept for the next start: {error:#}");
+        }
         self.heard.quiet(true);
         self.input(Input::LinkUp).await;
         self.context.carrier.send_replace(Some(connection.clone()));

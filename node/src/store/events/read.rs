@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use dms3_core::arming::ArmState;
-use dms3_core::event::{Attachment, AttachmentKind, EventKind};
+use dms3_core::event::{Attachment, AttachmentKind, EventKind, OwnMail};
 use dms3_core::id::{EventId, NodeId};
 use dms3_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,8 @@ pub struct StoredEvent {
     /// What the camera obeyed when it began.
     pub state: ArmState,
     pub rev: u32,
+    /// Whether its camera mails it itself.
+    pub own_mail: OwnMail,
     /// Bytes that its attachments take on this disk.
     pub size: u64,
     /// In the order in which they were made.
@@ -144,7 +146,7 @@ impl Events {
         let before = filter.before.unwrap_or((Timestamp(u64::MAX), EventId([0xff; 16])));
         let mut tx = self.pool.begin().await?;
         let rows = sqlx::query(
-            "SELECT id, node, camera, source, kind, started, ended, began, received_at, changed, state, rev, size FROM event
+            "SELECT id, node, camera, source, kind, started, ended, began, received_at, changed, state, rev, own_mail, size FROM event
              WHERE began >= $1 AND began < $2 AND (began, id) < ($3, $4)
              AND ($5 IS NULL OR camera = $5 OR source = $5 OR camera || '/' || source = $5)
              AND ($6 IS NULL OR kind = $6)
@@ -174,7 +176,7 @@ impl Events {
     pub async fn event(&self, id: EventId) -> anyhow::Result<Option<StoredEvent>> {
         let mut tx = self.pool.begin().await?;
         let row = sqlx::query(
-            "SELECT id, node, camera, source, kind, started, ended, began, received_at, changed, state, rev, size FROM event WHERE id = $1",
+            "SELECT id, node, camera, source, kind, started, ended, began, received_at, changed, state, rev, own_mail, size FROM event WHERE id = $1",
         )
         .bind(id.0.as_slice())
         .fetch_optional(&mut *tx)
@@ -260,6 +262,7 @@ async fn read_event(connection: &mut SqliteConnection, row: SqliteRow) -> anyhow
         changed: changed.map(u8::try_from).transpose()?,
         state: ArmState::from_wire(wire_byte(&row, "state")?),
         rev: u32::try_from(row.try_get::<i64, _>("rev")?)?,
+        own_mail: OwnMail::from_wire(wire_byte(&row, "own_mail")?),
         size: u64::try_from(row.try_get::<i64, _>("size")?)?,
         attachments: attachments.into_iter().map(read_attachment).collect::<anyhow::Result<_>>()?,
         seen_by,

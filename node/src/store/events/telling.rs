@@ -52,10 +52,10 @@ async fn owner(connection: &mut SqliteConnection, sql: &'static str, id: EventId
 async fn put_event(connection: &mut SqliteConnection, telling: &Telling) -> anyhow::Result<bool> {
     let Telling { node, camera, event, began, now } = telling;
     let put = sqlx::query(
-        "INSERT INTO event (id, node, camera, source, kind, started, ended, began, received_at, changed, state, rev, size, seen_by_any)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, 0)
+        "INSERT INTO event (id, node, camera, source, kind, started, ended, began, received_at, changed, state, rev, own_mail, size, seen_by_any)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 0, 0)
          ON CONFLICT (id) DO UPDATE SET source = excluded.source, kind = excluded.kind, started = excluded.started, ended = excluded.ended,
-         changed = excluded.changed, state = excluded.state, rev = excluded.rev WHERE event.rev < excluded.rev",
+         changed = excluded.changed, state = excluded.state, rev = excluded.rev, own_mail = max(event.own_mail, excluded.own_mail) WHERE event.rev < excluded.rev",
     )
     .bind(event.id.0.as_slice())
     .bind(node.0.as_slice())
@@ -69,6 +69,7 @@ async fn put_event(connection: &mut SqliteConnection, telling: &Telling) -> anyh
     .bind(event.changed.map(i64::from))
     .bind(i64::from(event.state.to_wire()))
     .bind(i64::from(event.rev))
+    .bind(i64::from(event.own_mail.to_wire()))
     .execute(connection)
     .await
     .context("cannot keep the event")?;

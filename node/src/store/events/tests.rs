@@ -86,6 +86,7 @@ fn movement(number: u8, at: Timestamp) -> Event {
         state: ArmState::Away,
         attachments: Vec::new(),
         rev: 1,
+        own_mail: dms3_core::event::OwnMail::None,
     }
 }
 
