@@ -364,9 +364,9 @@ impl Camera {
     }
 
     fn must_save(&self, mono: Mono) -> bool {
-        // Arming goes on without a disk; a disarm is not to be obeyed before it is on it.
-        if self.owed && (self.effective().is_armed() || self.memory == self.saved) {
-            return mono.since(self.saved_at) >= SAVE_AGAIN;
+        // Arming goes on without a disk; a disarm is not to be obeyed before it is on it, and one that is told again is on it no more than before.
+        if self.owed {
+            return !self.effective().is_armed() || mono.since(self.saved_at) >= SAVE_AGAIN;
         }
         if self.memory == self.saved {
             return false;

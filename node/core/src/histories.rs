@@ -75,6 +75,11 @@ fn in_no_history_is_a_disarm_invented_and_after_the_noise_all_agree() {
             departures,
             old_cameras,
             renewals,
+            moved,
+            forgotten,
+            unsaved_arms,
+            refused_disarms,
+            written_again,
         } = seen;
         for (what, n) in [
             ("disarms", disarms),
@@ -88,6 +93,11 @@ fn in_no_history_is_a_disarm_invented_and_after_the_noise_all_agree() {
             ("departures", departures),
             ("cameras from a backup", old_cameras),
             ("renewals", renewals),
+            ("links that moved", moved),
+            ("people forgotten", forgotten),
+            ("armings that no disk took", unsaved_arms),
+            ("disarms that no disk took", refused_disarms),
+            ("armings written when the disk was back", written_again),
         ] {
             assert!(n * 500 >= count, "only {n} of {what} in {count} histories");
         }
@@ -108,6 +118,12 @@ struct Seen {
     departures: u64,
     old_cameras: u64,
     renewals: u64,
+    moved: u64,
+    /// Whose name was kept until then.
+    forgotten: u64,
+    unsaved_arms: u64,
+    refused_disarms: u64,
+    written_again: u64,
 }
 
 impl Seen {
@@ -123,6 +139,11 @@ impl Seen {
         self.departures += other.departures;
         self.old_cameras += other.old_cameras;
         self.renewals += other.renewals;
+        self.moved += other.moved;
+        self.forgotten += other.forgotten;
+        self.unsaved_arms += other.unsaved_arms;
+        self.refused_disarms += other.refused_disarms;
+        self.written_again += other.written_again;
     }
 }
 
@@ -167,8 +188,12 @@ struct Cam {
     machine: Option<camera::Camera>,
     disk: Option<(camera::MemoryV1, Option<StateV1>)>,
     clock: Clock,
+    /// Its disk takes nothing.
+    full: bool,
     /// Number of the live link, if there is one.
     link: Option<u64>,
+    /// Where the coordinator heard it last.
+    address: Option<String>,
     /// On their way to it: (when, link, state, the coordinator's time).
     incoming: Vec<(u64, u64, StateV1, Timestamp)>,
     /// On their way to the coordinator.
@@ -179,6 +204,11 @@ struct Cam {
     disarm_ends: u64,
     lost_ends: Option<u64>,
     greatest: Option<(Version, StateV1)>,
+    /// Its disk has not taken what it obeys.
+    behind: bool,
+    /// Something was written, and what the witness knew when it was: milliseconds of disarm left, and until it arms itself.
+    written: bool,
+    left_on_disk: (u64, Option<u64>),
     /// What its disk held at some time, and what the witness knew then: milliseconds of disarm left, and until it arms itself.
     backups: Vec<(camera::MemoryV1, Option<StateV1>, u64, Option<u64>)>,
     revoked: bool,
@@ -248,6 +278,11 @@ fn history(seed: u64, told: Told, verbose: bool, seen: &mut Seen) {
         dashboard.nodes.iter().filter(|node| node.role == NodeRole::Camera && node.status == NodeStatus::Active).all(|node| node.current),
         "{dashboard:?}"
     );
+    for cam in world.cams.iter().filter(|cam| !cam.revoked) {
+        let shown = dashboard.nodes.iter().find(|node| node.node == cam.id).unwrap();
+        assert_eq!(shown.address, cam.address, "camera {:?} is shown where it is", cam.id);
+        assert!(!cam.machine.as_ref().unwrap().owes_save(), "camera {:?} has on its disk what holds", cam.id);
+    }
     seen.agreed_disarmed += u64::from(state.arm_state() == ArmState::Disarmed);
     seen.exhausted += u64::from(state.version() == (u32::MAX, u64::MAX));
 }
@@ -269,7 +304,9 @@ impl Cam {
             machine: None,
             disk: None,
             clock: Clock { off: 0, trusted: true, booted: EPOCH },
+            full: false,
             link: None,
+            address: None,
             incoming: Vec::new(),
             outgoing: Vec::new(),
             watching: false,
@@ -277,6 +314,9 @@ impl Cam {
             disarm_ends: 0,
             lost_ends: None,
             greatest: None,
+            behind: false,
+            written: false,
+            left_on_disk: (0, None),
             backups: Vec::new(),
             revoked: false,
         }
@@ -379,8 +419,8 @@ impl World {
                 && self.noisy
                 && self.rng.random_bool(0.02)
             {
-                let lost = cam.lost_ends.map(|end| end.saturating_sub(cam.awake));
-                cam.backups.push((memory, state, cam.disarm_ends.saturating_sub(cam.awake), lost));
+                let (disarm, lost) = cam.left_on_disk;
+                cam.backups.push((memory, state, disarm, lost));
             }
         }
     }
@@ -495,18 +535,33 @@ impl World {
         }
     }
 
+    /// Whatever time alone does is done then, at the end of all numbers too, which is answered with the next look.
+    fn looks_twice(&mut self, seen: &mut Seen) {
+        (0..2).for_each(|_| self.tell(coordinator::Input::Tick, seen));
+    }
+
     fn start_camera(&mut self, n: usize, corrupt: bool, seen: &mut Seen) {
         let cam = &mut self.cams[n];
         cam.clock.booted = self.time - self.rng.random_range(0..1000);
         let memory = cam.disk.clone().filter(|_| !corrupt);
         if corrupt {
-            cam.greatest = None;
+            cam.disk = None;
+        }
+        let found = cam.disk.as_ref().and_then(|(_, state)| state.clone()).map(|state| (state.version(), state));
+        assert!(corrupt || cam.behind || cam.greatest == found, "camera {n} thought that its disk holds {:?}", cam.greatest);
+        cam.greatest = found;
+        cam.disarm_ends = cam.disarm_ends.min(cam.awake + cam.left_on_disk.0);
+        if std::mem::take(&mut cam.behind) {
+            // Its disk had not taken what it obeyed last: it finds something older, and no more time than was left of that.
+            cam.disarm_ends = cam.awake + cam.left_on_disk.0;
+            cam.lost_ends = cam.left_on_disk.1.map(|left| cam.awake + left);
         }
         let (machine, effects) = camera::Camera::start(cam.settings.clone(), memory, corrupt, cam.clock.now(self.time));
         assert!(!corrupt || machine.effective() == ArmState::Away, "a camera that cannot read its memory is armed");
         cam.machine = Some(machine);
         self.say(|| format!("camera {n} starts, corrupt: {corrupt}"));
         self.camera_does(n, effects, seen);
+        self.cams[n].witness_disk();
     }
 
     fn camera(&mut self, n: usize, input: camera::Input, seen: &mut Seen) {
@@ -521,13 +576,25 @@ impl World {
     }
 
     fn camera_does(&mut self, n: usize, effects: Vec<camera::Effect>, seen: &mut Seen) {
-        let mut acted = false;
+        let (mut acted, mut outcome) = (false, None);
         for effect in effects {
             match effect {
                 camera::Effect::Save(memory) => {
                     assert!(!acted, "saved after it was done");
-                    let state = memory.held.as_ref().map(state_of);
-                    self.cams[n].disk = Some((*memory, state));
+                    let cam = &mut self.cams[n];
+                    let machine = cam.machine.as_ref().unwrap();
+                    if !cam.full {
+                        let state = memory.held.as_ref().map(state_of);
+                        (cam.disk, cam.written) = (Some((*memory, state)), true);
+                        outcome = machine.owes_save().then_some(Ok(()));
+                        continue;
+                    }
+                    outcome = Some(Err("no space".to_owned()));
+                    if machine.effective() == ArmState::Disarmed {
+                        seen.refused_disarms += 1;
+                        break;
+                    }
+                    seen.unsaved_arms += 1;
                 }
                 camera::Effect::Watch { on, .. } => {
                     acted = true;
@@ -547,6 +614,18 @@ impl World {
                 }
             }
         }
+        let cam = &mut self.cams[n];
+        cam.behind = cam.machine.as_ref().unwrap().owes_save();
+        let Some(outcome) = outcome else { return };
+        let machine = cam.machine.as_mut().unwrap();
+        let (failed, before) = (outcome.is_err(), machine.effective());
+        let effects = machine.handle(camera::Input::Saved(outcome), cam.clock.now(self.time));
+        let after = machine.effective();
+        assert!(after >= before && (!failed || after.is_armed()), "camera {n} obeys {after:?}, failed: {failed}, before: {before:?}");
+        assert_eq!(machine.owes_save(), failed, "camera {n} knows what is on its disk");
+        seen.written_again += u64::from(!failed && after.is_armed());
+        self.say(|| format!("camera {n}'s disk takes something: {}", !failed));
+        self.camera_does(n, effects, seen);
     }
 }
 

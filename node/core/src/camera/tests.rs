@@ -505,6 +505,12 @@ fn a_disarm_that_cannot_be_written_is_none() {
     assert_eq!((node.camera.effective(), node.camera.raised()), (Away, Some(Away)));
     let ack = node.last_ack.clone().unwrap();
     assert!(ack.sources.iter().any(|source| source.watch), "the coordinator hears that it watches");
+    // Told again, it is on the disk no more than before.
+    let before = node.saves;
+    node.pass(1);
+    node.told(disarm(5, node.now.at, HOUR - 1));
+    assert_eq!((node.camera.effective(), node.saves), (Away, before + 1), "it is tried, and not obeyed");
+    assert!(node.watches("room") && node.watches("yard"));
     // A disk that breaks while the house is disarmed, at the next write of what is left of the lease.
     let mut node = Node::disarmed(HOLD);
     node.broken = true;

@@ -124,9 +124,14 @@ impl House {
         }
     }
 
-    /// What holds stays; only the name in its reason goes. Saved with the next look at what must be.
+    /// What holds stays; only the name goes, from its reason and from what was chosen, whose end would name him again. Saved with the next
+    /// look at what must be.
     pub(super) fn forget(&mut self, person: &str) {
         self.memory.reason = without_name(&self.memory.reason, person);
+        let pending = self.memory.pending.as_mut().map(|(over, _)| over);
+        for over in self.memory.over.iter_mut().chain(pending) {
+            over.by = without_name(&over.by, person);
+        }
     }
 
     /// A camera holds a state that we signed. If it is not older than ours and not ours, then we forgot something: our numbers go past it,

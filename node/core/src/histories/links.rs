@@ -62,8 +62,9 @@ impl World {
             bundle_epoch: 0,
             sources: vec!["porch".to_owned()],
         };
-        let node = self.cams[n].id;
-        self.tell(coordinator::Input::LinkUp { node, address: "[::1]:1".to_owned(), hello: Box::new(hello), held }, seen);
+        let (node, address) = (self.cams[n].id, "[::1]:1".to_owned());
+        self.cams[n].address = Some(address.clone());
+        self.tell(coordinator::Input::LinkUp { node, address, hello: Box::new(hello), held }, seen);
         self.camera(n, camera::Input::LinkUp, seen);
         self.push(n);
     }
@@ -75,6 +76,23 @@ impl World {
         self.say(|| format!("camera {n} loses its link"));
         self.camera(n, camera::Input::LinkDown, seen);
         self.tell(coordinator::Input::LinkDown { node: self.cams[n].id }, seen);
+    }
+
+    /// Its router gave it another address and the link lives on; or the word of that comes when the link is gone already.
+    pub(super) fn moves(&mut self, n: usize, seen: &mut Seen) {
+        if self.coordinator.is_none() {
+            return;
+        }
+        let (node, address) = (self.cams[n].id, format!("10.0.0.{}:1", self.rng.random::<u8>()));
+        self.say(|| format!("camera {n} moves to {address}"));
+        self.looks_twice(seen);
+        let before = self.view_of(n);
+        let held = self.disk.clone();
+        self.tell(coordinator::Input::Moved { node, address: address.clone() }, seen);
+        self.cams[n].address = Some(address);
+        assert_eq!(self.disk, held, "where a camera is decides nothing");
+        self.witness_moved(n, before);
+        seen.moved += u64::from(self.cams[n].link.is_some());
     }
 
     pub(super) fn hand(&mut self, n: usize, state: StateV1, live: bool, sent: Timestamp, seen: &mut Seen) {

@@ -5,7 +5,7 @@ use super::*;
 impl World {
     pub(super) fn something_happens(&mut self, seen: &mut Seen) {
         let n = self.rng.random_range(0..self.cams.len());
-        match self.rng.random_range(0..106) {
+        match self.rng.random_range(0..115) {
             0..20 => {
                 let seconds = self.rng.random_range(1..5);
                 (0..seconds).for_each(|_| self.second(1000, seen));
@@ -108,6 +108,13 @@ impl World {
                 self.start_camera(usize::from(new), false, seen);
                 self.link(usize::from(new), seen);
             }
+            104..107 => self.moves(n, seen),
+            107..110 => self.somebody_is_forgotten(seen),
+            110..113 => {
+                self.cams[n].full = self.rng.random_bool(0.6);
+                let full = self.cams[n].full;
+                self.say(|| format!("the disk of camera {n} is full: {full}"));
+            }
             _ => {
                 let time = self.rng.random_bool(0.5).then_some(Duration::from_secs(30));
                 self.camera(n, camera::Input::Pause(time), seen);
@@ -126,6 +133,7 @@ impl World {
         cam.disk = Some((memory, state));
         cam.disarm_ends = cam.awake + disarm_left;
         cam.lost_ends = lost_left.map(|left| cam.awake + left);
+        (cam.left_on_disk, cam.behind) = ((disarm_left, lost_left), false);
         seen.old_cameras += 1;
         self.say(|| format!("an older backup of camera {n} is restored"));
     }
@@ -165,12 +173,27 @@ impl World {
             _ => coordinator::Command::Auto,
         };
         self.say(|| format!("somebody says {command:?} for {length:?} ms"));
-        self.tell(coordinator::Input::Command { command, by: "Anna".to_owned() }, seen);
+        let by = if self.rng.random_bool(0.5) { "Anna" } else { "Ben" }.to_owned();
+        self.tell(coordinator::Input::Command { command, by }, seen);
+    }
+
+    /// Who is forgotten is named no more, and that is all: what he chose holds on.
+    fn somebody_is_forgotten(&mut self, seen: &mut Seen) {
+        if self.coordinator.is_none() {
+            return;
+        }
+        let person = *["Anna", "Ben", "Nobody", ""].get(self.rng.random_range(0..4_usize)).unwrap();
+        self.say(|| format!("{person:?} is forgotten"));
+        self.looks_twice(seen);
+        let before = self.disk.clone();
+        self.tell(coordinator::Input::Forget { person: person.to_owned() }, seen);
+        self.witness_forgotten(&before, person, seen);
     }
 
     pub(super) fn noise_ends(&mut self, seen: &mut Seen) {
         self.say(|| "the noise ends".to_owned());
         self.noisy = false;
+        self.cams.iter_mut().for_each(|cam| cam.full = false);
         if self.coordinator.is_none() {
             self.start_coordinator(seen);
         }
@@ -181,6 +204,9 @@ impl World {
             }
             self.unlink(n, seen);
             self.link(n, seen);
+            if self.cams[n].link.is_some() && self.rng.random_bool(0.2) {
+                self.moves(n, seen);
+            }
         }
     }
 }

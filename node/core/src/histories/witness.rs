@@ -1,5 +1,8 @@
 //! The honest witness: he has a true clock, forgets nothing, and knows what may be and what may not.
 
+use crate::arming::Override;
+use crate::dashboard::NodeView;
+
 use super::*;
 
 impl World {
@@ -30,7 +33,9 @@ impl World {
         }
         let before = self.disk.over.as_ref().filter(|over| over.state.is_armed());
         let after = memory.over.as_ref().filter(|over| over.state.is_armed());
-        if before.map(|over| (&over.by, over.until, over.state)) == after.map(|over| (&over.by, over.until, over.state)) && !by_person {
+        // Who chose it may have been forgotten since; the house's own choice is another one all the same.
+        let which = |over: &Override| (over.by == "the coordinator itself", over.until, over.state);
+        if before.map(which) == after.map(which) && !by_person {
             return;
         }
         let presence = self.coordinator.as_ref().map(coordinator::Coordinator::presence);
@@ -53,6 +58,47 @@ impl World {
         let timed = self.disk.over.as_ref().is_some_and(|over| over.state == ArmState::Disarmed && over.left.is_some());
         let over = self.coordinator.is_some() && self.disarm_over.is_some_and(|end| self.ran >= end);
         assert!(!(timed && over), "disarmed for longer than a person chose: {:?} at {}", self.disk.over, self.time);
+    }
+
+    /// Nothing that is kept names him, and nothing else changed: neither what holds nor what somebody chose, nor for how long.
+    pub(super) fn witness_forgotten(&self, before: &coordinator::MemoryV1, person: &str, seen: &mut Seen) {
+        let names = |memory: &coordinator::MemoryV1| {
+            let chosen = memory.over.iter().chain(memory.pending.iter().map(|(over, _)| over));
+            chosen.map(|over| &over.by).chain([&memory.reason]).any(|text| !person.is_empty() && text.contains(person))
+        };
+        let after = &self.disk;
+        assert!(!names(after), "{person} is still named: {after:?}");
+        assert_eq!(after.reason.is_empty(), before.reason.is_empty());
+        let nameless = |memory: &coordinator::MemoryV1| {
+            let mut memory = memory.clone();
+            memory.reason.clear();
+            let pending = memory.pending.as_mut().map(|(over, _)| over);
+            for over in memory.over.iter_mut().chain(pending) {
+                over.by.clear();
+                // Time that passed is written with the name.
+                over.left = over.left.map(|_| 0);
+            }
+            memory
+        };
+        assert_eq!(nameless(after), nameless(before), "forgetting {person} changed what holds");
+        seen.forgotten += u64::from(names(before));
+    }
+
+    /// As it was but for the address, and for having been heard.
+    pub(super) fn witness_moved(&self, n: usize, before: Option<NodeView>) {
+        let cam = &self.cams[n];
+        let Some(after) = self.view_of(n) else { return };
+        assert_eq!(after.address, cam.address, "camera {n} is shown where it was before");
+        assert!(cam.link.is_some() || after.liveness != "online", "camera {n} has no link: {after:?}");
+        assert!(cam.link.is_some() || !after.current, "camera {n} has no link: {after:?}");
+        let heard = NodeView { address: None, liveness: String::new(), last_contact: None, ..after };
+        assert_eq!(before.map(|before| NodeView { address: None, liveness: String::new(), last_contact: None, ..before }), Some(heard));
+    }
+
+    /// What is shown of it.
+    pub(super) fn view_of(&self, n: usize) -> Option<NodeView> {
+        let dashboard = self.coordinator().dashboard(self.clock.now(self.time));
+        dashboard.nodes.into_iter().find(|node| node.node == self.cams[n].id)
     }
 
     /// The numbers grow, and a disarm has a reason that the world knows of.
@@ -109,8 +155,25 @@ impl World {
             let lost = cam.lost_ends.is_some_and(|end| cam.awake >= end);
             assert!(!lost, "camera {n} is disarmed and lost its coordinator long ago: {machine:?}");
         }
+        cam.witness_disk();
+        let machine = cam.machine.as_ref().unwrap();
+        let watches = cam.settings.sources[0].watch_in.contains(&machine.effective()) && machine.paused().is_none();
+        assert_eq!(cam.watching, watches, "camera {n} does what it obeys: {machine:?}");
         let (disk, saved) = cam.disk.as_ref().map_or((None, 0), |(memory, state)| (state.as_ref(), memory.raised));
+        if machine.owes_save() {
+            assert!(machine.effective().is_armed(), "camera {n} obeys a disarm that its disk did not take: {machine:?}");
+            return;
+        }
         assert_eq!(disk, machine.state(), "what camera {n} obeys is on its disk");
         assert_eq!(saved != 0, machine.raised().is_some(), "what camera {n} raised is on its disk");
+    }
+}
+
+impl Cam {
+    /// What a restart would find, and for how long that would hold.
+    pub(super) fn witness_disk(&mut self) {
+        if std::mem::take(&mut self.written) {
+            self.left_on_disk = (self.disarm_ends.saturating_sub(self.awake), self.lost_ends.map(|end| end.saturating_sub(self.awake)));
+        }
     }
 }
