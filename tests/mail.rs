@@ -7,7 +7,7 @@ use crate::harness::smtp::{MailServer, header};
 use crate::harness::{House, eventually};
 
 /// An armed house that mails.
-async fn mailing_house(server: &MailServer, more: &str) -> House {
+pub(crate) async fn mailing_house(server: &MailServer, more: &str) -> House {
     let house = House::with_cameras(["porch"]).await;
     house.coordinator.configure(&server.section(more));
     house.coordinator.restart().await;
