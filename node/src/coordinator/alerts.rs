@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::events::Keeper;
 use crate::clock::Clock;
-use crate::mailer::letters::{Facts, Writer};
+use crate::mailer::letters::{ClipFile, Facts, Writer};
 use crate::store::events::{Events, Filter, MOST, StoredEvent};
-use crate::store::mails::{CAP, ClipV1, LetterV1, MailBox, Mails};
+use crate::store::mails::{CAP, LetterV1, MailBox, Mails};
 
 /// What is older than this when the node starts was mailed, or is no news any more.
 const CAUGHT_UP: Duration = Duration::from_secs(3600);
@@ -183,9 +183,8 @@ impl Alerts {
         let work: Box<dyn FnOnce() -> Vec<LetterV1> + Send> = match effect {
             Effect::EventMail { movement, to, held_back } => {
                 let event = self.keeper.room().await?.events.event(movement.event).await?;
-                let clip = event.as_ref().and_then(clip_of).map(|(clip, length)| (clip, length, None::<u32>));
-                let clip = match clip {
-                    Some((_, length, seconds)) => Some((Some(length), seconds)),
+                let clip = match event.as_ref().and_then(clip_of) {
+                    Some(length) => Some((Some(length), None)),
                     // One that goes on may still get one.
                     None => event.filter(|event| event.ended.is_none()).map(|_| (None, None)),
                 };
@@ -197,7 +196,7 @@ impl Alerts {
                 let attachment = event.attachments.iter().find(|known| known.attachment.hash == clip);
                 let name = attachment.map_or_else(|| "clip".to_owned(), |known| known.attachment.name.clone());
                 let movement = Movement { event: event.id, source, started: event.started, changed: event.changed, picture: None };
-                let clip = ClipV1 { mime: mime_of(&name).to_owned(), name, hash: clip };
+                let clip = ClipFile { mime: mime_of(&name).to_owned(), name, hash: clip };
                 Box::new(move || vec![writer.clip(&movement, clip, length, to, held_back, now)])
             }
             Effect::Digest(digest) => Box::new(move || vec![writer.digest(&digest, now)]),
@@ -233,9 +232,10 @@ pub(super) fn label(camera: &str, source: &str) -> String {
     if source == ONLY || source == camera { camera.to_owned() } else { format!("{camera}/{source}") }
 }
 
-fn clip_of(event: &StoredEvent) -> Option<(ClipV1, u64)> {
-    let clip = event.attachments.iter().map(|known| &known.attachment).find(|attachment| attachment.kind == AttachmentKind::Clip)?;
-    Some((ClipV1 { name: clip.name.clone(), mime: mime_of(&clip.name).to_owned(), hash: clip.hash }, clip.length))
+/// Bytes of the event's clip, if it has one.
+fn clip_of(event: &StoredEvent) -> Option<u64> {
+    let mut attachments = event.attachments.iter().map(|known| &known.attachment);
+    attachments.find(|attachment| attachment.kind == AttachmentKind::Clip).map(|clip| clip.length)
 }
 
 fn mime_of(name: &str) -> &'static str {

@@ -43,6 +43,16 @@ pub struct Facts {
     pub clip: Option<(Option<u64>, Option<u32>)>,
 }
 
+/// A clip as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClipFile {
+    /// As the reader's computer will call it.
+    pub name: String,
+    /// Such as "video/mp4".
+    pub mime: String,
+    pub hash: [u8; 32],
+}
+
 impl Writer {
     pub fn new(config: &MailConfig, templates: Templates, media: Media) -> Self {
         let dashboard = config.dashboard_url.as_deref().and_then(Link::new);
@@ -68,30 +78,37 @@ impl Writer {
             clip,
             around: self.around(held_back, facts),
         });
-        self.letter(&mail, movement.source.clone(), to, pictures, None, now)
+        self.letter(&mail, movement.source.clone(), to, pictures, now)
     }
 
     /// The clip of an event that was mailed; one that is too large stays at home, and the mail says so.
     pub fn clip(
         &self,
         movement: &Movement,
-        clip: ClipV1,
+        file: ClipFile,
         length: u64,
         to: Vec<String>,
         held_back: Option<HeldBack>,
         now: Timestamp,
     ) -> LetterV1 {
-        let fits = length <= self.max_attachment;
-        let state = if fits { ClipState::Attached } else { ClipState::TooLarge };
-        let mail = Mail::Event(EventMail {
-            camera: movement.source.as_str().into(),
-            when: when(movement.started),
-            percent: movement.changed,
-            pictures: Vec::new(),
-            clip: Some(Clip { state, seconds: None, bytes: Some(length) }),
-            around: self.around(held_back, &Facts::default()),
-        });
-        self.letter(&mail, movement.source.clone(), to, Vec::new(), fits.then_some(clip), now)
+        let words = |state| {
+            let mail = Mail::Event(EventMail {
+                camera: movement.source.as_str().into(),
+                when: when(movement.started),
+                percent: movement.changed,
+                pictures: Vec::new(),
+                clip: Some(Clip { state, seconds: None, bytes: Some(length) }),
+                around: self.around(held_back, &Facts::default()),
+            });
+            self.letter(&mail, movement.source.clone(), to.clone(), Vec::new(), now)
+        };
+        if length > self.max_attachment {
+            return words(ClipState::TooLarge);
+        }
+        let without = words(ClipState::NotAttached);
+        let ClipFile { name, mime, hash } = file;
+        let clip = ClipV1 { name, mime, hash, text_without: without.text, html_without: without.html };
+        LetterV1 { clip: Some(clip), ..words(ClipState::Attached) }
     }
 
     pub fn digest(&self, digest: &Digest, now: Timestamp) -> LetterV1 {
@@ -120,7 +137,7 @@ impl Writer {
             movements,
             around: self.around(digest.held_back, &Facts::default()),
         });
-        self.letter(&mail, one.unwrap_or_else(|| HOUSE.to_owned()), digest.to.clone(), pictures, None, now)
+        self.letter(&mail, one.unwrap_or_else(|| HOUSE.to_owned()), digest.to.clone(), pictures, now)
     }
 
     pub fn fault(&self, notice: &Notice, to: Vec<String>, held_back: Option<HeldBack>, now: Timestamp) -> LetterV1 {
@@ -138,7 +155,7 @@ impl Writer {
         let headline: Sentence = notice.text.trim_end_matches('.').into();
         let fault = Fault::Other { headline, what: text.into(), to_do: vec!["`dms3-node status` on the coordinator says more.".into()] };
         let mail = Mail::Fault(FaultMail { fault, since: when(notice.since), ended, around: self.around(held_back, &Facts::default()) });
-        self.letter(&mail, HOUSE.to_owned(), to, Vec::new(), None, now)
+        self.letter(&mail, HOUSE.to_owned(), to, Vec::new(), now)
     }
 
     pub fn test(&self, node: &str, to: Vec<String>, now: Timestamp) -> LetterV1 {
@@ -147,23 +164,15 @@ impl Writer {
             when: when(now),
             around: Around { dashboard: self.dashboard.clone(), ..Around::default() },
         });
-        self.letter(&mail, HOUSE.to_owned(), to, Vec::new(), None, now)
+        self.letter(&mail, HOUSE.to_owned(), to, Vec::new(), now)
     }
 
-    fn letter(
-        &self,
-        mail: &Mail,
-        about: String,
-        to: Vec<String>,
-        pictures: Vec<(String, Vec<u8>)>,
-        clip: Option<ClipV1>,
-        at: Timestamp,
-    ) -> LetterV1 {
+    fn letter(&self, mail: &Mail, about: String, to: Vec<String>, pictures: Vec<(String, Vec<u8>)>, at: Timestamp) -> LetterV1 {
         let rendered = mail.render(&self.templates);
         for complaint in &rendered.complaints {
             tracing::warn!("{complaint}");
         }
-        LetterV1 { at, about, to, subject: rendered.subject, text: rendered.text, html: rendered.html, pictures, clip }
+        LetterV1 { at, about, to, subject: rendered.subject, text: rendered.text, html: rendered.html, pictures, clip: None }
     }
 
     fn around(&self, held_back: Option<HeldBack>, facts: &Facts) -> Around {
@@ -222,5 +231,41 @@ fn span(duration: Duration) -> Name {
         1 => "a minute".into(),
         2..120 => format!("{minutes} minutes").as_str().into(),
         _ => format!("{} hours", minutes / 60).as_str().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mail_that_loses_its_clip_on_the_way_no_longer_says_that_it_is_attached() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = |dashboard: Option<&str>| Writer {
+            templates: Templates::default(),
+            media: Media::open(dir.path()).unwrap(),
+            dashboard: dashboard.and_then(Link::new),
+            max_attachment: 1000,
+        };
+        let movement =
+            Movement { event: EventId([1; 16]), source: "porch".to_owned(), started: Timestamp(1), changed: Some(5), picture: None };
+        let file = || ClipFile { name: "a.mp4".to_owned(), mime: "video/mp4".to_owned(), hash: [1; 32] };
+        for (dashboard, where_it_is) in [(None, "it is at home"), (Some("https://dms3.local"), "see it on the dashboard")] {
+            let letter = writer(dashboard).clip(&movement, file(), 1000, vec!["a@example.org".to_owned()], None, Timestamp(2));
+            let without = [LetterV1::drop_clip, LetterV1::shed].map(|lose| {
+                let mut letter = letter.clone();
+                lose(&mut letter);
+                letter
+            });
+            let [dropped, shed] = &without;
+            assert_eq!((&dropped.text, &dropped.subject, &dropped.clip, &shed.clip), (&shed.text, &letter.subject, &None, &None));
+            for (text, lost) in [(&letter.text, &dropped.text), (&letter.html, &dropped.html)] {
+                assert!(text.contains("Attached to this mail") && text.contains("is attached"), "{text}");
+                assert!(lost.contains("Not attached to this mail") && !lost.contains("is attached"), "{lost}");
+                assert!(lost.split_whitespace().collect::<Vec<_>>().join(" ").contains(where_it_is), "{lost}");
+            }
+        }
+        let large = writer(None).clip(&movement, file(), 1001, Vec::new(), None, Timestamp(2));
+        assert!(large.clip.is_none() && large.text.contains("Too large to attach"), "{}", large.text);
     }
 }
