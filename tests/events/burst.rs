@@ -154,7 +154,8 @@ async fn told_later(house: &House) -> usize {
     told
 }
 
-fn peak_kib(pid: u32) -> u64 {
+/// The most memory that the process ever had.
+pub(super) fn peak_kib(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
