@@ -1,4 +1,4 @@
-//! Replays the fuzzers' corpus: no input of a stranger brings a decoder down.
+//! Replays the fuzzers' corpus: no input of a stranger, or of a camera that lies, brings a decoder down.
 
 use std::path::Path;
 
@@ -18,6 +18,26 @@ fn no_message_of_the_corpus_brings_the_decoder_down() {
 #[test]
 fn no_token_of_the_corpus_brings_the_decoder_down() {
     replay("token", properties::token);
+}
+
+#[test]
+fn no_name_of_a_file_of_the_corpus_brings_the_reader_of_times_down() {
+    replay("name", properties::name);
+}
+
+#[test]
+fn no_picture_of_the_corpus_brings_the_reader_of_sizes_down_or_takes_its_memory() {
+    let before = peak_kib();
+    replay("picture", properties::picture);
+    let more = peak_kib() - before;
+    assert!(more < 32 * 1024, "{more} KiB");
+}
+
+/// The most memory that this process ever had.
+fn peak_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
 }
 
 /// Each file as it is, cut at every length, and with each of its first bits turned.

@@ -1,5 +1,6 @@
 //! What a detector's hook hands over reaches the coordinator's store, whatever breaks in between.
 
+mod burst;
 mod bytes;
 mod crashes;
 mod disks;

@@ -7,7 +7,7 @@ use crate::harness::smtp::{MailServer, header};
 use crate::harness::{House, Plan, eventually};
 
 /// An armed house that mails.
-async fn mailing_house(server: &MailServer, more: &str) -> House {
+pub(crate) async fn mailing_house(server: &MailServer, more: &str) -> House {
     let house = House::with_cameras(["porch"]).await;
     house.coordinator.configure(&server.section(more));
     house.coordinator.restart().await;
@@ -48,6 +48,29 @@ async fn what_moves_is_mailed_with_its_picture_then_its_clip_in_the_same_thread_
     assert!(header(&first, "References").is_some());
     let digest = mails.iter().find(|mail| header(mail, "Subject").is_some_and(|subject| subject.contains("3 more")));
     assert_eq!(digest.expect("a digest of the rest").matches("Content-ID").count(), 3, "with small pictures");
+    eventually("nothing waits", async || house.status().await.mail.is_some_and(|mail| mail.waiting == 0)).await;
+}
+
+#[tokio::test]
+async fn a_clip_that_the_mail_server_finds_too_large_stays_at_home_and_its_mail_says_so() {
+    let mut server = MailServer::new();
+    server.start(&["--max-size", "60000"]);
+    let house = mailing_house(&server, "").await;
+    let porch = house.camera("porch");
+    let clip = house.dir().join("01-20261123080130.mp4");
+    std::fs::write(&clip, vec![9; 60_000]).unwrap();
+    good(said(porch, "event-start", "1"));
+    good(picture(porch, "1", "450", &jpeg(house.dir(), b"1.jpg", 1)));
+    server.has(1).await;
+    let movie = ["movie", "--event", "1", "--camera", "cam", "--file", clip.to_str().unwrap()];
+    good(crate::events::hook(porch, &movie.map(std::ffi::OsStr::new)));
+    let mails = server.has(2).await;
+    let mail = mail_parser::MessageParser::default().parse(mails[1].as_bytes()).unwrap();
+    assert_eq!(mail.attachment_count(), 0);
+    for text in [mail.body_text(0).unwrap(), mail.body_html(0).unwrap()] {
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains("Not attached to this mail") && !words.contains("is attached"), "{text}");
+    }
     eventually("nothing waits", async || house.status().await.mail.is_some_and(|mail| mail.waiting == 0)).await;
 }
 

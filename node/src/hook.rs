@@ -1,7 +1,8 @@
 //! The hook socket: a detector's hook hands over what was seen and the open file, and nothing else can be done here.
 //!
 //! One call a connection: `u32 length` (big endian), then [`Call`] as JSON, its first byte with the descriptor of the file if there is one.
-//! The answer has the same shape.
+//! The answer has the same shape. Whoever calls too often, or too many times at once, is told so before he is heard; his hook leaves it in the
+//! spool (`guests`).
 
 use std::fs::File;
 use std::future::Future;
@@ -24,6 +25,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::guests::{Guests, Place};
+
+mod guests;
+
 /// Its name in `run_dir`.
 pub const SOCKET: &str = "hook.sock";
 /// Members may hand in events.
@@ -32,8 +37,6 @@ pub const GROUP: &str = "dms3-hook";
 pub const LIMIT: usize = 16 * 1024;
 /// A visitor says what he has to say in this time; a hook has nothing to wait for.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Taken at once: pictures are copied, and a slow disk gains nothing from more.
-const AT_ONCE: usize = 8;
 
 /// What a hook says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +92,7 @@ impl HookSocket {
         Ok(Self { listener })
     }
 
-    /// Serves until the stop; a visitor's fault ends only his own call. More callers than are taken at once wait.
+    /// Serves until the stop; a visitor's fault ends only his own call.
     pub async fn run<F>(
         self: Arc<Self>,
         take: impl Fn(Call, Option<File>) -> F + Clone + Send + 'static,
@@ -99,19 +102,23 @@ impl HookSocket {
         F: Future<Output = Answer> + Send + 'static,
     {
         let mut visitors = JoinSet::new();
+        let guests = Arc::new(Guests::new());
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(_) = visitors.join_next() => {}
-                visitor = self.listener.accept(), if visitors.len() < AT_ONCE => match visitor {
-                    Ok((stream, _)) => {
-                        let take = take.clone();
-                        visitors.spawn(async move {
-                            if let Err(error) = converse(stream, take).await {
-                                tracing::warn!("a call of a hook came to nothing: {error:#}");
-                            }
-                        });
-                    }
+                visitor = self.listener.accept() => match visitor {
+                    Ok((stream, _)) => match guests.let_in(user_of(&stream)) {
+                        Ok(place) => {
+                            let take = take.clone();
+                            visitors.spawn(async move {
+                                if let Err(error) = converse(stream, take, &place).await {
+                                    place.tell(&format!("a call of a hook came to nothing: {error:#}"));
+                                }
+                            });
+                        }
+                        Err(why) => turn_away(&stream, why),
+                    },
                     Err(error) => {
                         tracing::warn!("the hook socket cannot take a visitor: {error}");
                         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -125,12 +132,27 @@ impl HookSocket {
     }
 }
 
-async fn converse<F: Future<Output = Answer>>(mut stream: UnixStream, take: impl Fn(Call, Option<File>) -> F) -> Result<()> {
+/// Whose process it is, as the kernel says; `None`: nobody knows any more.
+fn user_of(stream: &UnixStream) -> Option<u32> {
+    stream.peer_cred().ok().map(|peer| peer.uid())
+}
+
+/// Nobody waits for whom we turn away: his answer fits into an empty socket, or he does without.
+fn turn_away(stream: &UnixStream, why: &str) {
+    if let Ok(answer) = encode(&Answer::Later { why: why.to_owned() }) {
+        let _ = stream.try_write(&answer);
+    }
+}
+
+async fn converse<F: Future<Output = Answer>>(mut stream: UnixStream, take: impl Fn(Call, Option<File>) -> F, place: &Place) -> Result<()> {
     let answer = match tokio::time::timeout(PATIENCE, hear(&mut stream)).await {
-        Ok(Ok((call, file))) => take(call, file).await,
+        Ok(Ok((call, file))) => {
+            let _turn = place.turn().await;
+            take(call, file).await
+        }
         Ok(Err(error)) => {
             let why = format!("{error:#}");
-            tracing::warn!("a hook said what cannot be understood: {why}");
+            place.tell(&format!("a hook said what cannot be understood: {why}"));
             Answer::Later { why }
         }
         Err(_) => bail!("it said nothing for {} s", PATIENCE.as_secs()),

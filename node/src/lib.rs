@@ -8,6 +8,7 @@ pub mod config_text;
 pub mod control;
 pub mod coordinator;
 pub mod hook;
+pub mod lines;
 pub mod mailer;
 pub mod mesh;
 pub mod owner;

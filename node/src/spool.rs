@@ -3,7 +3,7 @@
 //!
 //! An entry is `ID.json` (a [`Call`]) and, if it has a file, `ID.file`. The `.json` comes last and by renaming: where it is, all is.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -25,6 +25,10 @@ const CALL: &str = "json";
 const FILE: &str = "file";
 const NEW: &str = "new";
 const REFUSED: &str = "refused";
+/// Whatever lies there, no more is held in memory: entries of a user, users, what hooks began.
+const AT_ONCE: usize = 1000;
+const USERS: usize = 16;
+const BEGUN: usize = 10_000;
 /// No hook writes for so long.
 const AT_WORK: Duration = Duration::from_secs(3600);
 
@@ -85,21 +89,37 @@ impl io::Read for FromStart {
     }
 }
 
-/// The entries that are there, the oldest first.
+/// Entries to be taken next: of each user the oldest, and one of each in turn, so that nobody waits for all that another one left. Not more
+/// than `AT_ONCE` of a user.
 pub fn entries(dir: &Path) -> Result<Vec<EventId>> {
-    let mut found = Vec::new();
+    let mut found: BTreeMap<u32, Vec<EventId>> = BTreeMap::new();
     let list = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         list => list.with_context(|| format!("cannot read {}", dir.display()))?,
     };
     for entry in list {
-        let path = entry.with_context(|| format!("cannot read {}", dir.display()))?.path();
-        if path.extension().is_some_and(|extension| extension == CALL) {
-            found.extend(path.file_stem().and_then(|stem| EventId::parse(stem.to_str()?).ok()));
+        let entry = entry.with_context(|| format!("cannot read {}", dir.display()))?;
+        let path = entry.path();
+        let id = (path.extension().is_some_and(|ending| ending == CALL)).then(|| EventId::parse(path.file_stem()?.to_str()?).ok());
+        if let Some(id) = id.flatten()
+            && let Ok(data) = entry.metadata()
+        {
+            let user = if found.len() < USERS { data.uid() } else { u32::MAX };
+            let own = found.entry(user).or_default();
+            own.push(id);
+            if own.len() == 2 * AT_ONCE {
+                oldest(own);
+            }
         }
     }
-    found.sort_unstable();
-    Ok(found)
+    found.values_mut().for_each(oldest);
+    let most = found.values().map(Vec::len).max().unwrap_or(0);
+    Ok((0..most).flat_map(|nth| found.values().filter_map(move |own| own.get(nth).copied())).collect())
+}
+
+fn oldest(entries: &mut Vec<EventId>) {
+    entries.sort_unstable();
+    entries.truncate(AT_ONCE);
 }
 
 /// What an entry holds. An error: it is none of ours, or was tampered with.
@@ -152,7 +172,9 @@ impl Unfinished {
             }
             let since = self.seen.get(&path).copied().unwrap_or(now);
             if now.duration_since(since) < AT_WORK {
-                seen.insert(path, since);
+                if seen.len() < BEGUN {
+                    seen.insert(path, since);
+                }
             } else {
                 fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
             }
@@ -184,7 +206,34 @@ fn open(path: &Path) -> Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use dms3_core::time::Timestamp;
+
     use super::*;
+
+    #[test]
+    fn of_each_user_the_oldest_are_taken_in_turn_whatever_another_one_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let leave = |at: u64, user: u32| {
+            let id = EventId::new(Timestamp(at), rand::random());
+            let path = dir.path().join(format!("{id}.{CALL}"));
+            fs::write(&path, "x").unwrap();
+            // Only root gives files away.
+            std::os::unix::fs::chown(&path, Some(user), None).is_ok().then_some(id)
+        };
+        if leave(1, 54_321).is_none() {
+            eprintln!("skipped: only root can");
+            return;
+        }
+        for at in (2..2 * AT_ONCE as u64 + 100).rev() {
+            leave(at, 54_321);
+        }
+        let late = [leave(1_000_000, 54_322), leave(1_000_001, 54_322)].map(Option::unwrap);
+        let found = entries(dir.path()).unwrap();
+        assert_eq!(found.len(), AT_ONCE + late.len());
+        assert_eq!([found[1], found[3]], late, "nobody waits for the other");
+        let first: Vec<_> = found.iter().filter(|id| !late.contains(id)).map(|id| id.made_at().0).collect();
+        assert_eq!(first, (1..=AT_ONCE as u64).collect::<Vec<_>>());
+    }
 
     #[test]
     fn what_a_killed_hook_left_goes_and_what_one_is_writing_stays() {

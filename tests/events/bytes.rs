@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dms3_node::store::events::{Events, Filter};
 use nix::sys::signal::Signal;
 
 use super::crashes::hash;
@@ -113,6 +114,26 @@ async fn a_coordinator_that_hangs_until_its_link_is_given_up_gets_the_rest_of_a_
     eventually("the camera gives it up", async || porch.camera_status().await.is_some_and(|status| status.linked.is_none())).await;
     house.coordinator.signal(Signal::SIGCONT);
     goes_on(&house, &hash, &half).await;
+}
+
+#[tokio::test]
+async fn what_is_left_of_an_event_that_went_meanwhile_is_forgotten_at_once_by_its_camera() {
+    let (house, hash, half) = house_with_half_a_clip().await;
+    let store = Events::open(&house.coordinator.state_dir()).await.unwrap().events;
+    let event = store.events(&Filter { limit: 1, ..Filter::default() }).await.unwrap().remove(0);
+    store.delete_event(event.id, event.began).await.unwrap();
+    house.coordinator.signal(Signal::SIGCONT);
+    let porch = house.camera("porch");
+    within(Duration::from_secs(20), "the camera has nothing to bring", async || {
+        half.metadata().unwrap().len() == CLIP as u64 && porch.camera_status().await.is_some_and(|status| status.outbox.waiting == 0)
+    })
+    .await;
+    let outbox = porch.camera_status().await.unwrap().outbox;
+    assert_eq!((outbox.lost, outbox.refused), (0, 0));
+    assert!(house.events().await.is_empty(), "it does not come back");
+    assert!(!content(&house.coordinator, "media", &hash).exists() && part(&house.coordinator).is_none(), "nor does its clip stay");
+    assert!(!house.coordinator.told("cannot be kept") && !house.coordinator.told("nobody told of it"));
+    store.close().await;
 }
 
 #[tokio::test]

@@ -37,7 +37,7 @@ struct Ledger {
     shoot: AtomicBool,
 }
 
-fn of_env(name: &str) -> Option<u64> {
+pub(super) fn of_env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
@@ -97,30 +97,12 @@ async fn no_picture_that_a_hook_was_told_is_kept_is_lost_or_doubled_whatever_is_
     }
     house.answers().await;
     let (kept, unknown) = (ledger.kept.into_inner().unwrap(), ledger.unknown.into_inner().unwrap());
-    // What waits is counted twice a second, and not at all in the first moment of a node: it must stay so.
-    let mut since: Option<Instant> = None;
-    within(Duration::from_secs(60 + kept.len() as u64 / 10), "all of it is handed over", async || {
-        let over = calls_in(&porch.spool_dir()).is_empty() && porch.camera_status().await.is_some_and(|status| status.outbox.waiting == 0);
-        since = if over { since.or(Some(Instant::now())) } else { None };
-        since.is_some_and(|since| since.elapsed() > Duration::from_secs(2))
-    })
-    .await;
+    hands_all_over(porch, Duration::from_secs(60 + kept.len() as u64 / 10)).await;
     let outbox = porch.camera_status().await.unwrap().outbox;
     assert_eq!((outbox.lost, outbox.refused), (0, 0));
     house.coordinator.stop().await;
 
-    let media = Media::open(&house.coordinator.state_dir().join("media")).unwrap();
-    let mut found: HashMap<[u8; 32], usize> = HashMap::new();
-    for event in stored(&house).await {
-        for known in event.attachments {
-            assert!(known.kept_at.is_some(), "{:?} of event {} is not whole", known.attachment.name, event.id);
-            let mut file = media.get(&known.attachment.hash).unwrap();
-            let mut bytes = Vec::new();
-            std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
-            assert_eq!(hash(&bytes), known.attachment.hash, "{}", known.attachment.name);
-            *found.entry(known.attachment.hash).or_default() += 1;
-        }
-    }
+    let found = found(&house).await;
     let lost = kept.iter().filter(|hash| !found.contains_key(*hash)).count();
     let doubled = found.values().filter(|times| **times > 1).count();
     assert_eq!((lost, doubled), (0, 0), "of {} kept and {} unknown", kept.len(), unknown.len());
@@ -190,6 +172,36 @@ async fn call(porch: &Camera, ledger: &Ledger, dir: &Path, plain: &[u8], random:
     fs::remove_file(file).unwrap();
 }
 
+/// Waits until nothing lies in the spool of the camera, and its coordinator has all of its outbox.
+pub(super) async fn hands_all_over(camera: &Camera, time: Duration) {
+    // What waits is counted twice a second, and not at all in the first moment of a node: it must stay so.
+    let mut since: Option<Instant> = None;
+    within(time, "all of it is handed over", async || {
+        let spool = calls_in(&camera.spool_dir());
+        let over = spool.is_empty() && camera.camera_status().await.is_some_and(|status| status.outbox.waiting == 0);
+        since = if over { since.or(Some(Instant::now())) } else { None };
+        since.is_some_and(|since| since.elapsed() > Duration::from_secs(2))
+    })
+    .await;
+}
+
+/// How often each content is in the store of the coordinator, which does not run. All are whole.
+pub(super) async fn found(house: &House) -> HashMap<[u8; 32], usize> {
+    let media = Media::open(&house.coordinator.state_dir().join("media")).unwrap();
+    let mut found: HashMap<[u8; 32], usize> = HashMap::new();
+    for event in stored(house).await {
+        for known in event.attachments {
+            assert!(known.kept_at.is_some(), "{:?} of event {} is not whole", known.attachment.name, event.id);
+            let mut file = media.get(&known.attachment.hash).unwrap();
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
+            assert_eq!(hash(&bytes), known.attachment.hash, "{}", known.attachment.name);
+            *found.entry(known.attachment.hash).or_default() += 1;
+        }
+    }
+    found
+}
+
 /// Calls that nobody took yet.
 fn calls_in(spool: &Path) -> Vec<PathBuf> {
     let names = fs::read_dir(spool).unwrap().map(|entry| entry.unwrap().path());
@@ -197,7 +209,7 @@ fn calls_in(spool: &Path) -> Vec<PathBuf> {
 }
 
 /// All that the store of the coordinator holds, which does not run.
-async fn stored(house: &House) -> Vec<StoredEvent> {
+pub(super) async fn stored(house: &House) -> Vec<StoredEvent> {
     let store = Events::open(&house.coordinator.state_dir()).await.unwrap().events;
     let mut all: Vec<StoredEvent> = Vec::new();
     loop {

@@ -10,6 +10,7 @@ use dms3_core::time::Timestamp;
 use dms3_node::clock::wall;
 use dms3_node::mesh::link::{Connection, Link};
 use dms3_node::mesh::transfer::send_event;
+use dms3_node::store::events::Events;
 
 use super::{good, jpeg, picture};
 use crate::harness::{House, eventually, within};
@@ -171,6 +172,24 @@ async fn a_camera_that_tells_lies_of_events_harms_nobody() {
     .await;
     porch.start();
     house.is_unharmed(before).await;
+}
+
+#[tokio::test]
+async fn of_an_event_that_went_nothing_more_is_wanted_and_its_camera_is_told() {
+    let house = armed_house().await;
+    let porch = house.camera("porch");
+    porch.stop().await;
+    let thief = Thief::of(&house, porch);
+    let (connection, mut link) = thief.link().await;
+    let own = event(vec![attachment([1; 32], 100)]);
+    send_event(&connection, own.clone()).await.unwrap();
+    assert!(matches!(answer(&connection, &mut link).await, Message::EventKept(kept) if kept.missing.len() == 1));
+    let store = Events::open(&house.coordinator.state_dir()).await.unwrap().events;
+    store.delete_event(own.id, own.started).await.unwrap();
+    say(&connection, &bytes(own.id, [1; 32], 0, &[0; 100])).await;
+    let Message::AttachmentKept(kept) = answer(&connection, &mut link).await else { panic!("it is told to forget it") };
+    assert_eq!((kept.event, kept.hash), (own.id, [1; 32]));
+    store.close().await;
 }
 
 #[tokio::test]

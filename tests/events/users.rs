@@ -1,12 +1,18 @@
 //! Other users of the camera's machine: those of the hook group may hand in events, and nobody can do more.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use super::{good, jpeg, said};
+use dms3_core::arming::ArmState;
+
+use super::burst::peak_kib;
+use super::crashes::{found, hands_all_over, hash};
+use super::{good, jpeg, picture, said};
 use crate::harness::skip::cannot_make_networks;
 use crate::harness::{BINARY, Camera, House, eventually};
 
@@ -126,4 +132,96 @@ async fn nobody_reads_or_removes_what_another_user_left_in_the_spool() {
     porch.start();
     house.has_events(2).await;
     eventually("the spool is empty", async || fs::read_dir(porch.spool_dir()).unwrap().count() == 0).await;
+}
+
+/// Somebody of the group whose Motion was taken over: first he announces movements without end, then he holds connections and says nothing.
+/// Ends when its input is closed.
+const ATTACK: &str = r#"
+import json, select, socket, struct, sys, threading, time
+
+def connect():
+    visitor = socket.socket(socket.AF_UNIX)
+    visitor.settimeout(20)
+    visitor.connect(sys.argv[1])
+    return visitor
+
+answers = []
+def announce(own):
+    for number in range(500):
+        call = dict(said="event-start", event=f"attack-{own}-{number}", camera="cam", pixels=None, at=None, called=1, file=None)
+        text = json.dumps(call).encode()
+        try:
+            visitor = connect()
+            visitor.sendall(struct.pack(">I", len(text)) + text)
+            answers.append(b"kept" in visitor.recv(4096))
+        except OSError:
+            answers.append(False)
+        visitor.close()
+
+began = time.monotonic()
+threads = [threading.Thread(target=announce, args=(own,)) for own in range(32)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(sum(answers), len(answers) - sum(answers), int(time.monotonic() - began), flush=True)
+silent, told = [], False
+while not select.select([sys.stdin], [], [], 0.05)[0]:
+    silent = silent[-400:]
+    try:
+        silent.extend(connect() for _ in range(20))
+    except OSError:
+        pass
+    if len(silent) >= 400 and not told:
+        told = True
+        print("silent", flush=True)
+"#;
+
+#[tokio::test]
+async fn whoever_calls_hooks_without_end_holds_up_neither_others_nor_the_house() {
+    if cannot_make_networks("whoever_calls_hooks_without_end_holds_up_neither_others_nor_the_house") {
+        return;
+    }
+    let house = house_with_a_hook_group().await;
+    let porch = house.camera("porch");
+    let mut honest = Vec::new();
+    let mut sees = |number: u8| {
+        let file = jpeg(house.dir(), format!("{number}.jpg").as_bytes(), number);
+        let began = Instant::now();
+        good(picture(porch, &number.to_string(), "5", &file));
+        assert!(began.elapsed() < Duration::from_secs(3), "our own Motion waits for nobody");
+        honest.push(hash(&fs::read(file).unwrap()));
+    };
+    // Another one may be in the home of somebody.
+    let python = if Path::new("/usr/bin/python3").exists() { "/usr/bin/python3" } else { "python3" };
+    let mut attack = as_user(OF_THE_GROUP, python);
+    attack.args(["-c", ATTACK]).arg(porch.run_dir().join("hook.sock")).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut attack = attack.spawn().unwrap();
+    eventually("the attack is under way", async || porch.told("hooks of this user call too often")).await;
+    (0..10).for_each(&mut sees);
+    let mut out = BufReader::new(attack.stdout.take().unwrap());
+    let (mut answers, mut silent) = (String::new(), String::new());
+    out.read_line(&mut answers).unwrap();
+    let answers: Vec<u64> = answers.split_whitespace().map(|number| number.parse().unwrap()).collect();
+    let [kept, later, secs] = answers[..] else { panic!("{answers:?}") };
+    eprintln!("{kept} kept, {later} not, in {secs} s");
+    assert!(kept <= 1000 + 50 * (secs + 1) && later > 0);
+    out.read_line(&mut silent).unwrap();
+    assert_eq!(silent, "silent\n", "all his places are taken");
+    (10..20).for_each(&mut sees);
+    house.arm().await;
+    house.agrees(ArmState::Away).await;
+    assert_eq!(house.view("porch").await.unwrap().liveness, "online");
+    assert_eq!(fs::read_dir(porch.spool_dir()).unwrap().count(), 0, "what our own Motion saw did not have to go there");
+    let lines = porch.lines_with("of this user") + porch.lines_with("a call of a hook came to nothing");
+    assert!(porch.lines_with(&format!("(user {OF_THE_GROUP})")) > 0 && lines < 40, "{lines} lines");
+    drop(attack.stdin.take());
+    assert!(attack.wait().unwrap().success());
+
+    hands_all_over(porch, Duration::from_secs(120)).await;
+    let peak = peak_kib(porch.pid());
+    assert!(peak < 64 * 1024, "{peak} KiB");
+    house.coordinator.stop().await;
+    let found = found(&house).await;
+    assert!(honest.iter().all(|hash| found.get(hash) == Some(&1)) && found.len() == honest.len());
 }

@@ -2,8 +2,10 @@
 
 #![allow(clippy::expect_used, reason = "a fuzzer wants the panic")]
 
+use dms3_core::event::{changed_percent, time_in_name};
 use dms3_core::protocol::frame::{CONTROL_LIMIT, HEADER, Header, decode, encode, from_bytes};
 use dms3_core::protocol::message::{BundleV1, StateV1};
+use dms3_node::store::media::size_of_head;
 use dms3_pki::TokenWord;
 
 /// A header and what follows it, as a link reads them: never a panic, never more than the limit, and what is a message is encoded and
@@ -39,5 +41,32 @@ pub(crate) fn token(bytes: &[u8]) {
     if let Ok(word) = TokenWord::parse(text) {
         let again = TokenWord::parse(&word.encode()).expect("our own word is valid");
         assert_eq!((again.issued_at, again.id, again.root_pin, &again.hints), (word.issued_at, word.id, word.root_pin, &word.hints));
+    }
+}
+
+/// What a detector calls its file, whatever its bytes are: a time that is found stands there in digits, is of Motion's century, and does not
+/// depend on what stands before it.
+pub(crate) fn name(bytes: &[u8]) {
+    let found = time_in_name(bytes);
+    assert_eq!(time_in_name(&[b"x", bytes].concat()), found);
+    let Some(time) = found else { return };
+    assert!((2000..2200).contains(&time.year()), "{time}");
+    let digits = |separated: &str| format!("{}", time.strftime(separated)).into_bytes();
+    let bare: Vec<u8> = bytes.iter().copied().filter(|byte| !b"-_:.T".contains(byte)).collect();
+    let written = digits("%Y%m%d%H%M%S");
+    assert!(bare.windows(written.len()).any(|part| part == written), "{time} does not stand there");
+    for name in [digits("%Y%m%d%H%M%S-00.jpg"), digits("07-%Y%m%d%H%M%S.jpg"), digits("%Y-%m-%dT%H:%M:%S")] {
+        assert_eq!(time_in_name(&name), Some(time));
+    }
+}
+
+/// The first bytes of what a detector calls a picture: whatever its size is, no more than all of it changed.
+pub(crate) fn picture(bytes: &[u8]) {
+    let Ok((width, height)) = size_of_head(bytes) else { return };
+    let whole = u64::from(width) * u64::from(height);
+    for pixels in [0, 1, whole / 2, whole, u64::MAX] {
+        let percent = changed_percent(pixels, width, height);
+        assert_eq!(percent.is_none(), whole == 0);
+        assert!(percent.is_none_or(|percent| percent <= 100 && (percent > 0) == (pixels > 0)), "{pixels} of {width}x{height}: {percent:?}");
     }
 }

@@ -183,6 +183,13 @@ mod tests {
         says("event-at-home", &["It is kept at home.", "And 2 more pictures, kept at home."]);
         says("event-bare", &["porch saw movement", "No picture came"]);
         says("event-later", &["The clip of this movement is attached.", "2 min 3 s"]);
+        says(
+            "event-later-without",
+            &[
+                "The clip of this movement could not be attached.",
+                "Not attached to this mail (2 min 3 s, 48 MB). As long as it is kept, you",
+            ],
+        );
         says("digest", &usual);
         says("digest", &["porch: 7 more in 10 minutes", "08:03:12", "7 % changed", "No picture"]);
         says("digest-house", &["31 more in 10 minutes", "garden gate", "And 19 more movements on the dashboard."]);

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::outbox::{Kept, NewFile};
 use crate::clock::Clock;
 use crate::hook::{Answer, Call};
+use crate::lines::Lines;
 use crate::spool;
 use crate::store::media::size_of_picture;
 
@@ -29,6 +30,8 @@ const LOOK: Duration = Duration::from_secs(5);
 const OPENING: Duration = Duration::from_secs(3);
 /// Of the eight threads that wait for disks.
 const READ_AT_ONCE: usize = 6;
+/// Lines a minute for what hooks hand over and is not as it should be.
+const LINES: u32 = 10;
 /// How often it is looked for files that no hook handed over, and how long nobody must have written to them.
 const LOOK_BEHIND: Duration = Duration::from_secs(600);
 const LEFT_BEHIND: Duration = Duration::from_secs(3600);
@@ -52,6 +55,8 @@ struct Inner {
     spool: PathBuf,
     /// Files that are read at once: whoever hands over one that hangs must not take every thread that waits for disks.
     reading: Semaphore,
+    without_size: Lines,
+    not_kept: Lines,
 }
 
 impl Intake {
@@ -62,7 +67,8 @@ impl Intake {
         acks: watch::Receiver<Option<AckV1>>,
         spool: PathBuf,
     ) -> Self {
-        Self(Arc::new(Inner { kept, clock, sources, acks, spool, reading: Semaphore::new(READ_AT_ONCE) }))
+        let (without_size, not_kept) = (Lines::new(LINES), Lines::new(LINES));
+        Self(Arc::new(Inner { kept, clock, sources, acks, spool, reading: Semaphore::new(READ_AT_ONCE), without_size, not_kept }))
     }
 
     /// For the hook socket.
@@ -71,7 +77,10 @@ impl Intake {
         match self.keep(call, file, true).await {
             Ok(event) => Answer::Kept { event: event.id },
             Err(error) => {
-                tracing::error!("what a hook told ({said:?}) cannot be kept now: {error:#}");
+                match self.0.not_kept.next() {
+                    Some(more) => tracing::error!("what a hook told ({said:?}) cannot be kept now: {error:#}{more}"),
+                    None => tracing::debug!("what a hook told ({said:?}) cannot be kept now: {error:#}"),
+                }
                 Answer::Later { why: format!("{error:#}") }
             }
         }
@@ -166,10 +175,10 @@ impl Intake {
                 match (size, call.pixels) {
                     (Ok((width, height)), Some(pixels)) => changed = changed_percent(pixels, width, height),
                     (Err(error), _) => {
-                        tracing::warn!(
-                            "{source}: {:?} has no size, so it is not known how much changed: {error:#}",
-                            name.as_deref().unwrap_or_default()
-                        );
+                        let name = name.as_deref().unwrap_or_default();
+                        if let Some(more) = inner.without_size.next() {
+                            tracing::warn!("{source}: {name:?} has no size, so it is not known how much changed: {error:#}{more}");
+                        }
                     }
                     _ => {}
                 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -31,6 +31,8 @@ pub use delivery::Wire;
 pub const MEDIA_DIR: &str = "outbox";
 /// How often it is tidied.
 const TIDY: Duration = Duration::from_secs(10);
+/// Before it is tidied again, contents may take this part of `max_size` more.
+const SLACK: u64 = 16;
 /// What the coordinator will never take stays here so long, for a person to look at.
 const REFUSED_FOR: Duration = Duration::from_secs(30 * 86_400);
 
@@ -60,7 +62,22 @@ pub struct Kept {
     config: OutboxConfig,
     /// Taken for writing by whoever removes contents: what is copied and not yet noted must not be taken for unneeded.
     contents: Arc<RwLock<()>>,
+    fill: Arc<Mutex<Fill>>,
     news: watch::Sender<()>,
+}
+
+/// What contents take, in bytes: between two tidyings nobody counts them.
+#[derive(Debug, Default)]
+struct Fill {
+    kept: u64,
+    coming: u64,
+}
+
+/// A content that is about to be copied, or is being copied.
+#[derive(Debug)]
+struct Coming {
+    fill: Arc<Mutex<Fill>>,
+    length: u64,
 }
 
 /// A picture or clip that is not kept yet.
@@ -80,7 +97,7 @@ impl Kept {
         let media = Media::open(&state_dir.join(MEDIA_DIR))?;
         media.tidy(|_| false)?;
         let outbox = if mails_all { outbox.mailing_all() } else { outbox };
-        let kept = Self { outbox, media, config, contents: Arc::default(), news: watch::Sender::new(()) };
+        let kept = Self { outbox, media, config, contents: Arc::default(), fill: Arc::default(), news: watch::Sender::new(()) };
         match damaged {
             Some((aside, error)) => {
                 tracing::error!("{error:#}; it is kept as {}, and its pictures and clips are told anew", aside.display());
@@ -96,21 +113,29 @@ impl Kept {
             }
             None => kept.drop_orphans().await?,
         }
+        kept.fill().kept = kept.outbox.counts().await?.bytes;
         Ok(kept)
     }
 
     /// Notes what a hook said, with its file if there is one. On the disk when this returns. Whether the file is, too.
     pub async fn note(&self, source: &str, state: ArmState, id: EventId, mut note: Note, file: Option<NewFile>) -> Result<(Event, bool)> {
-        let _contents = self.contents.read().await;
         let began = Instant::now();
-        if let Some(NewFile { file, kind, name, taken }) = file {
+        let mut coming = None;
+        if let Some(NewFile { file, .. }) = &file {
             let length = file.metadata().context("how long it is")?.len();
-            if length > self.longest() {
+            if length <= self.longest() {
+                coming = Some(self.make_room(length).await?);
+            } else {
                 tracing::error!("{source}: a file of {} is not kept: at most {} are (max_file)", Size(length), self.config.max_file);
                 self.outbox.lost("too-long", 1).await?;
-            } else if let Some(content) = self.copy(file, source).await? {
-                note.attachment = Some(Attachment { kind, name, taken, length: content.length, hash: content.hash });
             }
+        }
+        let _contents = self.contents.read().await;
+        if let Some(NewFile { file, kind, name, taken }) = file
+            && let Some(coming) = coming
+            && let Some(content) = self.copy(file, coming, source).await?
+        {
+            note.attachment = Some(Attachment { kind, name, taken, length: content.length, hash: content.hash });
         }
         let has_file = note.attachment.is_some();
         let event = self.outbox.note(source, state, id, note).await?;
@@ -138,12 +163,40 @@ impl Kept {
         self.config.max_file.0.min(ATTACHMENT_LIMIT)
     }
 
+    fn fill(&self) -> MutexGuard<'_, Fill> {
+        self.fill.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whoever hands over more than there is room for before it is tidied again waits until older contents are given up for it.
+    async fn make_room(&self, length: u64) -> Result<Coming> {
+        let (coming, all) = {
+            let mut fill = self.fill();
+            fill.coming = fill.coming.saturating_add(length);
+            (fill.coming, fill.coming.saturating_add(fill.kept))
+        };
+        let guard = Coming { fill: self.fill.clone(), length };
+        let most = self.config.max_size.0.saturating_add(self.config.max_size.0 / SLACK);
+        let is_short = self.media.free().is_some_and(|free| free < coming.saturating_add(self.config.keep_free.0 / 2));
+        if all > most || is_short {
+            let _contents = self.contents.write().await;
+            self.give_up(length).await?;
+        }
+        Ok(guard)
+    }
+
     /// `None`: there is no room for it, which is counted and told; the event itself is kept all the same.
-    async fn copy(&self, file: File, source: &str) -> Result<Option<Content>> {
-        let (media, limit) = (self.media.clone(), self.config.max_file.0);
+    async fn copy(&self, file: File, coming: Coming, source: &str) -> Result<Option<Content>> {
+        let (media, limit, half) = (self.media.clone(), self.longest(), self.config.keep_free.0 / 2);
         let copied = tokio::task::spawn_blocking(move || {
             let mut file = file;
-            media.keep(&mut file, limit)
+            let length = coming.length;
+            // It would fill the disk before that is noticed, and the node must write down what it is told meanwhile.
+            if media.free().is_some_and(|free| free < length.saturating_add(length.min(half))) {
+                return Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into());
+            }
+            let content = media.keep(&mut file, limit)?;
+            coming.came(content.length);
+            Ok(content)
         })
         .await?;
         match copied {
@@ -164,9 +217,16 @@ impl Kept {
             self.news.send_replace(());
         }
         let _contents = self.contents.write().await;
-        let mut unneeded = self.outbox.forget(now, now - REFUSED_FOR).await?;
-        let over = self.outbox.counts().await?.bytes.saturating_sub(self.config.max_size.0);
-        let lacking = self.media.free().map_or(0, |free| self.config.keep_free.0.saturating_sub(free));
+        for hash in self.outbox.forget(now, now - REFUSED_FOR).await? {
+            self.media.remove(&hash)?;
+        }
+        self.give_up(0).await
+    }
+
+    /// Gives up what there is no room for, where so many bytes are about to come. Nothing is copied meanwhile.
+    async fn give_up(&self, coming: u64) -> Result<()> {
+        let over = self.outbox.counts().await?.bytes.saturating_add(coming).saturating_sub(self.config.max_size.0);
+        let lacking = self.media.free().map_or(0, |free| self.config.keep_free.0.saturating_add(coming).saturating_sub(free));
         let to_free = over.max(lacking);
         if to_free > 0 {
             let given_up = self.outbox.give_up(to_free).await?;
@@ -176,11 +236,11 @@ impl Kept {
                     given_up.len()
                 );
             }
-            unneeded.extend(given_up);
+            for hash in given_up {
+                self.media.remove(&hash)?;
+            }
         }
-        for hash in unneeded {
-            self.media.remove(&hash)?;
-        }
+        self.fill().kept = self.outbox.counts().await?.bytes;
         Ok(())
     }
 
@@ -211,6 +271,20 @@ impl Kept {
             self.outbox.note(source, ArmState::Away, EventId::new(taken, rand::random()), note).await?;
         }
         Ok(contents.len())
+    }
+}
+
+impl Coming {
+    fn came(&self, length: u64) {
+        let mut fill = self.fill.lock().unwrap_or_else(PoisonError::into_inner);
+        fill.kept = fill.kept.saturating_add(length);
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        let mut fill = self.fill.lock().unwrap_or_else(PoisonError::into_inner);
+        fill.coming = fill.coming.saturating_sub(self.length);
     }
 }
 
@@ -281,5 +355,30 @@ mod tests {
         let events = kept.outbox.untold(9).await.unwrap();
         assert_eq!((events.len(), events.first().map(|event| event.attachments.len())), (1, Some(1)));
         assert_eq!(kept.outbox.counts().await.unwrap().lost, 1, "and it is told that something was lost");
+    }
+
+    #[tokio::test]
+    async fn whoever_hands_over_without_end_gets_no_more_room_than_there_is_before_it_is_tidied() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::unkept();
+        let (max_size, max_file) = (Size(160_000), Size(100_000));
+        let config = OutboxConfig { max_size, max_file, keep_free: Size(0) };
+        let kept = Kept::open(dir.path(), config, "porch", false, &clock).await.unwrap();
+        let now = clock.now().at;
+        for nth in 0..60_u64 {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&nth.to_be_bytes()).unwrap();
+            // Nothing but a hole, which costs him nothing.
+            let length = if nth % 10 == 9 { 100_000 } else { 10_000 };
+            file.set_len(length).unwrap();
+            let note = Note { said: Said::Picture, key: None, at: now, changed: None, attachment: None };
+            let new = NewFile { file, kind: AttachmentKind::Picture, name: nth.to_string(), taken: now };
+            let (_, has_file) = kept.note("porch", ArmState::Away, EventId::new(now, rand::random()), note, Some(new)).await.unwrap();
+            assert!(has_file);
+            let there: u64 = kept.media.list().unwrap().iter().filter_map(|hash| kept.media.length(hash)).sum();
+            assert!(there <= 170_000, "{there} bytes after {nth}");
+        }
+        assert_eq!(kept.fill().coming, 0);
+        assert!(kept.outbox.counts().await.unwrap().lost > 40, "what was given up is counted");
     }
 }

@@ -35,8 +35,8 @@ const NOT_KEPT: u8 = 75;
 
 /// Hand over what a detector saw (the detector's hooks run this)
 ///
-/// Ends with 0 only when the event is on the disk of this machine: taken by the node, or, if it does not run, left in the spool, which it
-/// reads when it does. 64: wrong arguments. 66: there is no such file, or not one that is taken. 75: nothing could be written.
+/// Ends with 0 only when the event is on the disk of this machine: taken by the node, or, if it does not run or is called too often, left in
+/// the spool, which it reads later. 64: wrong arguments. 66: there is no such file, or not one that is taken. 75: nothing could be written.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     what: What,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use data_encoding::HEXLOWER;
 use dms3_core::event::Event;
 use dms3_core::id::{EventId, NodeId};
@@ -176,9 +176,13 @@ impl Keeper {
 
     /// How long the attachment is that this event lacks; `None`: it lacks nothing of it.
     async fn awaited(&self, node: NodeId, head: &BytesV1) -> Result<Option<u64>> {
-        let announced = self.room().await?.events.attachment(node, head.event, head.hash).await?;
-        let announced = announced.context("nobody told of it")?;
-        Ok((!announced.kept).then_some(announced.length))
+        let events = &self.room().await?.events;
+        match events.attachment(node, head.event, head.hash).await? {
+            Some(announced) => Ok((!announced.kept).then_some(announced.length)),
+            // Of what went its camera need bring no more, and it forgets it.
+            None if events.was_removed(node, head.event).await? => Ok(None),
+            None => bail!("nobody told of it"),
+        }
     }
 
     /// The outer error is one of the link.
@@ -197,7 +201,7 @@ impl Keeper {
         // It may have come for another event while this one was told.
         let (looking, hash) = (media.clone(), head.hash);
         if matches!(blocking(move || Ok(looking.length(&hash))).await, Ok(Some(there)) if there == length) {
-            return Ok(self.noted(events, media, head).await);
+            return Ok(self.noted(node, events, media, head).await);
         }
         let name = part_name(&head.hash, node);
         let opening = media.clone();
@@ -237,16 +241,19 @@ impl Keeper {
         }
         let (finishing, hash) = (media.clone(), head.hash);
         let finished = match blocking(move || finishing.finish(part, &hash)).await {
-            Ok(()) => self.noted(events, media, head).await,
+            Ok(()) => self.noted(node, events, media, head).await,
             Err(error) => Err(error),
         };
         Ok(finished)
     }
 
-    /// A content that is there is one of this event from now on.
-    async fn noted(&self, events: &Events, media: &Media, head: &BytesV1) -> Result<()> {
-        let kept = events.keep_attachment(media, head.event, head.hash, self.clock.now().at).await?;
-        ensure!(kept, "it is gone again, or its event is");
+    /// A content that is there is one of this event from now on; if the event went meanwhile, it goes too.
+    async fn noted(&self, node: NodeId, events: &Events, media: &Media, head: &BytesV1) -> Result<()> {
+        if events.keep_attachment(media, head.event, head.hash, self.clock.now().at).await? {
+            return Ok(());
+        }
+        ensure!(events.was_removed(node, head.event).await?, "it is gone again");
+        events.discard(media, &[head.hash]).await?;
         Ok(())
     }
 

@@ -7,10 +7,10 @@ use dms3_core::id::EventId;
 use dms3_core::time::Timestamp;
 use tokio::sync::watch;
 
-use super::letters::{Facts, Writer};
+use super::letters::{ClipFile, Facts, Writer};
 use crate::clock::Clock;
 use crate::store::events::Events;
-use crate::store::mails::{CAP, ClipV1, LetterV1, MailBox, Mails};
+use crate::store::mails::{CAP, LetterV1, MailBox, Mails};
 use crate::store::outbox::Outbox;
 
 /// The source of a camera node that has only one, as the config calls it by default.
@@ -124,7 +124,7 @@ impl Desk {
                 let name = known.attachments.iter().find(|attachment| attachment.hash == clip);
                 let name = name.map_or_else(|| "clip".to_owned(), |attachment| attachment.name.clone());
                 let movement = Movement { event, source, started: known.started, changed: known.changed, picture: None };
-                let clip = ClipV1 { mime: mime_of(&name).to_owned(), name, hash: clip };
+                let clip = ClipFile { mime: mime_of(&name).to_owned(), name, hash: clip };
                 Box::new(move || vec![writer.clip(&movement, clip, length, to, held_back, now)])
             }
             Effect::Digest(digest) => Box::new(move || vec![writer.digest(&digest, now)]),

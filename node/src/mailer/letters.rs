@@ -43,6 +43,16 @@ pub struct Facts {
     pub clip: Option<(Option<u64>, Option<u32>)>,
 }
 
+/// A clip as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClipFile {
+    /// As the reader's computer will call it.
+    pub name: String,
+    /// Such as "video/mp4".
+    pub mime: String,
+    pub hash: [u8; 32],
+}
+
 impl Writer {
     pub fn new(config: &MailConfig, templates: Templates, media: Media) -> Self {
         let dashboard = config.dashboard_url.as_deref().and_then(Link::new);
@@ -75,23 +85,30 @@ impl Writer {
     pub fn clip(
         &self,
         movement: &Movement,
-        clip: ClipV1,
+        file: ClipFile,
         length: u64,
         to: Vec<String>,
         held_back: Option<HeldBack>,
         now: Timestamp,
     ) -> LetterV1 {
-        let fits = length <= self.max_attachment;
-        let state = if fits { ClipState::Attached } else { ClipState::TooLarge };
-        let mail = Mail::Event(EventMail {
-            camera: movement.source.as_str().into(),
-            when: when(movement.started),
-            percent: movement.changed,
-            pictures: Vec::new(),
-            clip: Some(Clip { state, seconds: None, bytes: Some(length) }),
-            around: self.around(held_back, &Facts::default()),
-        });
-        LetterV1 { clip: fits.then_some(clip), events: vec![movement.event], ..self.letter(&mail, movement.source.clone(), to, now) }
+        let words = |state| {
+            let mail = Mail::Event(EventMail {
+                camera: movement.source.as_str().into(),
+                when: when(movement.started),
+                percent: movement.changed,
+                pictures: Vec::new(),
+                clip: Some(Clip { state, seconds: None, bytes: Some(length) }),
+                around: self.around(held_back, &Facts::default()),
+            });
+            LetterV1 { events: vec![movement.event], ..self.letter(&mail, movement.source.clone(), to.clone(), now) }
+        };
+        if length > self.max_attachment {
+            return words(ClipState::TooLarge);
+        }
+        let without = words(ClipState::NotAttached);
+        let ClipFile { name, mime, hash } = file;
+        let clip = ClipV1 { name, mime, hash, text_without: without.text, html_without: without.html };
+        LetterV1 { clip: Some(clip), ..words(ClipState::Attached) }
     }
 
     pub fn digest(&self, digest: &Digest, now: Timestamp) -> LetterV1 {
@@ -225,5 +242,41 @@ fn span(duration: Duration) -> Name {
         1 => "a minute".into(),
         2..120 => format!("{minutes} minutes").as_str().into(),
         _ => format!("{} hours", minutes / 60).as_str().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mail_that_loses_its_clip_on_the_way_no_longer_says_that_it_is_attached() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = |dashboard: Option<&str>| Writer {
+            templates: Templates::default(),
+            media: Media::open(dir.path()).unwrap(),
+            dashboard: dashboard.and_then(Link::new),
+            max_attachment: 1000,
+        };
+        let movement =
+            Movement { event: EventId([1; 16]), source: "porch".to_owned(), started: Timestamp(1), changed: Some(5), picture: None };
+        let file = || ClipFile { name: "a.mp4".to_owned(), mime: "video/mp4".to_owned(), hash: [1; 32] };
+        for (dashboard, where_it_is) in [(None, "it is at home"), (Some("https://dms3.local"), "see it on the dashboard")] {
+            let letter = writer(dashboard).clip(&movement, file(), 1000, vec!["a@example.org".to_owned()], None, Timestamp(2));
+            let without = [LetterV1::drop_clip, LetterV1::shed].map(|lose| {
+                let mut letter = letter.clone();
+                lose(&mut letter);
+                letter
+            });
+            let [dropped, shed] = &without;
+            assert_eq!((&dropped.text, &dropped.subject, &dropped.clip, &shed.clip), (&shed.text, &letter.subject, &None, &None));
+            for (text, lost) in [(&letter.text, &dropped.text), (&letter.html, &dropped.html)] {
+                assert!(text.contains("Attached to this mail") && text.contains("is attached"), "{text}");
+                assert!(lost.contains("Not attached to this mail") && !lost.contains("is attached"), "{lost}");
+                assert!(lost.split_whitespace().collect::<Vec<_>>().join(" ").contains(where_it_is), "{lost}");
+            }
+        }
+        let large = writer(None).clip(&movement, file(), 1001, Vec::new(), None, Timestamp(2));
+        assert!(large.clip.is_none() && large.text.contains("Too large to attach"), "{}", large.text);
     }
 }

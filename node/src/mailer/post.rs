@@ -142,13 +142,17 @@ impl Post {
         if open.is_empty() {
             return Ok(None);
         }
+        // A clip that was let go of meanwhile is no reason to keep the mail back.
+        if letter.clip.as_ref().is_some_and(|clip| !self.media.has(&clip.hash)) {
+            letter.drop_clip();
+        }
         let mut made = self.message(&letter).await?;
         if let Err(error) = &made
             && letter.clip.is_some()
         {
             tracing::warn!("the mail {:?} goes without its clip: {error:#}", letter.subject);
             mails.without_clip(id, &letter).await?;
-            letter.clip = None;
+            letter.drop_clip();
             made = self.message(&letter).await?;
         }
         let message = match made {
@@ -192,8 +196,7 @@ impl Post {
     }
 
     fn letter(&self, kept: &LetterV1) -> Letter {
-        // A clip that was let go of meanwhile is no reason to keep the mail back.
-        let clip = kept.clip.as_ref().filter(|clip| self.media.has(&clip.hash)).map(|clip| Clip {
+        let clip = kept.clip.as_ref().map(|clip| Clip {
             name: clip.name.clone(),
             mime: clip.mime.clone(),
             content: Content::File(self.media.path(&clip.hash)),
@@ -262,7 +265,13 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"longer than ten bytes").unwrap();
         let hash = post.media.keep(&mut file, 1000).unwrap().hash;
-        let clip = ClipV1 { name: "a.mp4".to_owned(), mime: "video/mp4".to_owned(), hash };
+        let clip = ClipV1 {
+            name: "a.mp4".to_owned(),
+            mime: "video/mp4".to_owned(),
+            hash,
+            text_without: "text without".to_owned(),
+            html_without: String::new(),
+        };
         let mut bad_picture = letter(clock.now().at, None, &["b@example.org"]);
         bad_picture.pictures = vec![("no cid at all".to_owned(), vec![1])];
         let mails = post.mails.open().await.unwrap();
@@ -273,7 +282,8 @@ mod tests {
         // Since the clip was put in, `max_attachment` was made smaller.
         let why = post.try_one(mails, ids[0]).await.unwrap().expect("nobody takes it");
         assert!(why.contains("127.0.0.1"), "{why}");
-        assert_eq!(mails.mail(ids[0]).await.unwrap().unwrap().letter.unwrap().clip, None, "it goes without its clip");
+        let kept = mails.mail(ids[0]).await.unwrap().unwrap().letter.unwrap();
+        assert_eq!((kept.clip, kept.text.as_str()), (None, "text without"), "it goes without its clip, and says so");
         for id in &ids[1..] {
             assert_eq!(post.try_one(mails, *id).await.unwrap(), None);
         }

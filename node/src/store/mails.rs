@@ -51,18 +51,29 @@ pub struct LetterV1 {
 impl LetterV1 {
     /// What it says without what takes room: its text says all of it.
     pub fn shed(&mut self) {
+        self.drop_clip();
         self.html.clear();
         self.pictures.clear();
-        self.clip = None;
+    }
+
+    /// The same mail without its clip, in the words for that.
+    pub fn drop_clip(&mut self) {
+        if let Some(clip) = self.clip.take() {
+            self.text = clip.text_without;
+            self.html = clip.html_without;
+        }
     }
 }
 
-/// A clip stays where media are kept; a mail whose clip was let go of meanwhile goes without it.
+/// A clip stays where media are kept; a mail whose clip was let go of meanwhile, or that no server takes with it, goes without it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClipV1 {
     pub name: String,
     pub mime: String,
     pub hash: [u8; 32],
+    /// What the mail says without it.
+    pub text_without: String,
+    pub html_without: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,7 +212,8 @@ impl Mails {
 
     /// The same mail without its clip, which no server takes.
     pub async fn without_clip(&self, id: i64, letter: &LetterV1) -> anyhow::Result<()> {
-        let letter = LetterV1 { clip: None, ..letter.clone() };
+        let mut letter = letter.clone();
+        letter.drop_clip();
         let body = to_bytes(&letter).map_err(|why| anyhow!("cannot encode a mail: {why}"))?;
         sqlx::query("UPDATE mail SET body = $2 WHERE id = $1").bind(id).bind(body).execute(&self.pool).await?;
         Ok(())
@@ -267,7 +279,13 @@ mod tests {
             text: "text".to_owned(),
             html: String::new(),
             pictures: vec![("p@x".to_owned(), vec![1, 2, 3])],
-            clip: Some(ClipV1 { name: "a.mp4".to_owned(), mime: "video/mp4".to_owned(), hash: [1; 32] }),
+            clip: Some(ClipV1 {
+                name: "a.mp4".to_owned(),
+                mime: "video/mp4".to_owned(),
+                hash: [1; 32],
+                text_without: "text without".to_owned(),
+                html_without: "html without".to_owned(),
+            }),
             events: Vec::new(),
         }
     }
@@ -301,7 +319,8 @@ mod tests {
         assert_eq!(mails.mail(first.id).await.unwrap(), None);
         let second = mails.mail(waiting[1]).await.unwrap().unwrap();
         mails.without_clip(second.id, &second.letter.unwrap()).await.unwrap();
-        assert_eq!(mails.mail(second.id).await.unwrap().unwrap().letter.unwrap().clip, None);
+        let without = mails.mail(second.id).await.unwrap().unwrap().letter.unwrap();
+        assert_eq!((without.clip, without.text.as_str(), without.html.as_str()), (None, "text without", "html without"));
         mails.give_up(second.id).await.unwrap();
         assert_eq!(mails.counts().await.unwrap(), MailView { lost: 2, ..MailView::default() });
     }

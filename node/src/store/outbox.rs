@@ -21,9 +21,15 @@ mod tests;
 /// The file, in the camera's state directory.
 pub const OUTBOX_FILE: &str = "outbox.db";
 /// "DM3O", and what it went through.
-const STEPS: &[(&str, &str)] =
-    &[("outbox", include_str!("migrations/outbox_0001.sql")), ("own mail", include_str!("migrations/outbox_0002.sql"))];
+const STEPS: &[(&str, &str)] = &[
+    ("outbox", include_str!("migrations/outbox_0001.sql")),
+    ("what waits is found", include_str!("migrations/outbox_0002.sql")),
+    ("own mail", include_str!("migrations/outbox_0003.sql")),
+];
 const KIND: Kind = Kind { mark: 0x444D_334F, steps: STEPS };
+/// Bytes of all that is told of events that wait, their files aside: a hundred thousand of them. More is not taken, so that whoever may call
+/// hooks cannot fill the disk with words.
+const MOST: u64 = 64 << 20;
 /// Version of `body`.
 const VERSION: i64 = 1;
 /// Events of one source that a note may belong to: those of which something was heard last.
@@ -38,7 +44,13 @@ pub struct Outbox {
     pool: SqlitePool,
     writer: Writer,
     mails_all: bool,
+    most: u64,
 }
+
+/// Nothing more is taken before the coordinator has some of what waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many events wait for the coordinator")]
+pub struct TooMany;
 
 /// The outbox, and where the damaged one that it replaces was put.
 #[derive(Debug)]
@@ -62,7 +74,7 @@ impl Outbox {
     /// Opens the outbox of a camera, or makes it. A damaged one is put aside, never overwritten: a camera must go on watching.
     pub async fn open(dir: &Path) -> anyhow::Result<Opened> {
         let Ready { pool, new, damaged } = apart::open(&dir.join(OUTBOX_FILE), KIND).await?;
-        let outbox = Self { writer: Writer::new(pool.clone()), pool, mails_all: false };
+        let outbox = Self { writer: Writer::new(pool.clone()), pool, mails_all: false, most: MOST };
         if damaged.is_some() {
             outbox.lost("damage", 1).await?;
         }
@@ -79,11 +91,12 @@ impl Outbox {
     }
 
     /// Writes down what a hook said, as part of the event that it belongs to or of a new one named `id`. The attachment's file must be on
-    /// the disk. Returns the event as it is now.
+    /// the disk. Returns the event as it is now. Fails with [`TooMany`] where there is no room for it.
     pub async fn note(&self, source: &str, state: ArmState, id: EventId, note: Note) -> anyhow::Result<Event> {
-        let (source, mails_all) = (source.to_owned(), self.mails_all);
+        let (source, mails_all, most) = (source.to_owned(), self.mails_all, self.most);
         let write = self.writer.write(move |connection| {
             Box::pin(async move {
+                ensure!(used(connection).await? < most, TooMany);
                 if let Some(attachment) = &note.attachment {
                     let rows = sqlx::query(
                         "SELECT version, body, key, last FROM event WHERE source = $1 AND id IN
@@ -202,11 +215,11 @@ impl Outbox {
         let sql = match kind {
             AttachmentKind::Picture => {
                 "SELECT event, hash, attachment.length AS length FROM attachment JOIN event ON event.id = attachment.event WHERE kept = 0
-                 AND dropped = 0 AND refused IS NULL AND kept_rev >= rev AND kind = $1 ORDER BY event.id DESC, nth LIMIT $2"
+                 AND dropped = 0 AND refused IS NULL AND kept_rev >= rev AND kind = $1 ORDER BY attachment.event DESC, nth LIMIT $2"
             }
             AttachmentKind::Clip => {
                 "SELECT event, hash, attachment.length AS length FROM attachment JOIN event ON event.id = attachment.event WHERE kept = 0
-                 AND dropped = 0 AND refused IS NULL AND kept_rev >= rev AND kind = $1 ORDER BY event.id, nth LIMIT $2"
+                 AND dropped = 0 AND refused IS NULL AND kept_rev >= rev AND kind = $1 ORDER BY attachment.event, nth LIMIT $2"
             }
         };
         let rows = sqlx::query(sql).bind(i64::from(kind.to_wire())).bind(i64::from(limit)).fetch_all(&self.pool).await?;
@@ -355,6 +368,16 @@ impl Outbox {
         count(&mut tx, what, times).await?;
         tx.commit().await.context("cannot write to the outbox")
     }
+}
+
+/// Bytes of this database that hold something.
+async fn used(connection: &mut SqliteConnection) -> anyhow::Result<u64> {
+    let bytes: i64 = sqlx::query_scalar(
+        "SELECT (page_count - freelist_count) * page_size FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(u64::try_from(bytes).unwrap_or(u64::MAX))
 }
 
 async fn put(connection: &mut SqliteConnection, recent: &Recent) -> anyhow::Result<()> {

@@ -27,7 +27,7 @@ pub struct Picture {
     pub alt: Sentence,
 }
 
-/// Where a clip is. Templates see `clip.state`: "attached", "follows", "too-large".
+/// Where a clip is. Templates see `clip.state`: "attached", "follows", "too-large", "not-attached".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClipState {
@@ -36,6 +36,8 @@ pub enum ClipState {
     Follows,
     /// It stays at home.
     TooLarge,
+    /// It was to be attached, and a server did not take it, or it is kept no longer.
+    NotAttached,
 }
 
 /// The clip of an event.

@@ -15,6 +15,7 @@ pub(crate) fn all() -> Vec<(&'static str, Mail)> {
         ),
         ("event-clip", Mail::Event(EventMail { pictures: pictures(4), clip: clip(ClipState::Attached), ..event() })),
         ("event-later", Mail::Event(EventMail { pictures: vec![], clip: clip(ClipState::Attached), ..event() })),
+        ("event-later-without", Mail::Event(EventMail { pictures: vec![], clip: clip(ClipState::NotAttached), ..event() })),
         (
             "event-at-home",
             Mail::Event(EventMail { pictures: pictures(14), clip: clip(ClipState::TooLarge), around: Around::default(), ..event() }),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use dms3_core::id::EventId;
+use dms3_core::id::{EventId, NodeId};
 use dms3_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, SqliteConnection};
@@ -158,10 +158,11 @@ impl Events {
         Ok(())
     }
 
-    /// Whether an event of that name was here and went: its camera need not send any more of it.
-    pub async fn was_removed(&self, id: EventId) -> anyhow::Result<bool> {
-        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM removed WHERE id = $1")
+    /// Whether an event of that name, told by this node, was here and went: its camera need not send any more of it.
+    pub async fn was_removed(&self, node: NodeId, id: EventId) -> anyhow::Result<bool> {
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM removed WHERE id = $1 AND node = $2")
             .bind(id.0.as_slice())
+            .bind(node.0.as_slice())
             .fetch_one(&self.pool)
             .await
             .context("cannot read which events were removed")?;

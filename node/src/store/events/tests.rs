@@ -175,7 +175,7 @@ async fn story(store: &Events, media: &Media) {
     let kept = keep(PORCH, "front door", &ended, 9000, T0 + 3 * HOUR).await.unwrap();
     assert_eq!(kept, Kept { fresh: false, missing: Vec::new() });
     assert!(!store.keep_attachment(media, porch.id, hash_of(&clip), T0 + 3 * HOUR).await.unwrap());
-    assert!(store.was_removed(porch.id).await.unwrap() && !store.was_removed(lost.id).await.unwrap());
+    assert!(store.was_removed(PORCH, porch.id).await.unwrap() && !store.was_removed(PORCH, lost.id).await.unwrap());
     assert_eq!(store.event(porch.id).await.unwrap(), None);
 
     // A month later the rest goes by itself, and all of it can be told for a while.

@@ -175,3 +175,27 @@ async fn hooks_that_name_no_event_are_put_together_by_time() {
     let elsewhere = outbox.note("yard", ArmState::Away, id(4), unnamed(3 * GAP.as_secs(), 3)).await.unwrap();
     assert_eq!([first.id, second.id, third.id, elsewhere.id], [id(1), id(1), id(3), id(4)]);
 }
+
+#[tokio::test]
+async fn events_that_nobody_takes_fill_no_disk_and_when_they_are_gone_new_ones_are_taken() {
+    let (dir, mut outbox) = outbox().await;
+    outbox.most = 400_000;
+    let long = "x".repeat(2000);
+    let mut kept = Vec::new();
+    let error = loop {
+        let id = EventId::new(T, rand::random());
+        match outbox.note("porch", ArmState::Away, id, note(Said::EventEnd, &format!("{long}{}", kept.len()), 0)).await {
+            Ok(event) => kept.push((event.id, event.rev)),
+            Err(error) => break error,
+        }
+        assert!(kept.len() < 1000);
+    };
+    assert!(error.downcast_ref::<TooMany>().is_some() && kept.len() > 20, "{error:#}, {} kept", kept.len());
+    for (id, rev) in kept {
+        outbox.kept(id, rev, &[]).await.unwrap();
+    }
+    outbox.forget(T + FORGOTTEN + Duration::from_secs(1), Timestamp(0)).await.unwrap();
+    outbox.note("porch", ArmState::Away, id(1), note(Said::EventStart, "7", 0)).await.unwrap();
+    outbox.close().await;
+    assert!(std::fs::metadata(dir.path().join(OUTBOX_FILE)).unwrap().len() < 500_000);
+}
