@@ -96,7 +96,8 @@ async fn a_value_that_cannot_work_is_told_with_its_line_and_key() {
         ("role = \"coordinator\"\n[coordinator]\nenroll_listen = \"0.0.0.0:47100\"", 3, "port of its own"),
         ("role = \"coordinator\"\n[mesh]\nlisten = \"192.168.1.2:47101\"", 3, "port of its own"),
         ("role = \"coordinator\"", 1, "person"),
-        ("role = \"camera\"\n[mail]\nserver = \"a.b\"\nfrom = \"a@b.c\"\nto = [\"a@b.c\"]", 2, "the coordinator does"),
+        ("role = \"camera\"\n[camera]\nmail_after = \"soon\"", 3, "always"),
+        ("role = \"camera\"\n[camera]\nlost_alert_after = \"2d\"", 3, "1s to 1d"),
         ("role = \"coordinator\"\n[mail]\nserver = \"a.b\"\nfrom = \"a@b.c\"\nto = [\n\"a@b.c\",\n\"anna\"]", 7, "no mail address"),
         (
             "role = \"coordinator\"\n[mail]\nserver = \"a.b\"\nfrom = \"a@b.c\"\nto = [\"a@b.c\"]\nsecurity = \"none\"",

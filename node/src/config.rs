@@ -218,7 +218,7 @@ struct CameraFile {
     detectors: Vec<DetectorFile>,
     spool_dir: Option<PathBuf>,
     outbox: OutboxConfig,
-    mail_after: String,
+    mail_after: Option<String>,
     #[serde(deserialize_with = "time")]
     lost_alert_after: Duration,
 }
@@ -230,8 +230,8 @@ impl Default for CameraFile {
             detectors: Vec::new(),
             spool_dir: None,
             outbox: OutboxConfig::default(),
-            mail_after: "30s".to_owned(),
-            lost_alert_after: Duration::from_secs(120),
+            mail_after: None,
+            lost_alert_after: LOST_ALERT_AFTER,
         }
     }
 }
@@ -255,17 +255,21 @@ impl TryFrom<CameraFile> for CameraConfig {
         if !(Duration::from_secs(1)..=LONGEST_WAIT).contains(&file.lost_alert_after) {
             return Err(Wrong::new("camera.lost_alert_after", "write 1s to 1d, such as 2m"));
         }
+        let mail_after = file.mail_after.as_deref().map(mail_after).transpose().map_err(|why| Wrong::new("camera.mail_after", why))?;
+        let mail_after = mail_after.unwrap_or_default();
         Ok(Self {
             on_coordinator_lost: file.on_coordinator_lost,
             detectors,
             spool_dir,
             outbox: file.outbox,
-            mail_after: mail_after(&file.mail_after).map_err(|why| Wrong::new("camera.mail_after", why))?,
+            mail_after,
             lost_alert_after: file.lost_alert_after,
         })
     }
 }
 
+/// Long enough for a coordinator to be updated and started again.
+const LOST_ALERT_AFTER: Duration = Duration::from_secs(120);
 const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 
 fn mail_after(text: &str) -> Result<MailAfter, String> {
@@ -409,7 +413,17 @@ impl Config {
                 warnings.extend(config.check(&file.mesh)?);
                 Role::Coordinator(config)
             }
-            (RoleName::Camera, None, config) => Role::Camera(config.unwrap_or_default().try_into()?),
+            (RoleName::Camera, None, config) => {
+                let config = CameraConfig::try_from(config.unwrap_or_default())?;
+                let unusual = config.mail_after != MailAfter::default() || config.lost_alert_after != LOST_ALERT_AFTER;
+                if mail.is_none() && unusual {
+                    warnings.push(
+                        "[camera] mail_after and lost_alert_after have no effect without a section [mail]: this camera mails nothing"
+                            .to_owned(),
+                    );
+                }
+                Role::Camera(config)
+            }
             (RoleName::Coordinator, _, Some(_)) => {
                 let why = "role is \"coordinator\": remove the section [camera] (one machine that is both runs two nodes with two configs)";
                 return Err(Wrong::new("camera", why));

@@ -39,6 +39,12 @@ pub enum MailAfter {
     Unacknowledged(Duration),
 }
 
+impl Default for MailAfter {
+    fn default() -> Self {
+        Self::Unacknowledged(Duration::from_secs(30))
+    }
+}
+
 /// What the service needs.
 #[derive(Debug, Clone)]
 pub struct Alerts {

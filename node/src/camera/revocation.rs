@@ -65,7 +65,7 @@ pub(super) async fn forget_secrets(
             revoked = link.wait_for(|link| link.revoked) => drop(revoked?),
         }
         tracing::warn!("this node is revoked: it mails nothing any more, and what it knew of mail is deleted");
-        mails.open().await?.clear().await?;
+        // The password first: it is what others would use.
         match &password_file {
             Some(path) => match std::fs::remove_file(path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -75,6 +75,7 @@ pub(super) async fn forget_secrets(
             },
             None => tracing::warn!("the password of [mail], if there is one, is not in a file of its own: delete it by hand"),
         }
+        mails.open().await?.clear().await?;
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             allowed = link.wait_for(|link| !link.revoked) => drop(allowed?),

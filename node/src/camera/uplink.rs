@@ -87,8 +87,8 @@ pub struct LinkStatus {
 /// The name by which people know this node.
 const NAME: &str = "name";
 
-/// The name that [`keep_name`] kept.
-pub fn known_name(state_dir: &Path) -> Option<String> {
+/// As a coordinator said it last.
+pub(super) fn known_name(state_dir: &Path) -> Option<String> {
     check_name(std::fs::read_to_string(state_dir.join(NAME)).ok()?.trim()).ok()
 }
 

@@ -222,6 +222,36 @@ async fn a_refusal_is_no_link_and_is_told_in_words() {
 }
 
 #[tokio::test]
+async fn that_it_is_revoked_a_camera_believes_a_coordinator_of_its_house_and_nobody_else() {
+    let (house, other) = (House::new(), House::new());
+    let (stranger, real) = (Port::of(&other), Port::of(&house));
+    let mut camera = Camera::start(&house, house.camera(), &[stranger.address]);
+    let reject = Message::Reject(RejectV1 { code: CloseCode::Revoked as u16, detail: String::new() });
+    // He would say so to whoever gets through his handshake. Nobody of this house does.
+    let says_so = async {
+        loop {
+            let (peer, _) = stranger.met().await;
+            peer.link.sender.last_word(&reject, CloseCode::Revoked).await;
+        }
+    };
+    tokio::select! {
+        () = says_so => {}
+        () = eventually("he was passed over", async || camera.status.borrow().trouble.is_some()) => {}
+    }
+    assert!(!camera.status.borrow().revoked && !revocation::is_marked(camera.state_dir.path()));
+
+    camera.hears(&house, real.address, 2);
+    let (peer, _) = real.met().await;
+    peer.link.sender.last_word(&reject, CloseCode::Revoked).await;
+    eventually("it is believed", async || camera.status.borrow().revoked).await;
+    assert!(revocation::is_marked(camera.state_dir.path()), "after a restart, too");
+    // Who is let in again is not revoked.
+    let _peer = real.linked(&house, 3).await;
+    assert_eq!(camera.input().await, Input::LinkUp);
+    assert!(!camera.status.borrow().revoked && !revocation::is_marked(camera.state_dir.path()));
+}
+
+#[tokio::test]
 async fn a_state_that_no_coordinator_signed_is_never_handed_on_as_one() {
     let house = House::new();
     let port = Port::of(&house);
