@@ -33,6 +33,8 @@ pub const MEDIA_DIR: &str = "outbox";
 const TIDY: Duration = Duration::from_secs(10);
 /// Before it is tidied again, contents may take this part of `max_size` more.
 const SLACK: u64 = 16;
+/// Bytes that a file may grow while it is copied.
+const GROWN: u64 = 1 << 20;
 /// What the coordinator will never take stays here so long, for a person to look at.
 const REFUSED_FOR: Duration = Duration::from_secs(30 * 86_400);
 
@@ -130,18 +132,38 @@ impl Kept {
                 self.outbox.lost("too-long", 1).await?;
             }
         }
-        let _contents = self.contents.read().await;
+        let contents = self.contents.read().await;
         if let Some(NewFile { file, kind, name, taken }) = file
             && let Some(coming) = coming
             && let Some(content) = self.copy(file, coming, source).await?
         {
             note.attachment = Some(Attachment { kind, name, taken, length: content.length, hash: content.hash });
         }
-        let has_file = note.attachment.is_some();
-        let event = self.outbox.note(source, state, id, note).await?;
+        let content = note.attachment.as_ref().map(|attachment| attachment.hash);
+        let event = match self.outbox.note(source, state, id, note).await {
+            Ok(event) => event,
+            Err(error) => {
+                drop(contents);
+                if let Some(hash) = content
+                    && let Err(why) = self.let_go(hash).await
+                {
+                    tracing::warn!("{source}: a picture or clip that could not be noted stays until the next start: {why:#}");
+                }
+                return Err(error);
+            }
+        };
         tracing::debug!(kept_us = began.elapsed().as_micros(), "{source}: what a hook said is on the disk");
         self.news.send_replace(());
-        Ok((event, has_file))
+        Ok((event, content.is_some()))
+    }
+
+    /// A content that was copied and could not be noted must not stay, as nobody counts it.
+    async fn let_go(&self, hash: [u8; 32]) -> Result<()> {
+        let _contents = self.contents.write().await;
+        if !self.outbox.needs(hash).await? {
+            self.media.remove(&hash)?;
+        }
+        Ok(())
     }
 
     /// Told when something was noted.
@@ -186,7 +208,9 @@ impl Kept {
 
     /// `None`: there is no room for it, which is counted and told; the event itself is kept all the same.
     async fn copy(&self, file: File, coming: Coming, source: &str) -> Result<Option<Content>> {
-        let (media, limit, half) = (self.media.clone(), self.longest(), self.config.keep_free.0 / 2);
+        // Whoever goes on writing to it gets no room that was not made.
+        let limit = self.longest().min(coming.length.saturating_add(GROWN));
+        let (media, half) = (self.media.clone(), self.config.keep_free.0 / 2);
         let copied = tokio::task::spawn_blocking(move || {
             let mut file = file;
             let length = coming.length;
@@ -380,5 +404,28 @@ mod tests {
         }
         assert_eq!(kept.fill().coming, 0);
         assert!(kept.outbox.counts().await.unwrap().lost > 40, "what was given up is counted");
+    }
+
+    #[tokio::test]
+    async fn a_content_that_cannot_be_noted_does_not_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::unkept();
+        let mut kept = Kept::open(dir.path(), OutboxConfig::default(), "porch", &clock).await.unwrap();
+        let now = clock.now().at;
+        let note = |kept: Kept| async move {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(b"what was seen").unwrap();
+            let note = Note { said: Said::Picture, key: None, at: now, changed: None, attachment: None };
+            let new = NewFile { file, kind: AttachmentKind::Picture, name: "a.jpg".to_owned(), taken: now };
+            kept.note("porch", ArmState::Away, EventId::new(now, rand::random()), note, Some(new)).await
+        };
+        kept.outbox.take_no_more_than(0);
+        assert!(note(kept.clone()).await.is_err());
+        assert!(kept.media.list().unwrap().is_empty(), "nobody counts it, so whoever hands over without end would fill the disk");
+        kept.outbox.take_no_more_than(1 << 20);
+        note(kept.clone()).await.unwrap();
+        kept.outbox.take_no_more_than(0);
+        assert!(note(kept.clone()).await.is_err());
+        assert_eq!(kept.media.list().unwrap().len(), 1, "what another event has stays");
     }
 }

@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use crate::lines::Lines;
 
-/// Calls that a user may make at once: of the worst burst that a Motion made here, a tenth. All of it is in the outbox or the spool then.
+/// Calls that a user may make at once. What a longer burst of an honest Motion has more (10 000 pictures are tested) goes through the spool.
 const BURST: u32 = 1000;
-/// Calls a second in the long run. No card of a small Pi keeps more, and no coordinator takes as many from one camera.
+/// Calls a second in the long run: about what the card of a small Pi writes, and more than a coordinator takes of one camera.
 const A_SECOND: u32 = 50;
 /// Conversations of one user, and of all others than root and the node's own user together: two descriptors each.
 const OF_ONE: usize = 64;

@@ -90,6 +90,12 @@ impl Outbox {
         self.pool.close().await;
     }
 
+    /// Bytes instead of `MOST`.
+    #[cfg(test)]
+    pub fn take_no_more_than(&mut self, bytes: u64) {
+        self.most = bytes;
+    }
+
     /// Writes down what a hook said, as part of the event that it belongs to or of a new one named `id`. The attachment's file must be on
     /// the disk. Returns the event as it is now. Fails with [`TooMany`] where there is no room for it.
     pub async fn note(&self, source: &str, state: ArmState, id: EventId, note: Note) -> anyhow::Result<Event> {

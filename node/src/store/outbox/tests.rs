@@ -179,7 +179,7 @@ async fn hooks_that_name_no_event_are_put_together_by_time() {
 #[tokio::test]
 async fn events_that_nobody_takes_fill_no_disk_and_when_they_are_gone_new_ones_are_taken() {
     let (dir, mut outbox) = outbox().await;
-    outbox.most = 400_000;
+    outbox.take_no_more_than(400_000);
     let long = "x".repeat(2000);
     let mut kept = Vec::new();
     let error = loop {
