@@ -410,7 +410,7 @@ mod tests {
     async fn a_content_that_cannot_be_noted_does_not_stay() {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::unkept();
-        let mut kept = Kept::open(dir.path(), OutboxConfig::default(), "porch", &clock).await.unwrap();
+        let mut kept = Kept::open(dir.path(), OutboxConfig::default(), "porch", false, &clock).await.unwrap();
         let now = clock.now().at;
         let note = |kept: Kept| async move {
             let mut file = tempfile::tempfile().unwrap();

@@ -23,8 +23,8 @@ pub const OUTBOX_FILE: &str = "outbox.db";
 /// "DM3O", and what it went through.
 const STEPS: &[(&str, &str)] = &[
     ("outbox", include_str!("migrations/outbox_0001.sql")),
-    ("what waits is found", include_str!("migrations/outbox_0002.sql")),
-    ("own mail", include_str!("migrations/outbox_0003.sql")),
+    ("own mail", include_str!("migrations/outbox_0002.sql")),
+    ("what waits is found", include_str!("migrations/outbox_0003.sql")),
 ];
 const KIND: Kind = Kind { mark: 0x444D_334F, steps: STEPS };
 /// Bytes of all that is told of events that wait, their files aside: a hundred thousand of them. More is not taken, so that whoever may call
