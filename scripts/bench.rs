@@ -74,6 +74,7 @@ async fn run(arguments: &[String]) -> Result<()> {
         ["look", interface, first, count, times] => looks(interface, first.parse()?, count.parse()?, times.parse()?).await,
         ["disk", dir, times] => disk(Path::new(dir), times.parse()?),
         ["hooks", node, run_dir, picture, times] => events::hooks(node, Path::new(run_dir), Path::new(picture), times.parse()?),
+        ["jpeg", path, bytes] => events::jpeg(Path::new(path), bytes.parse()?),
         _ => bail!(USAGE),
     }
 }

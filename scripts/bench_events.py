@@ -1,8 +1,12 @@
-"""The part `events` of scripts/bench: from a hook to the coordinator's store, how many a second, and what a clip does to a push."""
+"""The part `events` of scripts/bench: from a hook to the coordinator's store, how many a second, what a clip does to a push, and from a hook
+to the mail server."""
 
 import datetime
+import email
+import email.policy
 import glob
 import json
+import os
 import random
 import sqlite3
 import struct
@@ -13,6 +17,7 @@ import zlib
 import __main__ as bench
 
 CLIP_MB = 200
+MAIL_PORT = 2525
 
 
 def picture(path, side):
@@ -134,3 +139,90 @@ def clip(house, cameras, count, times, figures):
         bench.say(f"{words}: p50 {bench.share(all_of_them, 0.5)} ms, p99 {bench.share(all_of_them, 0.99)} ms, worst {max(all_of_them)} ms; "
             f"the camera of the clip: p50 {bench.share(its_own, 0.5)} ms, worst {max(its_own)} ms")
     bench.say(f"{handed[0]} clips moved meanwhile")
+
+
+def python():
+    """Debian's own Python has Debian's aiosmtpd."""
+    for one in ("/usr/bin/python3", "python3"):
+        if subprocess.run([one, "-c", "import aiosmtpd"], stderr=subprocess.DEVNULL).returncode == 0:
+            return one
+    return None
+
+
+def mail_server(house):
+    """With TLS and a password, as everywhere; on the coordinator's machine, so that the network of a provider is not in the figure."""
+    place = f"{house.work}/mail"
+    os.mkdir(place, 0o700)
+    with open(f"{place}/password", "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        file.write(random.randbytes(16).hex())
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30", "-subj", "/CN=127.0.0.1",
+                    "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE",
+                    "-keyout", f"{place}/key.pem", "-out", f"{place}/cert.pem"], check=True, capture_output=True, text=True)
+    with open(f"{place}/password") as file:
+        password = file.read()
+    server = house.helper("coordinator", python(), f"{bench.ROOT}/tests/harness/smtp_server.py", "--port", str(MAIL_PORT), "--save", place,
+                          "--cert", f"{place}/cert.pem", "--key", f"{place}/key.pem", "--user", "dms3", "--password", password)
+    server.hear()
+    with open(f"{house.work}/coordinator/dms3.toml", "a") as file:
+        # Each movement is mailed at once.
+        file.write(f"""[mail]
+server = "127.0.0.1"
+port = {MAIL_PORT}
+user = "dms3"
+password_file = "{place}/password"
+ca_file = "{place}/cert.pem"
+from = "dms3@example.org"
+to = ["anna@example.org"]
+hourly_cap = 1000
+cooldown = "0s"
+""")
+    return server, place
+
+
+def is_of_movement(path):
+    """Whether the mail is of what the real camera saw (and no fault, and nothing of another camera)."""
+    with open(path, "rb") as file:
+        mail = email.message_from_binary_file(file, policy=email.policy.default)
+    return "porch" in mail["Subject"] and any(part.get_content_type() == "image/jpeg" for part in mail.walk())
+
+
+def mails(house, coordinator, times, figures):
+    bench.step(f"A movement with a picture of 100 kB at the real camera, {times} times, until its mail is with a mail server (on this machine)")
+    house.stop(coordinator)
+    server, place = mail_server(house)
+    house.start("coordinator")
+
+    def linked():
+        try:
+            return house.cameras_online(1)
+        except OSError:
+            # It does not listen yet.
+            return False
+
+    bench.until(60, "the camera is linked to the coordinator that mails", linked)
+    house.arm()
+    porch = lambda: next(node for node in house.ask("status")["nodes"] if node["name"] == "porch")
+    bench.until(60, "the camera is armed", lambda: porch()["liveness"] == "online" and porch()["current"])
+    whole, now = f"{place}/whole.jpg", f"{place}/now.jpg"
+    subprocess.run([house.figures, "jpeg", whole, "100000"], check=True)
+    with open(whole, "rb") as file:
+        whole = file.read()
+    delays = []
+    for nth in range(times):
+        with open(now, "wb") as file:
+            # What follows the end of a picture no program looks at; its hash is another.
+            file.write(whole + random.randbytes(16))
+        # Neither in step with anything of the nodes.
+        time.sleep(0.5 + random.random())
+        began = time.time()
+        subprocess.run([house.node, "hook", "picture", "--kind", "2", "--event", f"mail-{nth}", "--file", now,
+                        "--run-dir", f"{house.work}/camera/run", "--spool", "/nonexistent"], check=True, capture_output=True, text=True)
+        while True:
+            words = server.hear(30).split()
+            if words[0] == "taken" and is_of_movement(f"{place}/{words[1]}.eml"):
+                delays.append((float(words[2]) - began) * 1000)
+                break
+    figures["mail_accepted_p50_ms"] = bench.share(delays, 0.5)
+    figures["mail_accepted_p99_ms"] = bench.share(delays, 0.99)
+    bench.say(f"from the hook's start to the mail accepted: p50 {bench.share(delays, 0.5):.0f} ms, p99 {bench.share(delays, 0.99):.0f} ms, "
+              f"quickest {min(delays):.0f} ms (picture of {len(whole) // 1000} kB; a mail of {os.path.getsize(f'{place}/{words[1]}.eml') // 1000} kB)")

@@ -15,7 +15,9 @@ use dms3_core::event::Said;
 use dms3_node::clock::wall;
 use dms3_node::control::{self, Request};
 use dms3_node::hook::{Answer, Call, SOCKET, encode};
-use rand::RngCore as _;
+use image::codecs::jpeg::JpegEncoder;
+use image::{Rgb, RgbImage};
+use rand::{Rng as _, RngCore as _};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -54,6 +56,23 @@ pub(super) fn hooks(node: &str, run_dir: &Path, picture: &Path, times: u32) -> R
         std::thread::sleep(REST);
     }
     Ok(())
+}
+
+/// Writes a JPEG as a camera's, 1280 x 720 and `bytes` long or a little longer: light from one side, and noise of which a better one keeps more.
+pub(super) fn jpeg(path: &Path, bytes: usize) -> Result<()> {
+    let mut random = rand::rng();
+    let picture = RgbImage::from_fn(1280, 720, |x, y| {
+        let light = (x / 8 + y / 12) as u8;
+        Rgb([0, 20, 40].map(|shade| light.saturating_add(shade + random.random_range(0..16))))
+    });
+    for quality in 1..=100 {
+        let mut made = Vec::new();
+        JpegEncoder::new_with_quality(&mut made, quality).encode_image(&picture)?;
+        if made.len() >= bytes {
+            return Ok(std::fs::write(path, made)?);
+        }
+    }
+    bail!("no quality makes this picture so long")
 }
 
 /// Does what a line asks: `feed COUNT SECONDS PICTURE` (events with a picture each, at the first cameras, as fast as they get away) or

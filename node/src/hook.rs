@@ -84,8 +84,8 @@ impl HookSocket {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
             .with_context(|| format!("cannot protect {}", path.display()))?;
         // Without the group (no installation, a test) only root and our own user can come in: our Motion is of that user.
-        if let Ok(Some(group)) = nix::unistd::Group::from_name(GROUP)
-            && let Err(error) = nix::unistd::chown(path, None, Some(group.gid))
+        if let Some(group) = crate::owner::group(GROUP)
+            && let Err(error) = nix::unistd::chown(path, None, Some(group))
         {
             tracing::debug!("the hook socket stays with this user's own group: {error}");
         }

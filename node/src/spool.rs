@@ -38,8 +38,8 @@ pub fn make(dir: &Path) -> Result<()> {
         return Ok(());
     }
     fs::create_dir_all(dir)?;
-    if let Ok(Some(group)) = nix::unistd::Group::from_name(crate::hook::GROUP) {
-        nix::unistd::chown(dir, None, Some(group.gid))?;
+    if let Some(group) = crate::owner::group(crate::hook::GROUP) {
+        nix::unistd::chown(dir, None, Some(group))?;
     }
     // After the change of its group, which takes bits away.
     Ok(fs::set_permissions(dir, fs::Permissions::from_mode(DIR_MODE))?)

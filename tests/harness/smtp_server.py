@@ -11,6 +11,7 @@ import logging
 import os
 import ssl
 import sys
+import time
 import warnings
 
 from aiosmtpd.smtp import SMTP, AuthResult, Session
@@ -114,6 +115,7 @@ class Handler:
             with open(path + ".new", "wb") as file:
                 file.write(envelope.original_content)
             os.rename(path + ".new", path + ".eml")
+            say("taken", Handler.messages, time.time())
         if option.close == "end":
             server.transport.abort()
         return "250 2.0.0 taken"
