@@ -208,7 +208,7 @@ fn calls_in(spool: &Path) -> Vec<PathBuf> {
     names.filter(|path| path.extension().is_some_and(|ending| ending == "json")).collect()
 }
 
-/// All that the store of the coordinator holds, which does not run.
+/// All that the store of the coordinator holds.
 pub(super) async fn stored(house: &House) -> Vec<StoredEvent> {
     let store = Events::open(&house.coordinator.state_dir()).await.unwrap().events;
     let mut all: Vec<StoredEvent> = Vec::new();

@@ -21,6 +21,7 @@ use crate::id::EventId;
 use crate::time::{Now, Timestamp};
 
 pub use self::memory::MemoryV1;
+use self::memory::Recent;
 
 /// An event without a picture is mailed without one after so long.
 pub const GRACE: Duration = Duration::from_secs(10);
@@ -129,7 +130,7 @@ pub enum Effect {
 pub struct Digest {
     /// At most [`SHOWN`], those that were told first.
     pub movements: Vec<Movement>,
-    /// How many there are besides. In a flood (hundreds within minutes) one that changes may be counted more than once.
+    /// How many there are besides. One that is told again after a restart in a flood (hundreds within an hour) may be counted twice.
     pub more: u32,
     /// When the first and the last of all of them started.
     pub first: Timestamp,
@@ -195,19 +196,20 @@ pub enum What {
 pub struct AlertPolicy {
     settings: Settings,
     memory: MemoryV1,
+    recent: Recent,
     changed: bool,
 }
 
 impl AlertPolicy {
     pub fn new(settings: Settings, now: Now) -> Self {
-        Self { settings, memory: MemoryV1::new(now.mono), changed: true }
+        Self { settings, memory: MemoryV1::new(now.mono), recent: Recent::default(), changed: true }
     }
 
     /// Goes on from what was saved last. Time that nobody can vouch for (the machine was off) counts as none, so that no hour sees more mails.
     pub fn restore(settings: Settings, mut memory: MemoryV1, now: Now) -> Self {
         memory.clock.resume(now.mono);
         memory.faults.unconfirm(memory.clock.ran);
-        Self { settings, memory, changed: true }
+        Self { settings, memory, recent: Recent::default(), changed: true }
     }
 
     /// What `input` leads to, to be carried out in order.

@@ -114,7 +114,7 @@ impl Intake {
                 }
             }
             if !waiting.is_empty() {
-                tracing::info!("took {} from the spool that hooks had left while this node was away", waiting.len());
+                tracing::info!("took {} from the spool: hooks had left it there while this node was away, or too many came at once", waiting.len());
             }
         }
     }

@@ -97,19 +97,21 @@ pub async fn run(mut alerts: Alerts, stop: CancellationToken) -> Result<()> {
                 }
             }
             Some(()) = tests.recv() => desk.test().await?,
-            Ok(()) = alerts.missed.changed() => news = since(events, alerts.desk.clock.now().at - CAUGHT_UP).await?,
-            id = async { news.pop_front() }, if !news.is_empty() => {
-                if let Some(id) = id {
-                    alerts.look_at(&mut desk, &mut cameras, events, id).await?;
-                }
-            }
-            Some(id) = kept.recv() => alerts.look_at(&mut desk, &mut cameras, events, id).await?,
+            () = tokio::time::sleep(wake) => alerts.take(&mut desk, Input::Tick, events).await?,
             () = tokio::time::sleep_until(patience.unwrap_or_else(Instant::now)), if patience.is_some() => {
                 if let Some((_, id)) = cameras.pop_front() {
                     alerts.tell(&mut desk, events, id).await?;
                 }
             }
-            () = tokio::time::sleep(wake) => alerts.take(&mut desk, Input::Tick, events).await?,
+            // What comes now goes first: whatever is looked up once more is older.
+            Some(id) = kept.recv() => alerts.look_at(&mut desk, &mut cameras, events, id).await?,
+            // Looked through to its end, however much is missed meanwhile: then once more.
+            id = async { news.pop_front() }, if !news.is_empty() => {
+                if let Some(id) = id {
+                    alerts.look_at(&mut desk, &mut cameras, events, id).await?;
+                }
+            }
+            Ok(()) = alerts.missed.changed() => news = since(events, alerts.desk.clock.now().at - CAUGHT_UP).await?,
         }
     }
 }

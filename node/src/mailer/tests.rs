@@ -1,14 +1,25 @@
 //! Mails to a real SMTP server (tests/harness/smtp_server.py), which works, or fails in every way that we know of.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use dms3_core::alerting::{AlertPolicy, Settings};
+use dms3_core::dashboard::MailView;
 use dms3_core::time::Timestamp;
 use mail_parser::{MessageParser, MimeHeaders as _};
 use server::{PASSWORD, Server, house, house_of};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio_util::sync::CancellationToken;
 
+use super::post::{Post, deliver};
 use super::*;
+use crate::clock::Clock;
+use crate::store::mails::{LetterV1, MailBox};
+use crate::store::media::Media;
 
 mod server;
 
@@ -225,6 +236,101 @@ async fn a_mail_that_is_taken_and_not_confirmed_is_recognised_when_it_comes_agai
     }
     let id = |nth| MessageParser::default().parse(&server.got(nth).unwrap().1).unwrap().message_id().unwrap().to_owned();
     assert_eq!(id(1), id(2));
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_for_an_hour_is_asked_ever_less_often_and_gets_all_mails_when_it_is_back() {
+    let server = Server::start(&[]);
+    // The way to it, which ends at once while it is down.
+    let way = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = way.local_addr().unwrap().port().to_string();
+    let (is_down, tries, talks) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let (down, tried, talking, there) = (is_down.clone(), tries.clone(), talks.clone(), server.port);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut mails = JoinSet::new();
+        loop {
+            let (mut from, _) = way.accept().await.unwrap();
+            if down.load(Ordering::SeqCst) {
+                tried.fetch_add(1, Ordering::SeqCst);
+                continue;
+            }
+            let mut to = TcpStream::connect(("127.0.0.1", there)).await.unwrap();
+            let talking = talking.clone();
+            talking.fetch_add(1, Ordering::SeqCst);
+            mails.spawn(async move {
+                let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+                talking.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::unkept();
+    let post = Post {
+        config: Arc::new(server.config(&[("port", &port)])),
+        mails: MailBox::new(dir.path().to_owned()),
+        media: Media::open(&dir.path().join("media")).unwrap(),
+        clock: clock.clone(),
+        house: "house".to_owned(),
+        news: watch::channel(()).1,
+        counts: watch::Sender::new(MailView::default()),
+        sent: None,
+        trouble: watch::Sender::new(None),
+    };
+    let letters = ["porch", "garden"].map(|about| LetterV1 {
+        at: clock.now().at,
+        about: about.to_owned(),
+        to: vec!["anna@example.org".to_owned()],
+        subject: about.to_owned(),
+        text: "text".to_owned(),
+        html: String::new(),
+        pictures: Vec::new(),
+        clip: None,
+        events: Vec::new(),
+    });
+    let memory = AlertPolicy::new(Settings::default(), clock.now()).memory().clone();
+    post.mails.open().await.unwrap().save(&memory, &letters).await.unwrap();
+    let (counts, stop) = (post.counts.subscribe(), CancellationToken::new());
+
+    // Time goes on when this test says so, and by itself never: a thread is busy.
+    tokio::time::pause();
+    let (busy, until_dropped) = std::sync::mpsc::channel::<()>();
+    let held = spawn_blocking(move || until_dropped.recv());
+    let mut delivery = JoinSet::new();
+    delivery.spawn(deliver(post, stop.clone()));
+    let five_seconds = async || {
+        tokio::time::advance(Duration::from_secs(5)).await;
+        // What asks and answers meanwhile needs a moment that is real, and no more time than that.
+        loop {
+            spawn_blocking(|| std::thread::sleep(Duration::from_millis(3))).await.unwrap();
+            if talks.load(Ordering::SeqCst) == 0 {
+                break;
+            }
+        }
+    };
+    let mut of_quarters = Vec::new();
+    for _ in 0..4 {
+        let before = tries.load(Ordering::SeqCst);
+        for _ in 0..180 {
+            five_seconds().await;
+        }
+        of_quarters.push(tries.load(Ordering::SeqCst) - before);
+    }
+    assert!(of_quarters[0] >= 4 && of_quarters[0] <= 14 && of_quarters[1..].iter().all(|tries| *tries <= 4), "{of_quarters:?}");
+    assert_eq!(counts.borrow().waiting, 2);
+    is_down.store(false, Ordering::SeqCst);
+    let mut waits = 0;
+    while counts.borrow().waiting > 0 {
+        five_seconds().await;
+        waits += 5;
+        assert!(waits <= 1900, "{:?} after half an hour", counts.borrow());
+    }
+    assert!(server.got(1).is_some() && server.got(2).is_some() && server.got(3).is_none(), "each of them, once");
+    assert_eq!(counts.borrow().lost, 0);
+    stop.cancel();
+    delivery.join_next().await.unwrap().unwrap().unwrap();
+    drop(busy);
+    held.await.unwrap().unwrap_err();
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ impl AlertPolicy {
         if let Some(known) = memory.known(event) {
             return known;
         }
-        if !self.settings.rule(&event.source).tells(event.state, minute) || memory.see(event.id) {
+        if !self.settings.rule(&event.source).tells(event.state, minute) || memory.see(event.id) | self.recent.see(event.id) {
             return false;
         }
         if memory.arrival.is_some_and(|(from, to)| (from..=to).contains(&event.started)) {

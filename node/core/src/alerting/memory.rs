@@ -1,5 +1,7 @@
 //! What the rules of alerts remember: small, bounded, and saved whole.
 
+use std::collections::{HashSet, VecDeque};
+
 use serde::{Deserialize, Serialize};
 
 use super::cap::{ClockV1, SentV1};
@@ -18,6 +20,33 @@ pub(super) const SOURCES: usize = 32;
 const MAILED: usize = 128;
 /// Other events that are known again, so that nothing is told twice.
 const SEEN: usize = 256;
+
+/// Events that are known again as long as this runs: what a flood brings is looked through more than once.
+const RECENT: usize = 4096;
+
+/// What need not survive a restart, as it only keeps a number from being too large.
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    known: HashSet<EventId>,
+    /// Oldest first.
+    order: VecDeque<EventId>,
+}
+
+impl Recent {
+    /// Whether it was there before; from now on it is.
+    pub(super) fn see(&mut self, event: EventId) -> bool {
+        if !self.known.insert(event) {
+            return true;
+        }
+        if self.order.len() >= RECENT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        self.order.push_back(event);
+        false
+    }
+}
 
 /// What must survive a restart. All times in it are those of its own clock, except those that people read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
