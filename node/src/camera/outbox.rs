@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::delivery::{Delivery, deliver};
 use crate::clock::Clock;
-use crate::config_text::Size;
+use crate::config_text::{Size, time};
 use crate::store::is_full;
 use crate::store::media::{Content, Media, size_of_picture};
 use crate::store::outbox::{Opened, Outbox};
@@ -38,6 +38,9 @@ const GROWN: u64 = 1 << 20;
 /// What the coordinator will never take stays here so long, for a person to look at.
 const REFUSED_FOR: Duration = Duration::from_secs(30 * 86_400);
 
+/// A camera that was off for months, and whose clock stood still, brings away what it saw before anything of it is too old.
+const OLD_AFTER: Duration = Duration::from_secs(86_400);
+
 /// `[camera.outbox]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -48,11 +51,14 @@ pub struct OutboxConfig {
     pub keep_free: Size,
     /// A longer file is not taken; its event is.
     pub max_file: Size,
+    /// An event that waits longer is given up.
+    #[serde(deserialize_with = "time")]
+    pub max_age: Duration,
 }
 
 impl Default for OutboxConfig {
     fn default() -> Self {
-        Self { max_size: Size(2_000_000_000), keep_free: Size(200_000_000), max_file: Size(1_000_000_000) }
+        Self { max_size: Size(2_000_000_000), keep_free: Size(200_000_000), max_file: Size(1_000_000_000), max_age: Duration::from_secs(90 * 86_400) }
     }
 }
 
@@ -65,6 +71,7 @@ pub struct Kept {
     /// Taken for writing by whoever removes contents: what is copied and not yet noted must not be taken for unneeded.
     contents: Arc<RwLock<()>>,
     fill: Arc<Mutex<Fill>>,
+    opened: Instant,
     news: watch::Sender<()>,
 }
 
@@ -99,7 +106,7 @@ impl Kept {
         let media = Media::open(&state_dir.join(MEDIA_DIR))?;
         media.tidy(|_| false)?;
         let outbox = if mails_all { outbox.mailing_all() } else { outbox };
-        let kept = Self { outbox, media, config, contents: Arc::default(), fill: Arc::default(), news: watch::Sender::new(()) };
+        let kept = Self { outbox, media, config, contents: Arc::default(), fill: Arc::default(), opened: Instant::now(), news: watch::Sender::new(()) };
         match damaged {
             Some((aside, error)) => {
                 tracing::error!("{error:#}; it is kept as {}, and its pictures and clips are told anew", aside.display());
@@ -244,7 +251,23 @@ impl Kept {
         for hash in self.outbox.forget(now, now - REFUSED_FOR).await? {
             self.media.remove(&hash)?;
         }
+        // The proven time is early, never late: a clock that jumps gives up nothing.
+        if self.opened.elapsed() >= OLD_AFTER {
+            self.give_up_old(clock.announced()).await?;
+        }
         self.give_up(0).await
+    }
+
+    async fn give_up_old(&self, now: Timestamp) -> Result<()> {
+        let (number, contents) = self.outbox.give_up_older(now - self.config.max_age).await?;
+        if number > 0 {
+            let max_age = humantime::format_duration(self.config.max_age);
+            tracing::error!("{number} event(s) waited {max_age} for the coordinator (max_age): they are given up");
+        }
+        for hash in contents {
+            self.media.remove(&hash)?;
+        }
+        Ok(())
     }
 
     /// Gives up what there is no room for, where so many bytes are about to come. Nothing is copied meanwhile.
@@ -382,11 +405,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_waits_longer_than_it_may_is_given_up_and_counted_with_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::unkept();
+        let kept = Kept::open(dir.path(), OutboxConfig::default(), "porch", false, &clock).await.unwrap();
+        let now = clock.now().at;
+        let max_age = OutboxConfig::default().max_age;
+        let mut hashes = Vec::new();
+        for (age, word) in [(max_age + Duration::from_secs(1), "old"), (max_age - Duration::from_secs(60), "young")] {
+            let at = now - age;
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(word.as_bytes()).unwrap();
+            let note = Note { said: Said::Snapshot, key: None, at, changed: None, attachment: None };
+            let new = NewFile { file, kind: AttachmentKind::Picture, name: word.to_owned(), taken: at };
+            let (event, _) = kept.note("porch", ArmState::Away, EventId::new(at, rand::random()), note, Some(new)).await.unwrap();
+            hashes.push(event.attachments[0].hash);
+        }
+        // A clock may be wrong until the coordinator was heard.
+        kept.tidy(&clock).await.unwrap();
+        assert_eq!(kept.outbox.counts().await.unwrap().waiting, 2);
+        kept.give_up_old(now).await.unwrap();
+        let counts = kept.outbox.counts().await.unwrap();
+        assert_eq!((counts.waiting, counts.lost, counts.bytes), (1, 1, 5), "the young one waits");
+        assert!(!kept.media.has(&hashes[0]) && kept.media.has(&hashes[1]));
+    }
+
+    #[tokio::test]
     async fn whoever_hands_over_without_end_gets_no_more_room_than_there_is_before_it_is_tidied() {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::unkept();
         let (max_size, max_file) = (Size(160_000), Size(100_000));
-        let config = OutboxConfig { max_size, max_file, keep_free: Size(0) };
+        let config = OutboxConfig { max_size, max_file, keep_free: Size(0), ..OutboxConfig::default() };
         let kept = Kept::open(dir.path(), config, "porch", false, &clock).await.unwrap();
         let now = clock.now().at;
         for nth in 0..60_u64 {

@@ -18,8 +18,12 @@ use crate::clock::minute_of_day;
 use crate::mailer::desk::{Book, Desk, DeskContext, label};
 use crate::store::events::{Events, Filter, MOST, StoredEvent};
 
-/// What is older than this when the node starts was mailed, or is no news any more.
-const CAUGHT_UP: Duration = Duration::from_secs(3600);
+/// So far back it is looked at least when something may have been missed, and how far at most: afterwards it is no news any more.
+const LOOK_BACK: Duration = Duration::from_secs(3600);
+const NO_NEWS: Duration = Duration::from_secs(3 * 86_400);
+/// How often it is noted that all is looked at, and what may be on its way then.
+const NOTE_EVERY: Duration = Duration::from_secs(600);
+const ON_ITS_WAY: Duration = Duration::from_secs(60);
 /// Faults that ended and of which the words are kept until they are told.
 const ENDED: usize = 200;
 /// A camera that mails by itself and does not say in this time that its mail server took it is not waited for any longer.
@@ -77,11 +81,15 @@ pub async fn run(mut alerts: Alerts, stop: CancellationToken) -> Result<()> {
     let events = &keeper.room().await?.events;
     let mut news = VecDeque::new();
     let mut cameras = VecDeque::new();
+    let mails = alerts.desk.mails.open().await?;
+    let mut caught_up = mails.caught_up().await?;
+    // When it is looked whether that can be noted; `None`: nothing came since.
+    let mut note_at: Option<Instant> = None;
     alerts.missed.mark_changed();
     alerts.faults.mark_changed();
     alerts.trouble.send_replace(None);
     loop {
-        let wake = desk.next_wake().unwrap_or(CAUGHT_UP);
+        let wake = desk.next_wake().unwrap_or(LOOK_BACK);
         let patience = cameras.front().map(|(until, _)| *until);
         tokio::select! {
             biased;
@@ -103,17 +111,38 @@ pub async fn run(mut alerts: Alerts, stop: CancellationToken) -> Result<()> {
                     alerts.tell(&mut desk, events, id).await?;
                 }
             }
+            () = tokio::time::sleep_until(note_at.unwrap_or_else(Instant::now)), if note_at.is_some() => {
+                let knows_all = news.is_empty() && cameras.is_empty() && kept.is_empty() && !alerts.missed.has_changed().unwrap_or(false);
+                note_at = (!knows_all).then(|| Instant::now() + NOTE_EVERY);
+                if knows_all {
+                    let until = alerts.desk.clock.now().at - ON_ITS_WAY;
+                    mails.note_caught_up(until).await?;
+                    caught_up = Some(until);
+                }
+            }
             // What comes now goes first: whatever is looked up once more is older.
-            Some(id) = kept.recv() => alerts.look_at(&mut desk, &mut cameras, events, id).await?,
+            Some(id) = kept.recv() => {
+                note_at.get_or_insert_with(|| Instant::now() + NOTE_EVERY);
+                alerts.look_at(&mut desk, &mut cameras, events, id).await?;
+            }
             // Looked through to its end, however much is missed meanwhile: then once more.
             id = async { news.pop_front() }, if !news.is_empty() => {
                 if let Some(id) = id {
                     alerts.look_at(&mut desk, &mut cameras, events, id).await?;
                 }
             }
-            Ok(()) = alerts.missed.changed() => news = since(events, alerts.desk.clock.now().at - CAUGHT_UP).await?,
+            Ok(()) = alerts.missed.changed() => {
+                note_at.get_or_insert_with(|| Instant::now() + NOTE_EVERY);
+                news = since(events, look_from(caught_up, alerts.desk.clock.now().at)).await?;
+            }
         }
     }
+}
+
+/// From when on it is looked what came, where all is known that came until `caught_up`.
+fn look_from(caught_up: Option<Timestamp>, now: Timestamp) -> Timestamp {
+    let least = now - LOOK_BACK;
+    caught_up.unwrap_or(least).min(least).max(now - NO_NEWS)
 }
 
 /// Events that came since then, the oldest first.
@@ -262,15 +291,10 @@ mod tests {
         assert!(mails.mail(last).await.unwrap().unwrap().letter.unwrap().text.contains("porch is back"));
     }
 
-    #[tokio::test]
-    async fn an_event_that_nobody_could_be_told_of_is_looked_up_and_mailed() {
-        let desk = desk().await;
-        let room = desk.alerts.keeper.room().await.unwrap();
-        let now = desk.alerts.desk.clock.now().at;
-        // Seen five hours ago by a camera that comes back only now.
-        let began = now - Duration::from_secs(5 * 3600);
+    /// Of a movement that the camera tells of now.
+    async fn kept(desk: &TestDesk, began: Timestamp, received: Timestamp) {
         let event = Event {
-            id: EventId::new(began, [1; 10]),
+            id: EventId::new(began, rand::random()),
             source: "cam".to_owned(),
             kind: EventKind::Movement,
             started: began,
@@ -281,9 +305,63 @@ mod tests {
             rev: 1,
             own_mail: OwnMail::None,
         };
-        room.events.keep_event(&room.media, NodeId([1; 32]), "porch", &event, began, now).await.unwrap();
+        let room = desk.alerts.keeper.room().await.unwrap();
+        room.events.keep_event(&room.media, NodeId([1; 32]), "porch", &event, began, received).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_event_that_nobody_could_be_told_of_is_looked_up_and_mailed() {
+        let desk = desk().await;
+        let now = desk.alerts.desk.clock.now().at;
+        // Seen five hours ago by a camera that comes back only now.
+        kept(&desk, now - 5 * LOOK_BACK, now).await;
         desk.missed.send_replace(());
         desk.runs_until(1).await;
         assert!(desk.dir.path().join("mail.db").exists());
+    }
+
+    #[tokio::test]
+    async fn what_came_just_before_the_coordinator_went_off_for_hours_is_mailed_when_it_is_back() {
+        let desk = desk().await;
+        let now = desk.alerts.desk.clock.now().at;
+        let mails = desk.alerts.desk.mails.open().await.unwrap();
+        mails.note_caught_up(now - 6 * LOOK_BACK).await.unwrap();
+        kept(&desk, now - 5 * LOOK_BACK, now - 5 * LOOK_BACK).await;
+        // What came before that was mailed then.
+        kept(&desk, now - 7 * LOOK_BACK, now - 7 * LOOK_BACK).await;
+        desk.runs_until(1).await;
+
+        assert_eq!(look_from(None, now), now - LOOK_BACK);
+        assert_eq!(look_from(Some(now), now), now - LOOK_BACK, "a clock that was set back hides nothing");
+        assert_eq!(look_from(Some(now - NO_NEWS - LOOK_BACK), now), now - NO_NEWS);
+    }
+
+    #[tokio::test]
+    async fn that_all_is_looked_at_is_noted_after_a_while() {
+        let desk = desk().await;
+        let now = desk.alerts.desk.clock.now().at;
+        let mails = desk.alerts.desk.mails.open().await.unwrap();
+        kept(&desk, now, now).await;
+        // Time goes on when this test says so, and by itself never: a thread is busy.
+        let (busy, until_dropped) = std::sync::mpsc::channel::<()>();
+        let held = tokio::task::spawn_blocking(move || until_dropped.recv());
+        let stop = CancellationToken::new();
+        let look = async {
+            eventually("it is mailed", async || mails.waiting().await.unwrap().len() == 1).await;
+            assert_eq!(mails.caught_up().await.unwrap(), None);
+            tokio::time::pause();
+            tokio::time::advance(NOTE_EVERY + Duration::from_secs(1)).await;
+            while mails.caught_up().await.unwrap().is_none() {
+                tokio::task::yield_now().await;
+            }
+            tokio::time::resume();
+            stop.cancel();
+        };
+        let (ended, ()) = tokio::join!(run(desk.alerts.clone(), stop.clone()), look);
+        ended.unwrap();
+        let noted = mails.caught_up().await.unwrap().unwrap();
+        assert!(noted <= desk.alerts.desk.clock.now().at - ON_ITS_WAY && noted >= now - ON_ITS_WAY);
+        drop(busy);
+        held.await.unwrap().unwrap_err();
     }
 }

@@ -19,7 +19,9 @@ use super::{begin, stamp, unstamp};
 /// The file, in the node's state directory.
 pub const MAILS_FILE: &str = "mail.db";
 /// "DM3M".
-const KIND: Kind = Kind { mark: 0x444D_334D, steps: &[("mails", include_str!("migrations/mails_0001.sql"))] };
+const KIND: Kind = Kind { mark: 0x444D_334D, steps: STEPS };
+const STEPS: &[(&str, &str)] =
+    &[("mails", include_str!("migrations/mails_0001.sql")), ("caught up", include_str!("migrations/mails_0002.sql"))];
 /// Of a letter, and of the memory.
 const VERSION: i64 = 1;
 /// Bytes of all waiting mails; above it pictures stay behind.
@@ -163,6 +165,18 @@ impl Mails {
             }
         }
         tx.commit().await.context("cannot write to the spool of mails")
+    }
+
+    /// Until when the rules of alerts know all that was received; `None`: nobody noted it yet.
+    pub async fn caught_up(&self) -> anyhow::Result<Option<Timestamp>> {
+        let at: Option<i64> = sqlx::query_scalar("SELECT at FROM caught_up WHERE id = 1").fetch_optional(&self.pool).await?;
+        Ok(at.map(unstamp))
+    }
+
+    pub async fn note_caught_up(&self, at: Timestamp) -> anyhow::Result<()> {
+        let put = "INSERT INTO caught_up (id, at) VALUES (1, $1) ON CONFLICT (id) DO UPDATE SET at = excluded.at";
+        sqlx::query(put).bind(stamp(at)).execute(&self.pool).await.context("cannot write to the spool of mails")?;
+        Ok(())
     }
 
     /// Bytes of all that waits.

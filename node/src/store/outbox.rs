@@ -293,16 +293,25 @@ impl Outbox {
             .bind(stamp(refused_before))
             .fetch_all(&mut *tx)
             .await?;
-        let mut contents = Vec::new();
-        for id in ids {
-            let hashes: Vec<Vec<u8>> =
-                sqlx::query_scalar("SELECT hash FROM attachment WHERE event = $1").bind(&id).fetch_all(&mut *tx).await?;
-            contents.extend(hashes);
-            sqlx::query("DELETE FROM event WHERE id = $1").bind(&id).execute(&mut *tx).await?;
-        }
-        let unneeded = unneeded(&mut tx, contents).await?;
+        let unneeded = remove(&mut tx, ids).await?;
         tx.commit().await.context("cannot write to the outbox")?;
         Ok(unneeded)
+    }
+
+    /// Gives up events that wait and of which nothing was heard since then. Returns how many, which are counted as lost, and the contents
+    /// that nobody needs any more.
+    pub async fn give_up_older(&self, than: Timestamp) -> anyhow::Result<(usize, Vec<[u8; 32]>)> {
+        let mut tx = begin(&self.pool).await?;
+        let old = "SELECT id FROM event WHERE open = 0 AND last < $1 AND refused IS NULL";
+        let ids: Vec<Vec<u8>> = sqlx::query_scalar(old).bind(stamp(than)).fetch_all(&mut *tx).await?;
+        let number = ids.len();
+        if number == 0 {
+            return Ok((0, Vec::new()));
+        }
+        let unneeded = remove(&mut tx, ids).await?;
+        count(&mut tx, "old", u32::try_from(number).unwrap_or(u32::MAX)).await?;
+        tx.commit().await.context("cannot write to the outbox")?;
+        Ok((number, unneeded))
     }
 
     /// Gives up attachments until `bytes` are free: what the coordinator has already first, then clips, then pictures, of each the oldest
@@ -374,6 +383,18 @@ impl Outbox {
         count(&mut tx, what, times).await?;
         tx.commit().await.context("cannot write to the outbox")
     }
+}
+
+/// Removes events. Returns the contents that nobody needs any more.
+async fn remove(connection: &mut SqliteConnection, ids: Vec<Vec<u8>>) -> anyhow::Result<Vec<[u8; 32]>> {
+    let mut contents = Vec::new();
+    for id in ids {
+        let hashes: Vec<Vec<u8>> =
+            sqlx::query_scalar("SELECT hash FROM attachment WHERE event = $1").bind(&id).fetch_all(&mut *connection).await?;
+        contents.extend(hashes);
+        sqlx::query("DELETE FROM event WHERE id = $1").bind(&id).execute(&mut *connection).await?;
+    }
+    unneeded(connection, contents).await
 }
 
 /// Bytes of this database that hold something.
