@@ -114,7 +114,10 @@ impl Intake {
                 }
             }
             if !waiting.is_empty() {
-                tracing::info!("took {} from the spool: hooks had left it there while this node was away, or too many came at once", waiting.len());
+                tracing::info!(
+                    "took {} from the spool: hooks had left it there while this node was away, or too many came at once",
+                    waiting.len()
+                );
             }
         }
     }

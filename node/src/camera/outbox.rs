@@ -58,7 +58,12 @@ pub struct OutboxConfig {
 
 impl Default for OutboxConfig {
     fn default() -> Self {
-        Self { max_size: Size(2_000_000_000), keep_free: Size(200_000_000), max_file: Size(1_000_000_000), max_age: Duration::from_secs(90 * 86_400) }
+        Self {
+            max_size: Size(2_000_000_000),
+            keep_free: Size(200_000_000),
+            max_file: Size(1_000_000_000),
+            max_age: Duration::from_secs(90 * 86_400),
+        }
     }
 }
 
@@ -106,7 +111,15 @@ impl Kept {
         let media = Media::open(&state_dir.join(MEDIA_DIR))?;
         media.tidy(|_| false)?;
         let outbox = if mails_all { outbox.mailing_all() } else { outbox };
-        let kept = Self { outbox, media, config, contents: Arc::default(), fill: Arc::default(), opened: Instant::now(), news: watch::Sender::new(()) };
+        let kept = Self {
+            outbox,
+            media,
+            config,
+            contents: Arc::default(),
+            fill: Arc::default(),
+            opened: Instant::now(),
+            news: watch::Sender::new(()),
+        };
         match damaged {
             Some((aside, error)) => {
                 tracing::error!("{error:#}; it is kept as {}, and its pictures and clips are told anew", aside.display());
