@@ -233,6 +233,30 @@ fn is_synchronised() -> bool {
     clock >= 0 && state.status & libc::STA_UNSYNC == 0
 }
 
+/// Tokio's time goes on when a test says so (`tokio::time::advance`), and by itself never: a thread is busy. For a runtime of one thread.
+#[cfg(test)]
+#[derive(Debug)]
+pub struct StandStill {
+    busy: std::sync::mpsc::Sender<()>,
+    held: tokio::task::JoinHandle<()>,
+}
+
+#[cfg(test)]
+impl StandStill {
+    pub fn begin() -> Self {
+        let (busy, until_dropped) = std::sync::mpsc::channel();
+        let held = tokio::task::spawn_blocking(move || until_dropped.recv().unwrap_or_default());
+        tokio::time::pause();
+        Self { busy, held }
+    }
+
+    pub async fn end(self) {
+        tokio::time::resume();
+        drop(self.busy);
+        self.held.await.unwrap();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

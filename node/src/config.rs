@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::camera::alerts::MailAfter;
 use crate::camera::detector::{DetectorConfig, DetectorFile, check_together};
 use crate::camera::outbox::OutboxConfig;
-use crate::config_text::{Wrong, address, time, told};
+use crate::config_text::{Size, Wrong, address, time, told};
 use crate::coordinator::keeping::EventsConfig;
 use crate::coordinator::presence::PresenceConfig;
 use crate::mailer::MailConfig;
@@ -165,12 +165,15 @@ impl CoordinatorConfig {
         if self.exit_delay > Duration::from_secs(3600) {
             return Err(Wrong::new("coordinator.exit_delay", "a house that arms so late is not armed: write 1h or less"));
         }
-        for (key, kept) in [("decisions_for", self.decisions_for), ("sightings_for", self.sightings_for)] {
+        for (key, kept) in
+            [("decisions_for", self.decisions_for), ("sightings_for", self.sightings_for), ("events.max_age", self.events.max_age)]
+        {
             if !(SHORTEST_KEPT..=LONGEST_KEPT).contains(&kept) {
                 let kept = humantime::format_duration(kept);
                 return Err(Wrong::new(format!("coordinator.{key}"), format!("it is {kept}; write 1h to 3650d, such as 30d")));
             }
         }
+        check_room("coordinator.events.max_size", self.events.max_size)?;
         if overlap(mesh.listen, self.enroll_listen) {
             // The one of the two that somebody wrote.
             let key = if self.enroll_listen == Self::default().enroll_listen { "mesh.listen" } else { "coordinator.enroll_listen" };
@@ -187,6 +190,17 @@ impl CoordinatorConfig {
 /// Less tells nobody what happened last night; more is no time that anybody means.
 const SHORTEST_KEPT: Duration = Duration::from_secs(3600);
 const LONGEST_KEPT: Duration = Duration::from_secs(3650 * 86400);
+/// A camera gives up nothing for an outage that a family may sleep through.
+const SHORTEST_WAITING: Duration = Duration::from_secs(86_400);
+/// Less has no room for one picture of a good camera.
+const LEAST_ROOM: Size = Size(10_000_000);
+
+fn check_room(key: &str, room: Size) -> Result<(), Wrong> {
+    if room < LEAST_ROOM {
+        return Err(Wrong::new(key, format!("{room} has no room for what a camera sees: write {LEAST_ROOM} or more")));
+    }
+    Ok(())
+}
 
 /// Whether only one of the two can be listened on. Port 0 is another one each time.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
@@ -254,6 +268,12 @@ impl TryFrom<CameraFile> for CameraConfig {
         }
         if !(Duration::from_secs(1)..=LONGEST_WAIT).contains(&file.lost_alert_after) {
             return Err(Wrong::new("camera.lost_alert_after", "write 1s to 1d, such as 2m"));
+        }
+        check_room("camera.outbox.max_size", file.outbox.max_size)?;
+        check_room("camera.outbox.max_file", file.outbox.max_file)?;
+        if !(SHORTEST_WAITING..=LONGEST_KEPT).contains(&file.outbox.max_age) {
+            let age = humantime::format_duration(file.outbox.max_age);
+            return Err(Wrong::new("camera.outbox.max_age", format!("it is {age}; write 1d to 3650d, such as 90d")));
         }
         let mail_after = file.mail_after.as_deref().map(mail_after).transpose().map_err(|why| Wrong::new("camera.mail_after", why))?;
         let mail_after = mail_after.unwrap_or_default();

@@ -215,7 +215,7 @@ impl Post {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::io::Write as _;
     use std::path::Path;
 
@@ -226,10 +226,8 @@ mod tests {
     use crate::mailer::config::MailFile;
     use crate::store::mails::ClipV1;
 
-    /// A post whose server nobody is, and that takes clips of ten bytes.
-    async fn post(dir: &Path, clock: &Clock) -> Post {
-        let text = "server = \"127.0.0.1\"\nport = 1\nsecurity = \"none\"\nfrom = \"a@example.org\"\nto = [\"b@example.org\"]\nmax_attachment = \"10B\"";
-        let (config, _) = MailConfig::new(toml::from_str::<MailFile>(text).unwrap(), Path::new("/")).unwrap();
+    /// Spool and pictures in `dir`, and nobody who listens.
+    pub fn post(dir: &Path, config: MailConfig, clock: &Clock) -> Post {
         Post {
             config: Arc::new(config),
             mails: MailBox::new(dir.to_owned()),
@@ -243,16 +241,16 @@ mod tests {
         }
     }
 
-    fn letter(at: Timestamp, clip: Option<ClipV1>, to: &[&str]) -> LetterV1 {
+    pub fn letter(at: Timestamp, about: &str, to: &[&str]) -> LetterV1 {
         LetterV1 {
             at,
-            about: "porch".to_owned(),
+            about: about.to_owned(),
             to: to.iter().map(|to| (*to).to_owned()).collect(),
-            subject: "subject".to_owned(),
+            subject: about.to_owned(),
             text: "text".to_owned(),
             html: String::new(),
             pictures: Vec::new(),
-            clip,
+            clip: None,
             events: Vec::new(),
         }
     }
@@ -261,7 +259,10 @@ mod tests {
     async fn a_mail_that_cannot_be_made_holds_up_no_other() {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::unkept();
-        let post = post(dir.path(), &clock).await;
+        let nobody = "server = \"127.0.0.1\"\nport = 1\nsecurity = \"none\"\nfrom = \"a@example.org\"\nto = [\"b@example.org\"]\n";
+        let text = format!("{nobody}max_attachment = \"10B\"");
+        let (config, _) = MailConfig::new(toml::from_str::<MailFile>(&text).unwrap(), Path::new("/")).unwrap();
+        let post = post(dir.path(), config, &clock);
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"longer than ten bytes").unwrap();
         let hash = post.media.keep(&mut file, 1000).unwrap().hash;
@@ -272,11 +273,13 @@ mod tests {
             text_without: "text without".to_owned(),
             html_without: String::new(),
         };
-        let mut bad_picture = letter(clock.now().at, None, &["b@example.org"]);
+        let now = clock.now().at;
+        let with_clip = LetterV1 { clip: Some(clip), ..letter(now, "porch", &["b@example.org"]) };
+        let mut bad_picture = letter(now, "porch", &["b@example.org"]);
         bad_picture.pictures = vec![("no cid at all".to_owned(), vec![1])];
         let mails = post.mails.open().await.unwrap();
         let memory = AlertPolicy::new(Settings::default(), clock.now()).memory().clone();
-        let letters = [letter(clock.now().at, Some(clip), &["b@example.org"]), bad_picture, letter(clock.now().at, None, &[])];
+        let letters = [with_clip, bad_picture, letter(now, "porch", &[])];
         mails.save(&memory, &letters).await.unwrap();
         let ids = mails.waiting().await.unwrap();
         // Since the clip was put in, `max_attachment` was made smaller.

@@ -15,11 +15,10 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
-use super::post::{Post, deliver};
+use super::post::deliver;
+use super::post::tests::{letter as kept_letter, post};
 use super::*;
-use crate::clock::Clock;
-use crate::store::mails::{LetterV1, MailBox};
-use crate::store::media::Media;
+use crate::clock::{Clock, StandStill};
 
 mod server;
 
@@ -266,36 +265,13 @@ async fn a_server_that_is_down_for_an_hour_is_asked_ever_less_often_and_gets_all
     });
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::unkept();
-    let post = Post {
-        config: Arc::new(server.config(&[("port", &port)])),
-        mails: MailBox::new(dir.path().to_owned()),
-        media: Media::open(&dir.path().join("media")).unwrap(),
-        clock: clock.clone(),
-        house: "house".to_owned(),
-        news: watch::channel(()).1,
-        counts: watch::Sender::new(MailView::default()),
-        sent: None,
-        trouble: watch::Sender::new(None),
-    };
-    let letters = ["porch", "garden"].map(|about| LetterV1 {
-        at: clock.now().at,
-        about: about.to_owned(),
-        to: vec!["anna@example.org".to_owned()],
-        subject: about.to_owned(),
-        text: "text".to_owned(),
-        html: String::new(),
-        pictures: Vec::new(),
-        clip: None,
-        events: Vec::new(),
-    });
+    let post = post(dir.path(), server.config(&[("port", &port)]), &clock);
+    let letters = ["porch", "garden"].map(|about| kept_letter(clock.now().at, about, &["anna@example.org"]));
     let memory = AlertPolicy::new(Settings::default(), clock.now()).memory().clone();
     post.mails.open().await.unwrap().save(&memory, &letters).await.unwrap();
     let (counts, stop) = (post.counts.subscribe(), CancellationToken::new());
 
-    // Time goes on when this test says so, and by itself never: a thread is busy.
-    tokio::time::pause();
-    let (busy, until_dropped) = std::sync::mpsc::channel::<()>();
-    let held = spawn_blocking(move || until_dropped.recv());
+    let time = StandStill::begin();
     let mut delivery = JoinSet::new();
     delivery.spawn(deliver(post, stop.clone()));
     let five_seconds = async || {
@@ -329,8 +305,7 @@ async fn a_server_that_is_down_for_an_hour_is_asked_ever_less_often_and_gets_all
     assert_eq!(counts.borrow().lost, 0);
     stop.cancel();
     delivery.join_next().await.unwrap().unwrap().unwrap();
-    drop(busy);
-    held.await.unwrap().unwrap_err();
+    time.end().await;
 }
 
 #[tokio::test]
