@@ -12,6 +12,7 @@ pub mod lines;
 pub mod mailer;
 pub mod mesh;
 pub mod owner;
+pub mod picture;
 pub mod services;
 pub mod spool;
 pub mod state_lock;

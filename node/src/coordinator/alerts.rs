@@ -242,7 +242,7 @@ mod tests {
         let desk = DeskContext {
             settings: Settings { recipients: vec!["anna@example.org".to_owned()], ..Settings::default() },
             mails: MailBox::new(dir.path().to_owned()),
-            writer: Writer { templates: Templates::new(None), media, dashboard: None, max_attachment: 1000 },
+            writer: Writer { templates: Templates::new(None), media, dashboard: None, max_attachment: 1000, with_pictures: true },
             clock,
             machine: "hall".to_owned(),
             post: watch::Sender::new(()),

@@ -11,7 +11,6 @@ use super::events::Keeper;
 use crate::clock::Clock;
 use crate::config_text::{Size, time};
 use crate::store::events::Policy;
-use crate::store::thumbnail;
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_secs(60);
@@ -104,7 +103,7 @@ async fn thumbnails(keeper: &Keeper, stop: &CancellationToken) -> Result<bool> {
             return Ok(false);
         }
         let (media, own) = (room.media.clone(), *hash);
-        let made = tokio::time::timeout(THUMBNAIL_WITHIN, tokio::task::spawn_blocking(move || thumbnail::make(&media, &own))).await;
+        let made = tokio::time::timeout(THUMBNAIL_WITHIN, tokio::task::spawn_blocking(move || media.make_thumbnail(&own))).await;
         let made = match made {
             Ok(Ok(Ok(()))) => true,
             Ok(Ok(Err(error))) => {

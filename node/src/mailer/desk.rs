@@ -1,5 +1,8 @@
 //! The desk: what the rules of alerts ask for is written, and put into the spool together with what they remember.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use anyhow::Result;
 use dms3_core::alerting::{AlertPolicy, Effect, Input, Movement, Settings};
 use dms3_core::event::{Attachment, AttachmentKind};
@@ -44,6 +47,12 @@ struct Entry {
     changed: Option<u8>,
     attachments: Vec<Attachment>,
 }
+
+/// Writes what an effect asks for, and can do so again.
+type Work = Arc<dyn Fn(&Writer) -> Vec<LetterV1> + Send + Sync>;
+
+/// Twelve pictures of the largest camera on the slowest Pi take less.
+const PICTURES_WITHIN: Duration = Duration::from_secs(60);
 
 /// The rules at work.
 #[derive(Debug)]
@@ -106,8 +115,7 @@ impl Desk {
     }
 
     async fn write(&self, effect: Effect, why_armed: Option<String>, book: Book<'_>, now: Timestamp) -> Result<Vec<LetterV1>> {
-        let writer = self.context.writer.clone();
-        let work: Box<dyn FnOnce() -> Vec<LetterV1> + Send> = match effect {
+        let work: Work = match effect {
             Effect::EventMail { movement, to, held_back } => {
                 let event = book.event(movement.event).await?;
                 let length = event.as_ref().and_then(length_of_clip);
@@ -117,7 +125,7 @@ impl Desk {
                     None => event.filter(|event| event.ended.is_none()).map(|_| (None, None)),
                 };
                 let facts = Facts { why_armed, clip };
-                Box::new(move || vec![writer.event(&movement, to, held_back, &facts, now)])
+                Arc::new(move |writer| vec![writer.event(&movement, to.clone(), held_back, &facts, now)])
             }
             Effect::ClipMail { event, source, clip, length, to, held_back } => {
                 let Some(known) = book.event(event).await? else { return Ok(Vec::new()) };
@@ -125,17 +133,30 @@ impl Desk {
                 let name = name.map_or_else(|| "clip".to_owned(), |attachment| attachment.name.clone());
                 let movement = Movement { event, source, started: known.started, changed: known.changed, picture: None };
                 let clip = ClipFile { mime: mime_of(&name).to_owned(), name, hash: clip };
-                Box::new(move || vec![writer.clip(&movement, clip, length, to, held_back, now)])
+                Arc::new(move |writer| vec![writer.clip(&movement, clip.clone(), length, to.clone(), held_back, now)])
             }
-            Effect::Digest(digest) => Box::new(move || vec![writer.digest(&digest, now)]),
-            Effect::FaultMail { notices, to, held_back } => Box::new(move || {
+            Effect::Digest(digest) => Arc::new(move |writer| vec![writer.digest(&digest, now)]),
+            Effect::FaultMail { notices, to, held_back } => Arc::new(move |writer| {
                 let count = notices.len();
                 let letters = notices.iter().enumerate();
                 letters.map(|(nth, notice)| writer.fault(notice, to.clone(), held_back.filter(|_| nth + 1 == count), now)).collect()
             }),
             Effect::Arrived { .. } => return Ok(Vec::new()),
         };
-        Ok(tokio::task::spawn_blocking(work).await?)
+        self.written(work).await
+    }
+
+    /// A mail is more than its pictures: where these take too long or bring their decoder down, it goes without.
+    async fn written(&self, work: Work) -> Result<Vec<LetterV1>> {
+        let (writer, plain) = (self.context.writer.clone(), work.clone());
+        let why = match tokio::time::timeout(PICTURES_WITHIN, tokio::task::spawn_blocking(move || work(&writer))).await {
+            Ok(Ok(letters)) => return Ok(letters),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("they took longer than {}", humantime::format_duration(PICTURES_WITHIN)),
+        };
+        tracing::error!("a mail goes without its pictures: {why}");
+        let writer = Writer { with_pictures: false, ..self.context.writer.clone() };
+        Ok(tokio::task::spawn_blocking(move || plain(&writer)).await?)
     }
 }
 
@@ -182,5 +203,47 @@ fn mime_of(name: &str) -> &'static str {
         "mov" => "video/quicktime",
         "avi" => "video/x-msvideo",
         _ => "application/octet-stream",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dms3_web::templates::Templates;
+
+    use super::*;
+    use crate::clock::StandStill;
+    use crate::store::media::Media;
+
+    #[tokio::test]
+    async fn a_picture_that_brings_its_reader_down_or_to_a_halt_costs_no_mail() {
+        let dir = tempfile::tempdir().unwrap();
+        let media = Media::open(&dir.path().join("media")).unwrap();
+        let picture = media.path(&[7; 32]);
+        std::fs::create_dir_all(picture.parent().unwrap()).unwrap();
+        // Whoever opens it waits for somebody who writes into it.
+        nix::unistd::mkfifo(&picture, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let context = DeskContext {
+            settings: Settings::default(),
+            mails: MailBox::new(dir.path().to_owned()),
+            writer: Writer { templates: Templates::new(None), media, dashboard: None, max_attachment: 1000, with_pictures: true },
+            clock: Clock::unkept(),
+            machine: "hall".to_owned(),
+            post: watch::Sender::new(()),
+        };
+        let desk = Desk::open(context).await.unwrap();
+        let now = Timestamp(1);
+        let movement =
+            Movement { event: EventId([1; 16]), source: "porch".to_owned(), started: now, changed: Some(5), picture: Some([7; 32]) };
+        let work: Work = Arc::new(move |writer| vec![writer.event(&movement, Vec::new(), None, &Facts::default(), now)]);
+        let time = StandStill::begin();
+        let waits = tokio::time::advance(PICTURES_WITHIN + Duration::from_secs(1));
+        let (letters, ()) = tokio::join!(desk.written(work), waits);
+        let [letter] = &letters.unwrap()[..] else { panic!("one mail") };
+        assert!(letter.pictures.is_empty() && letter.text.contains("porch"), "{}", letter.text);
+        drop(std::fs::OpenOptions::new().write(true).open(&picture).unwrap());
+        time.end().await;
+
+        let bad: Work = Arc::new(|writer| if writer.with_pictures { panic!("a decoder") } else { Vec::new() });
+        assert_eq!(desk.written(bad).await.unwrap(), []);
     }
 }

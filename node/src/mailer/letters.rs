@@ -1,6 +1,5 @@
 //! What is to be told becomes a letter: facts and pictures in, words out.
 
-use std::io::Read as _;
 use std::time::Duration;
 
 use dms3_core::alerting::{Digest, HeldBack, Movement, Notice, What};
@@ -14,13 +13,11 @@ use dms3_web::templates::Templates;
 use jiff::tz::TimeZone;
 
 use super::config::MailConfig;
-use super::picture::{Scaled, for_mail, thumbnail};
 use crate::clock::calendar;
+use crate::picture::{self, Bounds};
 use crate::store::mails::{ClipV1, LetterV1};
 use crate::store::media::Media;
 
-/// A picture that is larger is not read: a mail goes without it.
-const PICTURE_LIMIT: u64 = 32 << 20;
 /// Of faults and of the house.
 const HOUSE: &str = "house";
 
@@ -32,6 +29,8 @@ pub struct Writer {
     pub dashboard: Option<Link>,
     /// Bytes of a clip that goes along.
     pub max_attachment: u64,
+    /// `false`: what it writes shows none, whatever there is.
+    pub with_pictures: bool,
 }
 
 /// What is known beside the effect of the rules.
@@ -56,7 +55,7 @@ pub struct ClipFile {
 impl Writer {
     pub fn new(config: &MailConfig, templates: Templates, media: Media) -> Self {
         let dashboard = config.dashboard_url.as_deref().and_then(Link::new);
-        Self { templates, media, dashboard, max_attachment: config.max_attachment }
+        Self { templates, media, dashboard, max_attachment: config.max_attachment, with_pictures: true }
     }
 
     pub fn event(&self, movement: &Movement, to: Vec<String>, held_back: Option<HeldBack>, facts: &Facts, now: Timestamp) -> LetterV1 {
@@ -65,7 +64,7 @@ impl Writer {
             Some(percent) => format!("What {} saw: {percent} % of the picture changed", movement.source),
             None => format!("What {} saw", movement.source),
         };
-        let shown = self.picture(movement.picture, for_mail, movement.event, 0, &alt, &mut pictures);
+        let shown = self.picture(movement.picture, picture::MAIL, movement.event, 0, &alt, &mut pictures);
         let clip = facts.clip.map(|(bytes, seconds)| {
             let too_large = bytes.is_some_and(|bytes| bytes > self.max_attachment);
             Clip { state: if too_large { ClipState::TooLarge } else { ClipState::Follows }, seconds, bytes }
@@ -119,7 +118,7 @@ impl Writer {
             percent: movement.changed,
             picture: self.picture(
                 movement.picture,
-                thumbnail,
+                picture::MAIL_LIST,
                 movement.event,
                 nth,
                 &format!("What {} saw", movement.source),
@@ -198,31 +197,25 @@ impl Writer {
     fn picture(
         &self,
         hash: Option<[u8; 32]>,
-        scale: fn(&[u8]) -> Result<Scaled, super::picture::PictureError>,
+        bounds: Bounds,
         event: EventId,
         nth: usize,
         alt: &str,
         pictures: &mut Vec<(String, Vec<u8>)>,
     ) -> Option<Picture> {
-        let hash = hash?;
-        let scaled = self.read(&hash).and_then(|bytes| Ok(scale(&bytes)?));
-        match scaled {
-            Ok(scaled) => {
+        let hash = hash.filter(|_| self.with_pictures)?;
+        let small = self.media.get(&hash).map_err(anyhow::Error::from).and_then(|file| picture::small(file, bounds));
+        match small {
+            Ok(small) => {
                 let cid = Cid::new(&format!("p{nth}.{event}@dms3"))?;
-                pictures.push((cid.as_str().to_owned(), scaled.jpeg));
-                Some(Picture { cid, width: scaled.width, height: scaled.height, alt: alt.into() })
+                pictures.push((cid.as_str().to_owned(), small.jpeg));
+                Some(Picture { cid, width: small.width, height: small.height, alt: alt.into() })
             }
             Err(error) => {
                 tracing::warn!("the mail about event {event} goes without its picture: {error:#}");
                 None
             }
         }
-    }
-
-    fn read(&self, hash: &[u8; 32]) -> anyhow::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        self.media.get(hash)?.take(PICTURE_LIMIT).read_to_end(&mut bytes)?;
-        Ok(bytes)
     }
 }
 
@@ -257,6 +250,7 @@ mod tests {
             media: Media::open(dir.path()).unwrap(),
             dashboard: dashboard.and_then(Link::new),
             max_attachment: 1000,
+            with_pictures: true,
         };
         let movement =
             Movement { event: EventId([1; 16]), source: "porch".to_owned(), started: Timestamp(1), changed: Some(5), picture: None };

@@ -6,7 +6,6 @@ mod connect;
 pub mod desk;
 pub mod letters;
 pub mod message;
-pub mod picture;
 pub mod post;
 pub mod rules;
 pub mod secret;

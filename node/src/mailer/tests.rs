@@ -1,5 +1,6 @@
 //! Mails to a real SMTP server (tests/harness/smtp_server.py), which works, or fails in every way that we know of.
 
+use std::io::{Seek as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -25,9 +26,11 @@ mod server;
 /// As a camera sends it, and as it is mailed.
 static PICTURE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let picture = image::RgbImage::from_pixel(1600, 900, image::Rgb([10, 200, 30]));
-    let mut png = std::io::Cursor::new(Vec::new());
+    let (mut png, mut file) = (std::io::Cursor::new(Vec::new()), tempfile::tempfile().unwrap());
     picture.write_to(&mut png, image::ImageFormat::Png).unwrap();
-    picture::for_mail(&png.into_inner()).unwrap().jpeg
+    file.write_all(&png.into_inner()).unwrap();
+    file.rewind().unwrap();
+    crate::picture::small(file, crate::picture::MAIL).unwrap().jpeg
 });
 
 fn letter(clip: Option<Content>) -> Letter {

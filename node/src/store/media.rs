@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, Cursor, Read, Seek, SeekFrom, Write as _};
+use std::io::{self, Cursor, Read, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,15 +10,12 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use data_encoding::HEXLOWER;
 use dms3_pki::files::{PRIVATE, create_dir_private, sync_parent};
-use image::{ImageFormat, ImageReader, Limits};
 use ring::digest::{Context as Digest, SHA256};
 
 /// Bytes at once.
 const CHUNK: usize = 64 * 1024;
 /// The size of a picture stands in its first bytes; one whose head is longer is told without.
 const HEAD: u64 = 512 * 1024;
-/// Bytes of memory for what is in a picture besides its pixels.
-pub(super) const ASIDE: u64 = 8 << 20;
 /// Bytes of a long file that may wait for the disk: whoever commits meanwhile (a decision of the house) may have to wait for all of them.
 const UNSYNCED: u64 = 1 << 20;
 /// Where what is not whole yet lies.
@@ -121,6 +118,12 @@ impl Media {
             bail!("its content was removed");
         }
         Ok(sync_parent(&path)?)
+    }
+
+    /// Makes the thumbnail of a picture that is kept here. An error says why there is none. As slow as [`picture::small`].
+    pub fn make_thumbnail(&self, hash: &[u8; 32]) -> anyhow::Result<()> {
+        let file = self.get(hash).context("the picture cannot be opened")?;
+        self.keep_thumbnail(hash, &picture::small(file, picture::THUMBNAIL)?.jpeg)
     }
 
     /// The thumbnail of a content, if there is one.
@@ -335,19 +338,7 @@ pub fn size_of_picture(file: &mut File) -> anyhow::Result<(u32, u32)> {
 /// The same of the first bytes of a picture.
 pub fn size_of_head(head: &[u8]) -> anyhow::Result<(u32, u32)> {
     ensure!(!head.is_empty(), "it is empty");
-    picture_of(Cursor::new(head))?.into_dimensions().context("it is no whole picture")
-}
-
-/// A reader of a picture (JPEG, PNG, WebP) that spends little memory on what is in it besides: half a megabyte of a PNG's colour profile
-/// may unpack to five hundred.
-pub(super) fn picture_of<R: BufRead + Seek>(from: R) -> anyhow::Result<ImageReader<R>> {
-    let mut reader = ImageReader::new(from).with_guessed_format().context("cannot read it")?;
-    let known = matches!(reader.format(), Some(ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP));
-    ensure!(known, "it is neither JPEG nor PNG nor WebP");
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(ASIDE);
-    reader.limits(limits);
-    Ok(reader)
+    picture::reader(Cursor::new(head))?.into_dimensions().context("it is no whole picture")
 }
 
 #[cfg(test)]
@@ -358,6 +349,30 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
         file
+    }
+
+    #[test]
+    fn a_thumbnail_lies_beside_its_picture_and_goes_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let media = Media::open(dir.path()).unwrap();
+        let mut picture = Cursor::new(Vec::new());
+        image::RgbImage::new(640, 480).write_to(&mut picture, image::ImageFormat::Png).unwrap();
+        let hash = media.keep(&mut file_of(picture.get_ref()), 1 << 20).unwrap().hash;
+        media.make_thumbnail(&hash).unwrap();
+        media.make_thumbnail(&hash).unwrap();
+        let mut bytes = Vec::new();
+        media.thumbnail(&hash).unwrap().read_to_end(&mut bytes).unwrap();
+        assert_eq!(size_of_head(&bytes).unwrap(), (320, 240));
+        assert_eq!(media.list().unwrap(), [hash]);
+        media.remove(&hash).unwrap();
+        assert!(media.thumbnail(&hash).is_err());
+        // One that was being made meanwhile is not left behind; one that a crash left behind is found.
+        assert!(media.keep_thumbnail(&hash, &bytes).is_err());
+        assert!(media.list().unwrap().is_empty());
+        std::fs::write(media.path(&hash).with_extension("thumb"), &bytes).unwrap();
+        assert_eq!(media.list().unwrap(), [hash]);
+        media.remove(&hash).unwrap();
+        assert!(media.list().unwrap().is_empty() && media.make_thumbnail(&hash).is_err());
     }
 
     #[test]

@@ -22,7 +22,6 @@ pub mod media;
 mod memory;
 pub mod outbox;
 mod roster;
-pub mod thumbnail;
 mod tokens;
 
 #[cfg(test)]

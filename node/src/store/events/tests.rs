@@ -7,7 +7,7 @@ use dms3_core::protocol::events::EventV1;
 use ring::digest::{SHA256, digest};
 
 use super::*;
-use crate::store::{Store, thumbnail};
+use crate::store::Store;
 
 mod retention;
 mod tellings;
@@ -122,7 +122,7 @@ async fn story(store: &Events, media: &Media) {
 
     // A small picture is made of it.
     assert_eq!(store.without_thumbnail(9).await.unwrap(), [hash_of(&picture)]);
-    thumbnail::make(media, &hash_of(&picture)).unwrap();
+    media.make_thumbnail(&hash_of(&picture)).unwrap();
     store.thumbnail_tried(hash_of(&picture), true).await.unwrap();
     assert_eq!(store.without_thumbnail(9).await.unwrap(), [] as [[u8; 32]; 0]);
 

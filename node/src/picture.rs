@@ -1,47 +1,78 @@
-//! A small picture of a picture, made from whatever a camera sent: nothing of it may cost us our memory.
+//! A small picture of a picture, made from whatever a camera sent: nothing of it may cost us our memory, and what leaves is a JPEG that we
+//! made.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufRead, BufReader, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context as _, anyhow, ensure};
 use image::codecs::jpeg::JpegEncoder;
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder as _, ImageFormat};
+use image::{DynamicImage, ImageDecoder as _, ImageFormat, ImageReader, Limits};
 
-use super::media::{ASIDE, Media, picture_of};
+/// What a picture is made to fit; a smaller one keeps its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// Of 100.
+    pub quality: u8,
+}
 
-/// Pixels; a smaller picture stays as it is.
-const WIDTH: u32 = 320;
-/// Pixels: a picture that is all height is no thumbnail.
-const HEIGHT: u32 = 640;
-/// Of 100.
-const QUALITY: u8 = 75;
+/// For lists. A picture that is all height is no thumbnail.
+pub const THUMBNAIL: Bounds = Bounds { width: 320, height: 640, quality: 75 };
+/// As wide as a phone or the column of a mail shows it, in a quality that halves a camera's own JPEG and leaves faces faces.
+pub const MAIL: Bounds = Bounds { width: 1280, height: 1280, quality: 80 };
+/// For the list of a mail.
+pub const MAIL_LIST: Bounds = Bounds { width: 320, height: 320, quality: 80 };
+
+/// A picture that was made small.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Small {
+    pub jpeg: Vec<u8>,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+}
+
 /// In all; of a JPEG its memory allows 27 millions.
 const MOST_PIXELS: u64 = 40_000_000;
 /// Bytes that reading a picture may take.
 const MOST_MEMORY: u64 = 256 << 20;
+/// Bytes of memory for what is in a picture besides its pixels.
+const ASIDE: u64 = 8 << 20;
 /// Bytes of the file; a JPEG is read into memory whole.
 const LONGEST: u64 = 32 << 20;
 
-/// Makes the thumbnail of a picture that `media` holds and keeps it beside it: on the disk when this returns. An error says why it cannot
-/// be made, also after a panic of the decoder.
+/// Makes a picture (JPEG, PNG, WebP) small. An error says why it cannot be made, also after a panic of the decoder.
 ///
 /// Blocks, for seconds where the picture is great: the caller runs it apart and waits only so long. It cannot be stopped, but what it reads
 /// and holds is bounded.
-pub fn make(media: &Media, hash: &[u8; 32]) -> anyhow::Result<()> {
-    let file = media.get(hash).context("the picture cannot be opened")?;
-    let bytes = catch_unwind(AssertUnwindSafe(|| thumbnail_of(file)));
-    let bytes = bytes.unwrap_or_else(|_| Err(anyhow!("it cannot be read: its decoder failed")))?;
-    media.keep_thumbnail(hash, &bytes)
+pub fn small(file: File, bounds: Bounds) -> anyhow::Result<Small> {
+    let made = catch_unwind(AssertUnwindSafe(|| made_small(file, bounds)));
+    made.unwrap_or_else(|_| Err(anyhow!("it cannot be read: its decoder failed")))
 }
 
-/// The JPEG, at most 320 pixels wide, of a picture (JPEG, PNG, WebP).
-fn thumbnail_of(file: File) -> anyhow::Result<Vec<u8>> {
+/// A reader of a picture (JPEG, PNG, WebP) that spends little memory on what is in it besides: half a megabyte of a PNG's colour profile
+/// may unpack to five hundred.
+pub fn reader<R: BufRead + Seek>(from: R) -> anyhow::Result<ImageReader<R>> {
+    let mut reader = ImageReader::new(from).with_guessed_format().context("cannot read it")?;
+    let known = matches!(reader.format(), Some(ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP));
+    ensure!(known, "it is neither JPEG nor PNG nor WebP");
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(ASIDE);
+    reader.limits(limits);
+    Ok(reader)
+}
+
+fn made_small(file: File, bounds: Bounds) -> anyhow::Result<Small> {
     let length = file.metadata().context("cannot read it")?.len();
     ensure!(length > 0, "it is empty");
     ensure!(length <= LONGEST, "it has {length} bytes, more than {LONGEST}");
-    let reader = picture_of(BufReader::new(file))?;
+    let reader = reader(BufReader::new(file))?;
     let format = reader.format();
     let mut decoder = reader.into_decoder().context("it is no whole picture")?;
     let (width, height) = decoder.dimensions();
@@ -62,27 +93,29 @@ fn thumbnail_of(file: File) -> anyhow::Result<Vec<u8>> {
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let picture = DynamicImage::from_decoder(decoder).context("it is no whole picture")?;
     let (width, height) = if is_turned(orientation) {
-        let (height, width) = fitting(height, width);
-        (width, height)
+        let turned = Bounds { width: bounds.height, height: bounds.width, ..bounds };
+        fitting(width, height, turned)
     } else {
-        fitting(width, height)
+        fitting(width, height, bounds)
     };
     let mut small = if (width, height) == (picture.width(), picture.height()) { picture } else { picture.thumbnail_exact(width, height) };
     small.apply_orientation(orientation);
-    let mut bytes = Vec::new();
-    small.to_rgb8().write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, QUALITY)).context("the thumbnail cannot be written")?;
-    Ok(bytes)
+    let (small, mut jpeg) = (small.into_rgb8(), Vec::new());
+    let encoder = JpegEncoder::new_with_quality(&mut jpeg, bounds.quality);
+    small.write_with_encoder(encoder).context("the small picture cannot be written")?;
+    Ok(Small { jpeg, width: small.width(), height: small.height() })
 }
 
-/// The greatest size of this shape within WIDTH x HEIGHT, never greater than it is.
-fn fitting(width: u32, height: u32) -> (u32, u32) {
+/// The greatest size of this shape within the bounds, never greater than it is.
+fn fitting(width: u32, height: u32, bounds: Bounds) -> (u32, u32) {
     let (w, h) = (u64::from(width), u64::from(height));
-    let scaled = if w <= u64::from(WIDTH) && h <= u64::from(HEIGHT) {
+    let (most_w, most_h) = (u64::from(bounds.width), u64::from(bounds.height));
+    let scaled = if w <= most_w && h <= most_h {
         (w, h)
-    } else if w * u64::from(HEIGHT) >= h * u64::from(WIDTH) {
-        (u64::from(WIDTH), h * u64::from(WIDTH) / w)
+    } else if w * most_h >= h * most_w {
+        (most_w, h * most_w / w)
     } else {
-        (w * u64::from(HEIGHT) / h, u64::from(HEIGHT))
+        (w * most_h / h, most_h)
     };
     let pixels = |side: u64| u32::try_from(side.max(1)).unwrap_or(1);
     (pixels(scaled.0), pixels(scaled.1))
@@ -122,6 +155,10 @@ mod tests {
         assert_eq!(image::guess_format(thumbnail).unwrap(), ImageFormat::Jpeg);
         let picture = image::load_from_memory(thumbnail).unwrap();
         (picture.width(), picture.height())
+    }
+
+    fn thumbnail_of(file: File) -> anyhow::Result<Vec<u8>> {
+        Ok(made_small(file, THUMBNAIL)?.jpeg)
     }
 
     fn why_not(bytes: &[u8]) -> String {
@@ -213,25 +250,25 @@ mod tests {
     }
 
     #[test]
-    fn a_thumbnail_lies_beside_its_picture_and_goes_with_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let media = Media::open(dir.path()).unwrap();
-        let hash = media.keep(&mut file_of(&picture(640, 480, ImageFormat::Jpeg)), 1 << 20).unwrap().hash;
-        make(&media, &hash).unwrap();
-        make(&media, &hash).unwrap();
-        let mut bytes = Vec::new();
-        media.thumbnail(&hash).unwrap().read_to_end(&mut bytes).unwrap();
-        assert_eq!(size_of(&bytes), (320, 240));
-        assert_eq!(media.list().unwrap(), [hash]);
-        media.remove(&hash).unwrap();
-        assert!(media.thumbnail(&hash).is_err());
-        // One that was being made meanwhile is not left behind; one that a crash left behind is found.
-        assert!(media.keep_thumbnail(&hash, &bytes).is_err());
-        assert!(media.list().unwrap().is_empty());
-        std::fs::write(media.path(&hash).with_extension("thumb"), &bytes).unwrap();
-        assert_eq!(media.list().unwrap(), [hash]);
-        media.remove(&hash).unwrap();
-        assert!(media.list().unwrap().is_empty() && make(&media, &hash).is_err());
+    fn a_picture_is_made_as_small_as_a_mail_needs_it_and_never_larger() {
+        for (size, format, mail, list) in [
+            ((1920, 1080), ImageFormat::Jpeg, (1280, 720), (320, 180)),
+            ((600, 1600), ImageFormat::Png, (480, 1280), (120, 320)),
+            ((640, 480), ImageFormat::WebP, (640, 480), (320, 240)),
+            ((64, 48), ImageFormat::Jpeg, (64, 48), (64, 48)),
+        ] {
+            let image = RgbImage::from_fn(size.0, size.1, |x, _| Rgb(if x < size.0 / 2 { [220, 0, 0] } else { [0, 0, 220] }));
+            let mut bytes = Cursor::new(Vec::new());
+            image.write_to(&mut bytes, format).unwrap();
+            for (bounds, size) in [(MAIL, mail), (MAIL_LIST, list)] {
+                let small = small(file_of(bytes.get_ref()), bounds).unwrap();
+                assert_eq!((small.width, small.height), size, "{format:?}");
+                let shown = image::load_from_memory_with_format(&small.jpeg, ImageFormat::Jpeg).unwrap().into_rgb8();
+                assert_eq!(shown.dimensions(), size);
+                let [left, right] = [shown.get_pixel(2, 2).0, shown.get_pixel(size.0 - 3, size.1 - 3).0];
+                assert!(left[0] > 180 && left[2] < 60 && right[2] > 180 && right[0] < 60, "{left:?} {right:?}");
+            }
+        }
     }
 
     #[test]
