@@ -1,7 +1,7 @@
 //! The one reader of time. Trusted time is never before its floor; the floor is kept on disk, so that a reboot does not forget it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -222,6 +222,15 @@ pub fn wall() -> Timestamp {
 fn mono() -> Mono {
     let since = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
     Mono(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Which boot of this machine this is, as the kernel names it; `None`: it does not say.
+pub fn boot() -> Option<u128> {
+    static BOOT: LazyLock<Option<u128>> = LazyLock::new(|| {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        u128::from_str_radix(&text.trim().replace('-', ""), 16).ok()
+    });
+    *BOOT
 }
 
 /// Whether the kernel's clock is steered by NTP, as `adjtimex(2)` tells.

@@ -57,10 +57,12 @@ pub enum Request {
     },
     /// A mail to try whether mail works.
     MailTest,
-    /// Coordinator only: what the cameras saw, the newest first.
+    /// Coordinator only: what the cameras saw, the newest first; a page of them.
     Events {
         since: Timestamp,
         camera: Option<String>,
+        /// What comes after the event at this place.
+        before: Option<(Timestamp, EventId)>,
     },
     Event {
         id: EventId,

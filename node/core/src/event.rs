@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::arming::ArmState;
 use crate::id::EventId;
-use crate::time::Timestamp;
+use crate::time::{SinceBoot, Timestamp};
 
 /// Hooks that name no event (the Go program's line) tell of the same movement while no more than this lies between them.
 pub const GAP: Duration = Duration::from_secs(30);
@@ -25,6 +25,9 @@ pub struct Event {
     pub kind: EventKind,
     /// By the camera's trusted time.
     pub started: Timestamp,
+    /// The same moment by the camera's clock that never jumps; `None`: not known, and everywhere but on the camera.
+    #[serde(default)]
+    pub started_since_boot: Option<SinceBoot>,
     /// `None` while it goes on.
     pub ended: Option<Timestamp>,
     /// Greatest part of the picture that changed, in percent, 0..=100; `None`: not known.
@@ -90,6 +93,8 @@ pub struct Note {
     /// The detector's own name of the event (Motion: `%{eventid}`); `None`: it names none.
     pub key: Option<String>,
     pub at: Timestamp,
+    /// `at` by the clock that never jumps, if this machine was on then.
+    pub since_boot: Option<SinceBoot>,
     pub changed: Option<u8>,
     pub attachment: Option<Attachment>,
 }
@@ -165,6 +170,7 @@ impl Recent {
             source: source.to_owned(),
             kind,
             started: note.at,
+            started_since_boot: note.since_boot,
             ended: (kind != EventKind::Movement).then_some(note.at),
             changed: None,
             state,
@@ -180,7 +186,9 @@ impl Recent {
     /// A file that is there already (a hook that was called twice, a spool that was read again) is not taken twice.
     pub fn take(&mut self, note: Note) {
         let event = &mut self.event;
-        event.started = event.started.min(note.at);
+        if note.at < event.started {
+            (event.started, event.started_since_boot) = (note.at, note.since_boot);
+        }
         self.last = self.last.max(note.at);
         event.changed = event.changed.max(note.changed);
         match note.said {
@@ -332,7 +340,7 @@ mod tests {
     const T: Timestamp = Timestamp(1_795_000_000_000);
 
     fn note(said: Said, key: Option<&str>, after: u64) -> Note {
-        Note { said, key: key.map(str::to_owned), at: T + Duration::from_secs(after), changed: None, attachment: None }
+        Note { said, key: key.map(str::to_owned), at: T + Duration::from_secs(after), since_boot: None, changed: None, attachment: None }
     }
 
     fn with_file(mut note: Note, kind: AttachmentKind, number: u8) -> Note {

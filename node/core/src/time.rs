@@ -51,6 +51,21 @@ impl Mono {
     }
 }
 
+/// A moment by the clock of a machine that no setting of its time moves, and of which boot it speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SinceBoot {
+    /// Another one after each boot.
+    pub boot: u128,
+    pub mono: Mono,
+}
+
+impl SinceBoot {
+    /// How long after `earlier` this is; `None` where the machine was started anew between them.
+    pub fn since(self, earlier: SinceBoot) -> Option<Duration> {
+        (self.boot == earlier.boot).then(|| self.mono.since(earlier.mono))
+    }
+}
+
 impl Add<Duration> for Mono {
     type Output = Mono;
     fn add(self, rhs: Duration) -> Mono {
@@ -94,6 +109,14 @@ pub fn duration_words(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_since_another_boot_is_no_time_ago() {
+        let at = |boot, mono| SinceBoot { boot, mono: Mono(mono) };
+        assert_eq!(at(1, 900).since(at(1, 400)), Some(Duration::from_millis(500)));
+        assert_eq!(at(1, 400).since(at(1, 900)), Some(Duration::ZERO));
+        assert_eq!(at(2, 900).since(at(1, 400)), None);
+    }
 
     #[test]
     fn durations_are_said_as_people_say_them() {

@@ -13,12 +13,12 @@ use dms3_core::event::{AttachmentKind, Event, Note, Said, changed_percent, time_
 use dms3_core::id::EventId;
 use dms3_core::protocol::events::NAME_LIMIT;
 use dms3_core::protocol::message::AckV1;
-use dms3_core::time::Timestamp;
+use dms3_core::time::{Mono, Now, SinceBoot, Timestamp};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::outbox::{Kept, NewFile};
-use crate::clock::Clock;
+use crate::clock::{Clock, boot};
 use crate::hook::{Answer, Call};
 use crate::lines::Lines;
 use crate::spool;
@@ -188,12 +188,14 @@ impl Intake {
             }
             opened = Some((file, data.dev(), data.ino()));
         }
-        let now = inner.clock.now().at;
+        let moment = inner.clock.now();
+        let now = moment.at;
         let told = call.at.as_deref().and_then(time_of_argument);
         let called = if fresh { now } else { call.called };
         let at = told.or(at).unwrap_or(called);
         let at = if at > now + AHEAD { now } else { at };
-        let note = Note { said, key: call.event.clone().map(|key| cut(&key)), at, changed, attachment: None };
+        let note =
+            Note { said, key: call.event.clone().map(|key| cut(&key)), at, since_boot: since_boot(at, moment), changed, attachment: None };
         let id = EventId::new(now, rand::random());
         let Some((file, dev, ino)) = opened else {
             return Ok(kept.note(&source, state, id, note, None).await?.0);
@@ -305,6 +307,13 @@ fn local_time(time: jiff::civil::DateTime) -> Option<Timestamp> {
     u64::try_from(zoned.timestamp().as_millisecond()).ok().map(Timestamp)
 }
 
+/// A time by the clock of this machine as it is set now, by the one that nobody sets.
+fn since_boot(at: Timestamp, now: Now) -> Option<SinceBoot> {
+    let ago = u64::try_from(now.at.since(at).as_millis()).ok()?;
+    let mono = Mono(now.mono.0.checked_sub(ago)?);
+    Some(SinceBoot { boot: boot()?, mono })
+}
+
 /// Seconds since 1970, or local time. What is neither is no time.
 fn time_of_argument(text: &str) -> Option<Timestamp> {
     match text.parse::<u64>() {
@@ -359,6 +368,18 @@ mod tests {
         let event = kept.outbox.untold(9).await.unwrap().remove(0);
         assert_eq!(event.attachments.len(), 1);
         assert_eq!(kept.outbox.counts().await.unwrap().lost, 1, "it is told that one is not kept");
+    }
+
+    #[test]
+    fn when_it_was_is_known_by_the_clock_that_nobody_sets_unless_the_machine_was_off_then() {
+        let now = Now { at: Timestamp(1_000_000), mono: Mono(60_000), trusted: true };
+        for (at, mono) in
+            [(1_000_000, Some(60_000)), (999_000, Some(59_000)), (940_000, Some(0)), (939_999, None), (1_000_001, Some(60_000))]
+        {
+            let known = since_boot(Timestamp(at), now);
+            assert_eq!(known.map(|known| known.mono.0), mono, "{at}");
+            assert!(known.is_none_or(|known| Some(known.boot) == boot()));
+        }
     }
 
     #[tokio::test]

@@ -327,7 +327,7 @@ impl Kept {
             let taken = taken.map_or(now, |at| Timestamp(u64::try_from(at.as_millis()).unwrap_or(now.0)));
             let attachment = Attachment { kind, name: "recovered".to_owned(), taken, length: data.len(), hash };
             let said = if is_picture { Said::Picture } else { Said::Movie };
-            let note = Note { said, key: None, at: taken, changed: None, attachment: Some(attachment) };
+            let note = Note { said, key: None, at: taken, since_boot: None, changed: None, attachment: Some(attachment) };
             self.outbox.note(source, ArmState::Away, EventId::new(taken, rand::random()), note).await?;
         }
         Ok(contents.len())
@@ -403,7 +403,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"what was seen").unwrap();
         let now = clock.now().at;
-        let note = Note { said: Said::Movie, key: None, at: now, changed: None, attachment: None };
+        let note = Note { said: Said::Movie, key: None, at: now, since_boot: None, changed: None, attachment: None };
         let new = NewFile { file, kind: AttachmentKind::Clip, name: "a.mp4".to_owned(), taken: now };
         kept.note("porch", ArmState::Away, EventId::new(now, [1; 10]), note, Some(new)).await.unwrap();
         kept.outbox.close().await;
@@ -429,7 +429,7 @@ mod tests {
             let at = now - age;
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(word.as_bytes()).unwrap();
-            let note = Note { said: Said::Snapshot, key: None, at, changed: None, attachment: None };
+            let note = Note { said: Said::Snapshot, key: None, at, since_boot: None, changed: None, attachment: None };
             let new = NewFile { file, kind: AttachmentKind::Picture, name: word.to_owned(), taken: at };
             let (event, _) = kept.note("porch", ArmState::Away, EventId::new(at, rand::random()), note, Some(new)).await.unwrap();
             hashes.push(event.attachments[0].hash);
@@ -457,7 +457,7 @@ mod tests {
             // Nothing but a hole, which costs him nothing.
             let length = if nth % 10 == 9 { 100_000 } else { 10_000 };
             file.set_len(length).unwrap();
-            let note = Note { said: Said::Picture, key: None, at: now, changed: None, attachment: None };
+            let note = Note { said: Said::Picture, key: None, at: now, since_boot: None, changed: None, attachment: None };
             let new = NewFile { file, kind: AttachmentKind::Picture, name: nth.to_string(), taken: now };
             let (_, has_file) = kept.note("porch", ArmState::Away, EventId::new(now, rand::random()), note, Some(new)).await.unwrap();
             assert!(has_file);
@@ -477,7 +477,7 @@ mod tests {
         let note = |kept: Kept| async move {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(b"what was seen").unwrap();
-            let note = Note { said: Said::Picture, key: None, at: now, changed: None, attachment: None };
+            let note = Note { said: Said::Picture, key: None, at: now, since_boot: None, changed: None, attachment: None };
             let new = NewFile { file, kind: AttachmentKind::Picture, name: "a.jpg".to_owned(), taken: now };
             kept.note("porch", ArmState::Away, EventId::new(now, rand::random()), note, Some(new)).await
         };

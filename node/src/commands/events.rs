@@ -59,9 +59,16 @@ pub(super) async fn run(args: Args, config: &ConfigArg) -> Result<()> {
 
 async fn list(config: &Config, since: Duration, camera: Option<String>, json: bool) -> Result<()> {
     let now = clock::wall();
-    let Answer::Events(events) = ask(&config.control_socket(), &Request::Events { since: now - since, camera }).await? else {
-        bail!("the node gave an unexpected answer")
-    };
+    let mut events: Vec<StoredEvent> = Vec::new();
+    loop {
+        let before = events.last().map(StoredEvent::place);
+        let request = Request::Events { since: now - since, camera: camera.clone(), before };
+        let Answer::Events(page) = ask(&config.control_socket(), &request).await? else { bail!("the node gave an unexpected answer") };
+        if page.is_empty() {
+            break;
+        }
+        events.extend(page);
+    }
     if json {
         println!("{}", serde_json::to_string_pretty(&events)?);
         return Ok(());

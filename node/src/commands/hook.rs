@@ -83,6 +83,17 @@ enum What {
     CameraFound,
 }
 
+const MAIL_HELP: &str = "\
+Hand over a picture or movie of Motion, as the Go program did; the line in motion.conf is:
+  on_picture_save dms3-node mail -pixels=%D -filename=%f    (or dms3mail -pixels=%D -filename=%f)
+
+  -pixels    changed pixels (%D)
+  -filename  the picture or movie (%f)
+  -run-dir   the node's `run_dir` [/run/dms3]
+  -spool     where it waits while the node does not run [/var/spool/dms3]
+
+It ends as `dms3-node hook` does, which hands over more (`dms3-node hook --help`). `dms3-node mail test` sends a mail to try the mail server.";
+
 /// Motion's number of a snapshot.
 const SNAPSHOT: u32 = 2;
 
@@ -162,6 +173,12 @@ fn run(args: Args) -> Result<()> {
 
 /// The Go program's line: `-pixels=%D -filename=%f`, in any order, with one dash or two, the value also as the next word.
 fn mail(arguments: &[OsString]) -> Result<()> {
+    if let [word] = arguments
+        && ["--help", "-help", "-h"].iter().any(|help| word == help)
+    {
+        println!("{MAIL_HELP}");
+        return Ok(());
+    }
     let (mut pixels, mut file) = (None, None);
     let mut places = Places { run_dir: "/run/dms3".into(), spool: spool::DEFAULT.into() };
     let mut words = arguments.iter();

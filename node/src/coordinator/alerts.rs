@@ -298,6 +298,7 @@ mod tests {
             source: "cam".to_owned(),
             kind: EventKind::Movement,
             started: began,
+            started_since_boot: None,
             ended: Some(began),
             changed: None,
             state: dms3_core::arming::ArmState::Away,

@@ -448,10 +448,8 @@ mod tests {
         let _services = started(&config, identity, &clock).await;
         eventually("it is a problem", async || status(&config).await.problems.iter().any(|problem| problem.contains("events.damaged-1")))
             .await;
-        let Answer::Events(events) = ask(&config.control_socket(), &Request::Events { since: Timestamp(0), camera: None }).await.unwrap()
-        else {
-            panic!("events")
-        };
+        let request = Request::Events { since: Timestamp(0), camera: None, before: None };
+        let Answer::Events(events) = ask(&config.control_socket(), &request).await.unwrap() else { panic!("events") };
         assert_eq!(events, []);
     }
 

@@ -106,6 +106,9 @@ impl Driver {
             }
             Request::Revoke { node } => {
                 let row = self.roster.find(&node)?;
+                let seen = self.machine.dashboard(now);
+                let seen = seen.nodes.iter().find(|known| known.node == row.node).and_then(|known| known.health.as_ref());
+                let waiting = seen.map_or(0, |health| health.outbox.waiting);
                 let revocation = self.store.revoke(row.node, now.at).await?;
                 self.roster.refresh(&self.store).await?;
                 self.tokens.wake();
@@ -116,11 +119,10 @@ impl Driver {
                     1 => " The token that it had used is cancelled.".to_owned(),
                     many => format!(" The {many} tokens that it had used are cancelled."),
                 };
+                let (name, short, known) = (&row.name, row.node.short(), what_it_knew(waiting));
                 Answer::Done(format!(
-                    "{:?} ({}) is out of the house for good.{tokens} It knew its own key, the certificates of this house, and whether the house was armed while it was \
-                     linked. To use the machine again, remove its state directory and pair it anew.",
-                    row.name,
-                    row.node.short()
+                    "{name:?} ({short}) is out of the house for good.{tokens}\nIts machine knew, and whoever has it may know:\n{known}\
+                     To use the machine again, remove its state directory and pair it anew."
                 ))
             }
             Request::TimeAccept => {
@@ -157,6 +159,25 @@ impl Driver {
     }
 }
 
+/// What a person must think of whose camera was stolen. `waiting`: events that it had not handed over when it was heard last.
+fn what_it_knew(waiting: u64) -> String {
+    let seen = match waiting {
+        0 => "what it saw since it was heard last, if the house was armed: it lies on its disk".to_owned(),
+        _ => format!("what it saw and had not handed over: {waiting} events when it was heard last; they lie on its disk"),
+    };
+    let known = [
+        "its key and certificate: nobody accepts them from now on".to_owned(),
+        "the certificates of this house and the addresses of its coordinator: no secrets, and no way in".to_owned(),
+        "whether the house was armed, while it was linked".to_owned(),
+        seen,
+        "passwords in its config, as in the address of a camera (rtsp://): change them at the camera".to_owned(),
+        "if its config has [mail]: the password of that mail account. A linked camera deletes it if it lies in a file of its own; withdraw it \
+         at the mail provider in any case"
+            .to_owned(),
+    ];
+    known.iter().map(|one| format!("  - {one}\n")).collect()
+}
+
 /// Beside the driver: what cameras saw may be a long list.
 async fn answer_from(keeper: Keeper, asked: Asked) {
     let answer = look_up_events(&keeper, asked.request).await.unwrap_or_else(|error| Answer::Refused(format!("{error:#}")));
@@ -167,8 +188,8 @@ async fn answer_from(keeper: Keeper, asked: Asked) {
 async fn look_up_events(keeper: &Keeper, request: Request) -> Result<Answer> {
     let events = &keeper.room().await?.events;
     Ok(match request {
-        Request::Events { since, camera } => {
-            let filter = Filter { since: Some(since), camera, limit: MOST, ..Filter::default() };
+        Request::Events { since, camera, before } => {
+            let filter = Filter { since: Some(since), camera, limit: MOST, before, ..Filter::default() };
             Answer::Events(events.events(&filter).await?)
         }
         Request::Event { id } => match events.event(id).await? {

@@ -9,7 +9,7 @@ use dms3_core::id::EventId;
 use dms3_core::protocol::events::{BytesV1, EventV1};
 use dms3_core::protocol::frame::Message;
 use dms3_core::protocol::message::OutboxV1;
-use dms3_core::time::{Mono, Timestamp};
+use dms3_core::time::{Mono, SinceBoot};
 use futures_util::future::try_join_all;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Kept, TIDY};
-use crate::clock::Clock;
+use crate::clock::{Clock, boot};
 use crate::mesh::link::Connection;
 use crate::mesh::transfer::{TransferError, Urgency, send_bytes, send_event};
 
@@ -238,7 +238,7 @@ impl Delivery {
         }
         let now = self.clock.now();
         way.told.insert(event.id, (event.rev, Instant::now()));
-        let sent = send_event(connection, EventV1::of(event, age_of(event, now.at, now.mono))).await;
+        let sent = send_event(connection, EventV1::of(event, age_of(event, now.mono))).await;
         sent.inspect_err(|error| tracing::debug!("an event was not told: {error}")).is_ok()
     }
 
@@ -276,11 +276,10 @@ impl Delivery {
     }
 }
 
-/// How long ago it began, if that can be said without a clock that jumps: it is not kept over a reboot.
-fn age_of(event: &Event, now: Timestamp, mono: Mono) -> Option<u64> {
-    let age = now.since(event.started);
-    // The machine was started since.
-    (age <= Duration::from_millis(mono.0)).then(|| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+/// How long ago it began, by the clock that nobody sets; milliseconds.
+fn age_of(event: &Event, mono: Mono) -> Option<u64> {
+    let age = SinceBoot { boot: boot()?, mono }.since(event.started_since_boot?)?;
+    u64::try_from(age.as_millis()).ok()
 }
 
 impl OnTheWay {

@@ -80,6 +80,7 @@ fn movement(number: u8, at: Timestamp) -> Event {
         id: EventId::new(at, [number; 10]),
         source: "porch".to_owned(),
         kind: EventKind::Movement,
+        started_since_boot: None,
         started: at,
         ended: None,
         changed: Some(7),

@@ -7,7 +7,7 @@ use super::*;
 const T: Timestamp = Timestamp(1_795_000_000_000);
 
 fn note(said: Said, key: &str, after: u64) -> Note {
-    Note { said, key: Some(key.to_owned()), at: T + Duration::from_secs(after), changed: None, attachment: None }
+    Note { said, key: Some(key.to_owned()), at: T + Duration::from_secs(after), since_boot: None, changed: None, attachment: None }
 }
 
 fn file(said: Said, key: &str, after: u64, number: u8, length: u64) -> Note {
@@ -29,9 +29,11 @@ async fn outbox() -> (tempfile::TempDir, Outbox) {
 #[tokio::test]
 async fn an_event_waits_until_the_coordinator_has_all_of_it_and_is_forgotten_then() {
     let (dir, outbox) = outbox().await;
-    outbox.note("porch", ArmState::Away, id(1), note(Said::EventStart, "7", 0)).await.unwrap();
+    let began = Some(SinceBoot { boot: u128::MAX, mono: Mono(5) });
+    outbox.note("porch", ArmState::Away, id(1), Note { since_boot: began, ..note(Said::EventStart, "7", 0) }).await.unwrap();
     let event = outbox.note("porch", ArmState::Night, id(2), file(Said::Picture, "7", 1, 5, 100)).await.unwrap();
     assert_eq!((event.id, event.rev, event.state), (id(1), 2, ArmState::Away), "the second note is of the same event");
+    assert_eq!(event.started_since_boot, began);
     assert_eq!(outbox.untold(9).await.unwrap(), std::slice::from_ref(&event));
     assert!(outbox.missing(AttachmentKind::Picture, 9).await.unwrap().is_empty(), "the coordinator does not know of it yet");
 
