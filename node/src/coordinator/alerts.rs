@@ -203,6 +203,7 @@ fn as_told(event: &StoredEvent) -> Event {
         source: label(&event.camera, &event.source),
         kind: event.kind,
         started: event.began,
+        started_since_boot: None,
         ended: event.ended,
         changed: event.changed,
         state: event.state,

@@ -106,6 +106,7 @@ fn event(n: u32, source: &str, started: u64) -> Event {
         source: source.to_owned(),
         kind: EventKind::Movement,
         started: Timestamp(T + started),
+        started_since_boot: None,
         ended: None,
         changed: Some(7),
         state: ArmState::Away,

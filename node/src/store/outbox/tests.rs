@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use dms3_core::event::{Attachment, GAP, Said};
+use dms3_core::time::{Mono, SinceBoot};
 
 use super::*;
 
