@@ -129,7 +129,7 @@ fn is_turned(orientation: Orientation) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Cursor, Read as _, Seek as _, SeekFrom, Write as _};
+    use std::io::{Cursor, Seek as _, SeekFrom, Write as _};
 
     use image::{GrayImage, ImageFormat, Rgb, RgbImage};
 

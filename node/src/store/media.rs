@@ -12,6 +12,8 @@ use data_encoding::HEXLOWER;
 use dms3_pki::files::{PRIVATE, create_dir_private, sync_parent};
 use ring::digest::{Context as Digest, SHA256};
 
+use crate::picture;
+
 /// Bytes at once.
 const CHUNK: usize = 64 * 1024;
 /// The size of a picture stands in its first bytes; one whose head is longer is told without.
