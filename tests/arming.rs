@@ -8,19 +8,30 @@ use std::time::Duration;
 use dms3_core::arming::ArmState;
 use dms3_core::roster::NodeStatus;
 
-use crate::harness::{House, LINKED_WITHIN, eventually, within};
+use crate::harness::{House, LINKED_WITHIN, Node, eventually, within};
 
+/// From a decision to the command that starts a detector on a slow and busy machine; on a Pi it is a few milliseconds.
+const ISSUED_WITHIN_MS: u64 = 1000;
+/// What a node says whose last run was killed.
+const KILLED: &str = "the last run of this node could not end: it was killed, or the power went";
 /// What a camera says of a link whose coordinator was started anew.
 const RESTARTED: &str = "the link to the coordinator ended: the other side was restarted";
+/// The same where it only seems so: somebody was heard to start, and nobody answers on the link any more.
+const RESTARTED_SILENTLY: &str = "the link to the coordinator ended: the coordinator was restarted";
+const ENDED: &str = "the link to the coordinator ended: ";
+const LINKED: &str = "linked to coordinator ";
 
 #[tokio::test]
 async fn every_camera_watches_when_the_house_is_armed_and_none_when_it_is_not() {
     let house = House::with_cameras(["porch", "hall"]).await;
+    let before: Vec<_> = house.cameras.iter().map(|camera| commands(camera).len()).collect();
     let said = house.coordinator.cli(&["arm", "--now"]).await.good();
     assert!(said.contains("Armed (away)"), "{said}");
     house.agrees(ArmState::Away).await;
-    for camera in &house.cameras {
-        assert!(camera.told("detector command issued"), "{} tells when the command was issued", camera.name);
+    for (camera, before) in house.cameras.iter().zip(before) {
+        let told = commands(camera).split_off(before);
+        let [Some(after_ms)] = told[..] else { panic!("{} tells once how soon the command was issued: {told:?}", camera.name) };
+        assert!(after_ms <= ISSUED_WITHIN_MS, "{}: the command was issued after {after_ms} ms", camera.name);
     }
     eventually("both are seen to watch", async || house.coordinator.cli(&["status"]).await.good().contains("2 of 2 watching.")).await;
     let said = house.coordinator.cli(&["status"]).await.good();
@@ -33,6 +44,13 @@ async fn every_camera_watches_when_the_house_is_armed_and_none_when_it_is_not() 
     }
     let said = house.coordinator.cli(&["status"]).await.good();
     assert!(said.contains("Disarmed since"), "{said}");
+}
+
+/// Of each detector that a camera started, how many milliseconds after the decision; `None`: after no decision.
+fn commands(camera: &Node) -> Vec<Option<u64>> {
+    let log = camera.log();
+    let lines = log.lines().filter(|line| line.contains("detector command issued"));
+    lines.map(|line| line.split_once("after_ms=")?.1.split_whitespace().next()?.parse().ok()).collect()
 }
 
 #[tokio::test]
@@ -67,6 +85,7 @@ async fn whatever_is_killed_while_the_house_is_armed_it_stays_armed() {
         assert_eq!(camera.motion.starts(), 1, "{} was not disturbed", camera.name);
         assert_eq!(camera.lines_with(RESTARTED), 1, "{} tells once why its link ended", camera.name);
     }
+    assert_eq!(house.coordinator.lines_with(KILLED), 1, "and the coordinator why it began anew");
 
     let (porch, before) = (house.camera("porch"), house.standing().await);
     porch.sigkill().await;
@@ -85,6 +104,7 @@ async fn whatever_is_killed_while_the_house_is_armed_it_stays_armed() {
     house.answers().await;
     house.stands(before).await;
     assert_eq!(house.camera("hall").lines_with(RESTARTED), 2);
+    assert_eq!((porch.lines_with(KILLED), house.coordinator.lines_with(KILLED)), (2, 2));
 }
 
 #[tokio::test]
@@ -93,6 +113,9 @@ async fn a_coordinator_that_is_killed_again_as_soon_as_it_is_back_finds_its_came
     house.arm().await;
     house.agrees(ArmState::Away).await;
     let before = house.standing().await;
+    // The first link may have been made anew when the time became known.
+    let told = |words| house.cameras.iter().map(|camera| camera.lines_with(words)).collect::<Vec<_>>();
+    let (linked, ended) = (told(LINKED), told(ENDED));
     for _ in 0..5 {
         house.coordinator.sigkill().await;
         house.coordinator.start();
@@ -100,8 +123,14 @@ async fn a_coordinator_that_is_killed_again_as_soon_as_it_is_back_finds_its_came
         house.answers().await;
     }
     house.stands(before).await;
-    for camera in &house.cameras {
+    assert_eq!(house.coordinator.lines_with(KILLED), 5, "it says each time why it began anew");
+    for (nth, camera) in house.cameras.iter().enumerate() {
         assert_eq!((camera.motion.starts(), camera.motion.stops()), (1, 0), "{} was not disturbed", camera.name);
+        // Not every time was long enough for a link; each one that was has one line of why it ended.
+        let (linked, ended) = (camera.lines_with(LINKED) - linked[nth], camera.lines_with(ENDED) - ended[nth]);
+        assert!(linked == ended && (1..=5).contains(&ended), "{}: {linked} links began anew and {ended} ended", camera.name);
+        let restarts = camera.lines_with(RESTARTED) + camera.lines_with(RESTARTED_SILENTLY);
+        assert_eq!(restarts, ended, "{} says of each why", camera.name);
     }
 }
 
@@ -129,6 +158,7 @@ async fn whatever_is_killed_while_the_house_is_disarmed_no_camera_watches() {
     house.coordinator.start();
     house.answers().await;
     house.stands(before).await;
+    assert_eq!((porch.lines_with(KILLED), house.coordinator.lines_with(KILLED)), (2, 2), "each of them says why it began anew");
     assert_eq!(porch.motion.starts(), 0, "nobody was filmed");
 }
 
@@ -198,7 +228,8 @@ async fn a_store_that_is_damaged_is_no_reason_to_begin_anew() {
 
 #[tokio::test]
 async fn a_camera_whose_memory_is_damaged_watches() {
-    let house = House::with_cameras(["porch"]).await;
+    let house = House::with_cameras(["porch", "hall"]).await;
+    let before = house.standing().await;
     house.coordinator.stop().await;
     let porch = house.camera("porch");
     porch.stop().await;
@@ -207,10 +238,12 @@ async fn a_camera_whose_memory_is_damaged_watches() {
     fs::write(porch.state_dir().join("camera.state"), "nonsense").unwrap();
     porch.start();
     eventually("it watches", async || porch.motion.running().is_some()).await;
-    assert!(porch.told("cannot be read"), "and says why");
+    let why = ["this camera is armed, since its memory cannot be read", "camera.state: this is no memory of a camera"];
+    assert!(porch.line_with_all(&why), "and says why");
     house.coordinator.start();
     house.answers().await;
-    house.agrees(ArmState::Disarmed).await;
+    house.stands(before).await;
+    assert_eq!((porch.motion.starts(), house.camera("hall").motion.starts()), (1, 0), "the other one was not disturbed");
 }
 
 #[tokio::test]

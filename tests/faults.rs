@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::harness::skip::cannot_make_networks;
-use crate::harness::{House, LINKED_WITHIN, Make, Plan, eventually, throughout, within};
+use crate::harness::{House, LINKED_WITHIN, Make, Node, Plan, eventually, throughout, within};
 
 /// A dead peer is known so soon.
 const NOTICED_WITHIN: Duration = Duration::from_secs(20);
@@ -62,11 +62,15 @@ async fn camera_with_an_old_memory(house: &House) {
 #[tokio::test]
 async fn a_camera_that_comes_from_an_old_backup_is_told_at_once_what_holds() {
     let house = House::with_cameras(["porch", "hall"]).await;
+    let disarmed = house.standing().await;
     camera_with_an_old_memory(&house).await;
     let before = house.standing().await;
     house.camera("porch").start();
     house.stands(before).await;
-    house.is_unharmed(before).await;
+    let ((epoch, rev), ours) = (before.version, disarmed.version);
+    let forgot = format!("node porch forgot what it had confirmed (state {epoch}.{rev}; it holds {}.{})", ours.0, ours.1);
+    house.is_unharmed_and_told(before, &forgot).await;
+    assert_eq!(house.told_since(before, "forgot what it had confirmed"), 1, "nobody else did");
 }
 
 #[tokio::test]
@@ -202,6 +206,8 @@ async fn two_cameras_of_one_name_are_told_apart() {
     let word = house.token(&["--name", "porch"]).await;
     let said = other.cli_with(&["enroll", "-"], &word).await.good();
     assert!(said.contains("\"porch 2\""), "{said}");
+    let why = "another node is called \"porch\", so this one is \"porch 2\"";
+    assert_eq!(house.coordinator.lines_with(why), 1, "the coordinator's log says why it is not named as it was asked for");
     other.start();
     house.cameras.push(other);
     house.agrees(ArmState::Away).await;
@@ -214,6 +220,58 @@ async fn two_cameras_of_one_name_are_told_apart() {
     house.coordinator.cli(&["rename", "porch 2", "Porch"]).await.bad();
     assert!(house.view("porch 2").await.is_some());
     house.is_unharmed(before).await;
+}
+
+/// Writes a key that nobody knows into the config, and returns its file and line as they are to be named.
+fn spoil(node: &Node, section: &str) -> [String; 2] {
+    let config = fs::read_to_string(node.config()).unwrap();
+    let before = config.lines().position(|line| line == section).unwrap();
+    fs::write(node.config(), config.replacen(section, &format!("{section}\ncolour = \"red\""), 1)).unwrap();
+    [format!("{} is not valid", node.config().display()), format!("line {}, column 1", before + 2)]
+}
+
+/// Starts a node, which refuses to run and names file, line and key.
+async fn refuses(node: &Node, [file, line]: &[String; 2]) {
+    node.start();
+    node.fails().await;
+    assert!(node.line_with_all(&[file, line]), "{} names file and line: {file}, {line}", node.name);
+    assert!(node.told("unknown field `colour`"), "{} names the key", node.name);
+}
+
+#[tokio::test]
+async fn a_node_whose_config_is_spoilt_says_where_and_the_others_watch_on() {
+    let house = armed_house(["porch", "hall"]).await;
+    let before = house.standing().await;
+    let good = fs::read_to_string(house.coordinator.config()).unwrap();
+    let place = spoil(&house.coordinator, "[coordinator]");
+    // What runs has read its config; the mistake shows at the next start, which nobody chose.
+    house.is_unharmed(before).await;
+    house.coordinator.sigkill().await;
+    refuses(&house.coordinator, &place).await;
+    for camera in &house.cameras {
+        eventually("its link is gone", async || camera.camera_status().await.is_some_and(|status| status.linked.is_none())).await;
+        assert!(camera.motion.running().is_some(), "{} watches on", camera.name);
+    }
+    fs::write(house.coordinator.config(), good).unwrap();
+    house.coordinator.start();
+    house.answers().await;
+    house.stands(before).await;
+    for camera in &house.cameras {
+        assert_eq!((camera.motion.starts(), camera.motion.stops()), (1, 0), "{} watched all the time", camera.name);
+    }
+
+    let (porch, before) = (house.camera("porch"), house.standing().await);
+    let good = fs::read_to_string(porch.config()).unwrap();
+    let place = spoil(porch, "[camera]");
+    porch.sigkill().await;
+    refuses(porch, &place).await;
+    house.is_unharmed(before).await;
+    assert!(house.camera("hall").motion.running().is_some(), "the other one watches on");
+    fs::write(porch.config(), good).unwrap();
+    porch.start();
+    house.stands(before).await;
+    house.is_unharmed_and_told(before, "the link of node porch").await;
+    assert_eq!(house.camera("hall").motion.starts(), 1, "the other one was not disturbed");
 }
 
 /// A disk of four megabytes in the place of a directory, with what lies in it.

@@ -57,10 +57,11 @@ async fn nobody_obeys_or_pairs_with_somebody_who_only_says_that_he_is_the_coordi
     for (nth, rogue) in rogues.iter().enumerate() {
         eventually(&format!("number {nth} is dialled"), async || rogue.knocks() > knocks[nth]).await;
     }
-    eventually("the log names the cause", async || {
-        ["not for this use", "another house", "not named by our root"].iter().any(|why| hall.told(why))
-    })
-    .await;
+    for (nth, (rogue, why)) in rogues.iter().zip(CAUSES).enumerate() {
+        let address = rogue.address.to_string();
+        let named = |line: &str| line.split_once(PASSED_OVER).is_some_and(|(_, told)| cause_of(told, &address) == Some(why));
+        eventually(&format!("the log names the cause of number {nth}: {why}"), async || hall.log().lines().any(named)).await;
+    }
     for camera in &house.cameras {
         eventually("it is linked to nobody", async || camera.camera_status().await.is_some_and(|status| status.linked.is_none())).await;
         assert_eq!(camera.camera_status().await.unwrap().effective, ArmState::Away, "{}", camera.name);
@@ -74,6 +75,23 @@ async fn nobody_obeys_or_pairs_with_somebody_who_only_says_that_he_is_the_coordi
     house.stands(before).await;
 }
 
+/// What a camera says of whom it passed over, and of each of them.
+const PASSED_OVER: &str = "passed over those that are no coordinator of this house: ";
+const CAUSES: [&str; 6] = [
+    "the certificate presented is not for this use: it is no coordinator",
+    "the one that answered is of another house (a rogue, or a neighbour's)",
+    "the one that answered is of another house (a rogue, or a neighbour's)",
+    "the one that answered is of another house (a rogue, or a neighbour's)",
+    "the one that answered is not named by our root as a coordinator, or is not enrolled",
+    "the certificate presented is not for this use: it is no coordinator",
+];
+
+/// `told` is "cause (address, address); cause (address)".
+fn cause_of<'a>(told: &'a str, address: &str) -> Option<&'a str> {
+    let mut causes = told.split("; ").filter_map(|cause| cause.strip_suffix(')')?.rsplit_once(" ("));
+    causes.find(|(_, addresses)| addresses.split(", ").any(|one| one == address)).map(|(cause, _)| cause)
+}
+
 #[tokio::test]
 async fn a_new_machine_does_not_pair_with_an_impostor_that_it_is_sent_to() {
     let house = armed_house().await;
@@ -81,7 +99,14 @@ async fn a_new_machine_does_not_pair_with_an_impostor_that_it_is_sent_to() {
     let rogues = impostors(&house, &other);
     let word = house.token(&[]).await;
     let before = house.standing().await;
-    let why = ["is no coordinator", "another house", "another house", "another house", "no answer", "not for this use"];
+    let why = [
+        "is no coordinator",
+        "another house",
+        "another house",
+        "another house",
+        "the node that answered is not among the coordinators that the root signed",
+        "not for this use",
+    ];
     let attempts = rogues.iter().zip(why).enumerate().map(async |(nth, (rogue, why))| {
         let machine = house.new_camera(&format!("machine-{nth}"));
         let config = fs::read_to_string(machine.config()).unwrap();
@@ -101,7 +126,7 @@ async fn a_new_machine_does_not_pair_with_an_impostor_that_it_is_sent_to() {
     house.new_camera("yard").cli_with(&["enroll", "-"], &word).await.good();
 }
 
-/// Whose certificate the house's real issuing key signed, but whom the root did not name.
+/// Whose certificate the house's real issuing key signed, but whom the root did not name. He grants whatever he is asked for.
 const ISSUED: usize = 4;
 
 fn impostors(house: &House, other: &House) -> [FalseCoordinator; 6] {
@@ -113,7 +138,7 @@ fn impostors(house: &House, other: &House) -> [FalseCoordinator; 6] {
         FalseCoordinator::open(143, Papers::under_the_real_root(&house.coordinator, &Leaf::coordinator())),
         FalseCoordinator::open(144, Papers::stolen(&other.coordinator).with_root(other)),
         // The house's real issuing key signed it, but the root did not name it.
-        FalseCoordinator::open(145, Papers::by_the_stolen_issuing_key(&house.coordinator, &Leaf::coordinator(), None)),
+        FalseCoordinator::granting(145, Papers::by_the_stolen_issuing_key(&house.coordinator, &Leaf::coordinator(), None), house),
         FalseCoordinator::open(
             146,
             Papers::by_the_stolen_issuing_key(
@@ -209,5 +234,16 @@ async fn fifty_advertisements_of_rogues_delay_pairing_by_seconds() {
     // It finds its coordinator among them; and another one, that lost its link, does too.
     house.is_unharmed_and_told(before, "enrolled \"yard\"").await;
     house.camera("hall").restart().await;
+    house.stands(before).await;
+
+    // Those that lost it look for it among them, say whom they met instead, and find it as soon as it is back.
+    house.coordinator.sigkill().await;
+    for camera in &house.cameras {
+        let crowd = ["no coordinator is reached: no answer (", ", 127.0.0.1", " more)"];
+        eventually("a line tells of the crowd that never answers", async || camera.line_with_all(&crowd)).await;
+        assert!(camera.motion.running().is_some(), "{} watches on", camera.name);
+    }
+    house.coordinator.start();
+    house.answers().await;
     house.stands(before).await;
 }

@@ -83,48 +83,57 @@ async fn a_camera_that_breaks_the_rules_is_put_out_and_no_other_notices() {
         bytes
     };
     let ack = Message::Ack(AckV1 { epoch: 9, rev: 9, sources: Vec::new(), held: None });
-    let mut firsts = vec![
-        ("an announced gigabyte", raw(1 << 30, 1, 1, b"")),
-        ("a Hello of 5 KiB", raw(5 * 1024, 1, 1, &[0; 100])),
-        ("a Hello of nonsense", raw(10, 1, 1, &[0xff; 10])),
-        ("a Hello with a tail", hello_and_more),
-        ("a type that must be understood", raw(4, 999, 1, b"abcd")),
-        ("an Ack before its Hello", frame::encode(&ack, CONTROL_LIMIT).unwrap()),
+    let firsts = [
+        ("an announced gigabyte", raw(1 << 30, 1, 1, b""), "a frame of 1073741824 bytes (message type 1) where at most 4096 are allowed"),
+        ("a Hello of 5 KiB", raw(5 * 1024, 1, 1, &[0; 100]), "a frame of 5120 bytes (message type 1) where at most 4096 are allowed"),
+        ("a Hello of nonsense", raw(10, 1, 1, &[0xff; 10]), "message type 1 version 1 cannot be read"),
+        ("a Hello with a tail", hello_and_more, "message type 1 version 1 cannot be read: 1 bytes too many"),
+        ("a type that must be understood", raw(4, 999, 1, b"abcd"), "message type 999 version 1 must be understood"),
+        ("an Ack before its Hello", frame::encode(&ack, CONTROL_LIMIT).unwrap(), "a message that has no place before its Hello"),
     ];
-    for (what, bytes) in firsts.drain(..) {
+    // Before it is let in it is known by its number only, and by where it dials from.
+    let who = format!("node {} at 127.0.0.100:", thief.identity.node().short());
+    for (what, bytes, why) in firsts {
+        let so_far = house.standing().await;
         let (connection, mut link) = thief.connect().await;
         drop(link.sender.send_frame(&bytes).await);
         assert_eq!(Thief::put_out(&connection).await, Some(CloseCode::Protocol), "{what}");
+        house.is_unharmed_and_names(so_far, &[&who, &format!("said no proper Hello: {why}")]).await;
     }
+    let so_far = house.standing().await;
     let (connection, mut link) = thief.connect().await;
     link.sender.send(&Message::Hello(hello(MeshId([1; 10])))).await.unwrap();
     assert!(matches!(link.receiver.recv(&connection).await, Ok(Message::Reject(reject)) if reject.code == CloseCode::WrongMesh as u16));
-    // Nothing at all.
+    let why = format!("is not let in: it speaks of house {}, this is house {mesh}", MeshId([1; 10]));
+    house.is_unharmed_and_names(so_far, &[&who, &why]).await;
+    // Half a Hello, and then nothing at all.
+    let so_far = house.standing().await;
     let (connection, mut link) = thief.connect().await;
     link.sender.send_frame(&raw(100, 1, 1, b"and then nothing")).await.unwrap();
     assert_eq!(Thief::put_out(&connection).await, Some(CloseCode::Timeout));
+    house.is_unharmed_and_names(so_far, &[&who, "said no Hello in 5 s"]).await;
 
     // After its Welcome.
-    for (what, bytes) in [
-        ("a frame of 65 KiB", raw(65 * 1024, 5, 1, &[0; 100])),
-        ("an Ack of nonsense", raw(3, 5, 1, &[0xff; 3])),
-        ("a second Hello", greeting(mesh)),
+    for (what, bytes, why) in [
+        ("a frame of 65 KiB", raw(65 * 1024, 5, 1, &[0; 100]), "a frame of 66560 bytes (message type 5)"),
+        ("an Ack of nonsense", raw(3, 5, 1, &[0xff; 3]), "message type 5 version 1 cannot be read"),
+        ("a second Hello", greeting(mesh), "a message that has no place on a link that is up"),
     ] {
+        let so_far = house.standing().await;
         let (connection, mut link) = thief.link().await;
         drop(link.sender.send_frame(&bytes).await);
         assert_eq!(Thief::put_out(&connection).await, Some(CloseCode::Protocol), "{what}");
-    }
-    for cause in ["a frame of 66560 bytes", "message type 5 version 1 cannot be read", "a message that has no place"] {
-        eventually(&format!("one line names camera and cause: {cause}"), async || house.coordinator.line_with_all(&["porch", cause])).await;
+        house.is_unharmed_and_names(so_far, &["the link of node porch at 127.0.0.100:", &format!("ended: {why}")]).await;
     }
     // A flood of what nobody here knows: some is skipped, as of a newer version.
+    let so_far = house.standing().await;
     let (connection, mut link) = thief.link().await;
     for _ in 0..1000 {
         drop(link.sender.send_frame(&raw(4, 999, 0, b"abcd")).await);
     }
     assert_eq!(Thief::put_out(&connection).await, Some(CloseCode::Protocol));
     let why = "too many of a type that this version does not know";
-    eventually("a line says so", async || house.coordinator.line_with_all(&["porch", why])).await;
+    house.is_unharmed_and_names(so_far, &["the link of node porch at 127.0.0.100:", why]).await;
 
     // What keeps to the rules is understood, however it is cut; what is unknown and may be skipped is skipped.
     let (connection, mut link) = thief.connect().await;

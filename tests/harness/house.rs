@@ -256,14 +256,24 @@ impl House {
 
     /// And a line that the coordinator logged since then names the cause.
     pub(crate) async fn is_unharmed_and_told(&self, before: Standing, words: &str) {
+        self.is_unharmed_and_names(before, &[words]).await;
+    }
+
+    /// And one line that it logged since then has all of them, such as who it was and what he did.
+    pub(crate) async fn is_unharmed_and_names(&self, before: Standing, words: &[&str]) {
         self.is_unharmed(before).await;
-        within(LINKED_WITHIN, &format!("the coordinator's log says {words:?}"), async || self.told_since(before, words) > 0).await;
+        within(LINKED_WITHIN, &format!("the coordinator's log says {words:?}"), async || self.lines_since(before, words) > 0).await;
     }
 
     /// How many lines with `words`, meant for people, the coordinator logged since then.
     pub(crate) fn told_since(&self, before: Standing, words: &str) -> usize {
+        self.lines_since(before, &[words])
+    }
+
+    fn lines_since(&self, before: Standing, words: &[&str]) -> usize {
         let log = self.coordinator.log();
-        log[before.logged..].lines().filter(|line| is_for_people(line) && line.contains(words)).count()
+        let lines = log[before.logged..].lines();
+        lines.filter(|line| is_for_people(line) && words.iter().all(|words| line.contains(words))).count()
     }
 }
 

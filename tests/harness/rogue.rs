@@ -6,9 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dms3_core::id::{BootId, MeshId, NodeId};
+use dms3_core::protocol::frame::{self, ENROLL_LIMIT, Header, Message};
+use dms3_core::protocol::message::{CoordinatorHintV1, GrantV1};
 use dms3_core::roster::NodeRole;
+use dms3_node::clock::wall;
 use dms3_node::mesh::link::tls_alert;
-use dms3_pki::{AUTHORITY_DIR, KEY_FILE, NodeKey, node_id_of_public};
+use dms3_pki::peer::peer_identity;
+use dms3_pki::{AUTHORITY_DIR, Authority, KEY_FILE, NodeKey, node_id_of_public, node_of_request};
 use mdns_sd::{IfKind, ServiceDaemon, ServiceInfo};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{ConnectionError, Endpoint};
@@ -254,9 +258,39 @@ pub(crate) struct FalseCoordinator {
     _serving: JoinSet<()>,
 }
 
+/// What he answers to all that was said to him on a stream so far.
+type Answer = Arc<dyn Fn(&[u8]) -> Option<Vec<u8>> + Send + Sync>;
+
 impl FalseCoordinator {
     /// At 127.0.0.`last`.
     pub(crate) fn open(last: u8, papers: Papers) -> Self {
+        Self::answering(last, papers, Arc::new(|_| None))
+    }
+
+    /// The thief of the house's issuing key: whoever asks him to be enrolled gets all that the real coordinator would give, made with that key.
+    pub(crate) fn granting(last: u8, papers: Papers, house: &House) -> Self {
+        let identity = house.identity_of(&house.coordinator);
+        let authority = Authority::open(&house.coordinator.state_dir().join(AUTHORITY_DIR)).unwrap();
+        let me = peer_identity(&papers.chain, &identity.mesh(), wall()).unwrap().node;
+        let grant = move |said: &[u8]| {
+            let (header, payload) = said.split_first_chunk()?;
+            let header = Header::parse(*header, ENROLL_LIMIT).unwrap();
+            let Some(Message::Begin(begin)) = frame::decode(header, payload.get(..header.length)?).unwrap() else { panic!("no Begin") };
+            let node = node_of_request(&begin.csr).unwrap();
+            let grant = GrantV1 {
+                leaf: authority.issue(&begin.csr, NodeRole::Camera, &node, wall()).unwrap(),
+                issuing: authority.issuing_der().to_vec(),
+                bundle: identity.bundle().signed().clone(),
+                coordinators: vec![CoordinatorHintV1 { node: me, port: 1 }],
+                time: wall(),
+                name: "mine".to_owned(),
+            };
+            Some(frame::encode(&Message::Grant(Box::new(grant)), ENROLL_LIMIT).unwrap())
+        };
+        Self::answering(last, papers, Arc::new(grant))
+    }
+
+    fn answering(last: u8, papers: Papers, answer: Answer) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -275,12 +309,18 @@ impl FalseCoordinator {
             let mut visitors = JoinSet::new();
             while let Some(incoming) = endpoint.accept().await {
                 counters.0.fetch_add(1, Ordering::SeqCst);
-                let heard = counters.1.clone();
+                let (heard, answer) = (counters.1.clone(), answer.clone());
                 visitors.spawn(async move {
                     let Ok(connection) = incoming.await else { return };
-                    while let Ok((_send, mut recv)) = connection.accept_bi().await {
+                    while let Ok((mut send, mut recv)) = connection.accept_bi().await {
+                        let mut said = Vec::new();
                         while let Ok(Some(chunk)) = recv.read_chunk(1 << 16, true).await {
                             heard.fetch_add(chunk.bytes.len(), Ordering::SeqCst);
+                            said.extend_from_slice(&chunk.bytes);
+                            if let Some(answer) = answer(&said) {
+                                said.clear();
+                                drop(send.write_all(&answer).await);
+                            }
                         }
                     }
                 });

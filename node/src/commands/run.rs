@@ -21,6 +21,7 @@ use crate::clock::{Clock, build_time, wall};
 use crate::config::{Config, LogConfig, LogTarget, Role};
 use crate::control::{Answer, Asked, Control};
 use crate::services::Services;
+use crate::state_lock::Running;
 use crate::{camera, coordinator, systemd};
 
 /// How often a camera that is not paired looks whether it was.
@@ -49,7 +50,10 @@ pub(super) async fn run(at: &ConfigArg) -> Result<()> {
             None => return Ok(()),
         },
     };
-    let _lock = crate::state_lock::take(&config.state_dir)?;
+    let running = Running::begin(crate::state_lock::take(&config.state_dir)?);
+    if running.after_a_kill {
+        tracing::warn!("the last run of this node could not end: it was killed, or the power went; it goes on with what is on its disk");
+    }
     let boot = BootId(rand::random());
     let mut services = Services::default();
     let start = async {

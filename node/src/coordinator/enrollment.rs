@@ -266,7 +266,18 @@ async fn decide(
     let leaf = authority.issue(&begin.csr, NodeRole::Camera, &node, now)?;
     let identity = context.identity.borrow().clone();
     match redeemed {
-        Redeemed::Fresh => tracing::info!("enrolled {:?} ({}) from {source} with token {}", row.name, node.short(), token.id),
+        Redeemed::Fresh => {
+            tracing::info!("enrolled {:?} ({}) from {source} with token {}", row.name, node.short(), token.id);
+            let wished = token.name.as_deref().unwrap_or(&begin.hostname);
+            let numbered = row.name.strip_prefix(wished).is_some_and(|number| number.starts_with(' '));
+            // Who was known before keeps the name it had.
+            if numbered && row.enrolled_at == now {
+                tracing::info!(
+                    "another node is called {wished:?}, so this one is {:?}: `dms3-node rename` gives it a better name",
+                    row.name
+                );
+            }
+        }
         Redeemed::Again => tracing::info!("{:?} ({}) at {source} asked again with token {}", row.name, node.short(), token.id),
     }
     Ok(Ok(GrantV1 {

@@ -60,9 +60,14 @@ struct Shared {
     pushes: std::sync::Mutex<Option<Push>>,
     strangers: Strangers,
     unknown_frames: Arc<AtomicU64>,
+    confirmed: Confirmed,
     /// [`Clock::announced_offset`] that holds; links whose Welcome told another time are to dial again.
     told: watch::Sender<Duration>,
 }
+
+/// The version of the state that each node confirmed last: who comes back with less has lost its memory.
+#[derive(Debug, Default)]
+struct Confirmed(std::sync::Mutex<HashMap<NodeId, (u32, u64)>>);
 
 /// One state, encoded once for all links.
 #[derive(Debug)]
@@ -100,6 +105,7 @@ pub async fn run(context: PeersContext, stop: CancellationToken) -> Result<()> {
         pushes: std::sync::Mutex::new(None),
         strangers: Strangers::default(),
         unknown_frames: Arc::default(),
+        confirmed: Confirmed::default(),
         told,
     });
     let mut sessions = JoinSet::new();
@@ -176,6 +182,23 @@ impl Shared {
                 Ok(frame)
             }
         }
+    }
+}
+
+impl Confirmed {
+    /// Only of what holds now: a liar's version is none.
+    fn note(&self, node: NodeId, version: (u32, u64), latest: Option<(u32, u64)>) {
+        if latest == Some(version) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(node, version);
+        }
+    }
+
+    /// What `node` confirmed, if it holds less now. Told once: what counts next is what it confirms next.
+    fn lost(&self, node: NodeId, held: Option<(u32, u64)>) -> Option<(u32, u64)> {
+        let mut confirmed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = confirmed.get(&node).copied().filter(|before| held.is_none_or(|held| held < *before))?;
+        confirmed.remove(&node);
+        Some(before)
     }
 }
 

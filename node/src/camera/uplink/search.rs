@@ -1,6 +1,6 @@
 //! Finds a coordinator that lets us in: the last address, the configured ones, what mDNS hears; several at a time, nobody twice.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -37,8 +37,10 @@ const TELL_EVERY: Duration = Duration::from_secs(600);
 /// New ones that wait for their turn, and those that are told from new ones.
 const FRESH: usize = 64;
 const SEEN: usize = 4096;
-/// Failures that are told by name.
+/// Of those who failed for one cause, so many are told by name.
 const TOLD: usize = 3;
+/// Where somebody always is being dialled (a crowd that never answers), what failed is told all the same after so long.
+const TELL_WITHIN: Duration = Duration::from_secs(15);
 
 /// A link that is up.
 pub(super) struct Found {
@@ -93,6 +95,7 @@ impl Uplink {
         let mut turns = Turns::default();
         let mut round_at = Instant::now() + wait;
         let mut dial_at = Instant::now();
+        let mut tell_at = Instant::now() + TELL_WITHIN;
         loop {
             let silent_at = greeting.as_ref().filter(|greeting| !greeting.doubted).map(|greeting| greeting.silent_at);
             let wake = if turns.is_empty() { dial_at.max(round_at) } else { dial_at };
@@ -166,8 +169,9 @@ impl Uplink {
                 let answer = Box::pin(self.hello(address, connection));
                 greeting = Some(Greeting { place, answer, silent_at: Instant::now() + SILENT, doubted: false });
             }
-            if dials.is_empty() && greeting.is_none() && !failed.is_empty() {
+            if greeting.is_none() && !failed.is_empty() && (dials.is_empty() || Instant::now() >= tell_at) {
                 self.tell(&mut failed);
+                tell_at = Instant::now() + TELL_WITHIN;
             }
         }
     }
@@ -275,22 +279,17 @@ impl Uplink {
         for (place, error) in failed.drain(..) {
             match error {
                 DialError::Refused(why) => refused = Some(format!("the coordinator at {place} does not let this node in: {why}")),
-                DialError::Rogue(why) => rogues.push(format!("{place}: {why}")),
-                DialError::Unreachable(why) => silent.push(format!("{place}: {why}")),
+                DialError::Rogue(why) => rogues.push((why, place.to_string())),
+                DialError::Unreachable(why) => silent.push((why, place.to_string())),
             }
         }
         if !rogues.is_empty() {
-            let count = rogues.len();
-            rogues.truncate(TOLD);
-            tracing::info!("passed over {count} that are no coordinator of this house ({})", rogues.join("; "));
+            tracing::info!("passed over those that are no coordinator of this house: {}", by_cause(rogues));
         }
         match refused {
             Some(refused) => self.say(refused, true),
             None if silent.is_empty() => self.say("nobody who answered is a coordinator of this house".to_owned(), false),
-            None => {
-                silent.truncate(TOLD);
-                self.say(format!("no coordinator is reached ({})", silent.join("; ")), false);
-            }
+            None => self.say(format!("no coordinator is reached: {}", by_cause(silent)), false),
         }
     }
 
@@ -311,6 +310,21 @@ impl Uplink {
             changed
         });
     }
+}
+
+/// (cause, place), so told that a crowd of one kind hides no other: "no answer (192.168.1.7:47100, 192.168.1.8:47100)".
+fn by_cause(failed: Vec<(String, String)>) -> String {
+    let mut causes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (why, place) in failed {
+        causes.entry(why).or_default().insert(place);
+    }
+    let told = causes.into_iter().map(|(why, places)| {
+        let more = places.len().saturating_sub(TOLD);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let places: Vec<_> = places.into_iter().take(TOLD).collect();
+        format!("{why} ({}{more})", places.join(", "))
+    });
+    told.collect::<Vec<_>>().join("; ")
 }
 
 /// [`dial`], and once more beside it if nobody answers soon.
@@ -389,5 +403,21 @@ impl std::fmt::Display for Place {
             Self::Named(peer) => f.write_str(peer),
             Self::Known(address) | Self::Heard(address) => write!(f, "{address}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_that_fails_for_one_cause_hides_nobody_who_fails_for_another() {
+        let silent = (10..60).rev().map(|last| ("no answer".to_owned(), format!("10.0.0.{last}:47100")));
+        let rogue = ("of another house".to_owned(), "10.0.0.9:47100".to_owned());
+        let again = ("no answer".to_owned(), "10.0.0.10:47100".to_owned());
+        assert_eq!(
+            by_cause(silent.chain([rogue, again]).collect()),
+            "no answer (10.0.0.10:47100, 10.0.0.11:47100, 10.0.0.12:47100 and 47 more); of another house (10.0.0.9:47100)"
+        );
     }
 }

@@ -9,7 +9,7 @@ use dms3_core::coordinator::Input;
 use dms3_core::id::NodeId;
 use dms3_core::protocol::frame::{self, HELLO_LIMIT, Message};
 use dms3_core::protocol::message::{
-    AckV1, CloseCode, DetectorsV1, HelloV1, RejectV1, RenewV1, RenewedV1, SOURCES_LIMIT, SignedStateV1, WelcomeV1,
+    AckV1, CloseCode, DetectorsV1, HelloV1, RejectV1, RenewV1, RenewedV1, SOURCES_LIMIT, SignedStateV1, StateV1, WelcomeV1,
 };
 use dms3_core::roster::RosterRow;
 use dms3_pki::peer::{PeerIdentity, peer_identity};
@@ -144,6 +144,15 @@ async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: Socket
     }
 
     let held = hello.held.as_ref().and_then(|held| own(shared, held));
+    let is_current = hello.held.is_some() && hello.held.as_ref() == shared.context.state.borrow().as_deref();
+    if !is_current && let Some((epoch, rev)) = shared.confirmed.lost(peer.node, held.as_ref().map(StateV1::version)) {
+        let holds = held.as_ref().map_or("nothing".to_owned(), |held| format!("{}.{}", held.epoch, held.rev));
+        tracing::warn!(
+            "node {} forgot what it had confirmed (state {epoch}.{rev}; it holds {holds}): was a backup of it restored, or is its disk damaged \
+             or full? It is told anew",
+            row.name
+        );
+    }
     let up = Input::LinkUp { node: peer.node, address: from.to_string(), hello: Box::new(hello), held };
     tracing::info!("node {} is linked from {from}", row.name);
     let replaced = shared.links.up(peer.node, serial, up, &shared.context.inputs).await;
@@ -360,6 +369,7 @@ async fn heard(shared: &Shared, node: NodeId, message: Message) -> Result<(), En
             check_sources(ack.sources.iter().map(|source| &source.source)).map_err(|why| End::Ours(CloseCode::Protocol, why))?;
             tidy_ack(&mut ack);
             let held = ack.held.as_ref().and_then(|held| own(shared, held));
+            shared.confirmed.note(node, (ack.epoch, ack.rev), latest_version(shared));
             Input::Ack { node, ack, held }
         }
         Message::Detectors(mut report) => {
@@ -399,13 +409,19 @@ async fn renewed(shared: &Shared, sender: &mut Sender, row: &RosterRow, renew: &
 }
 
 /// A state with our own valid signature: only that can tell us that we forgot something.
-fn own(shared: &Shared, held: &SignedStateV1) -> Option<dms3_core::protocol::message::StateV1> {
+fn own(shared: &Shared, held: &SignedStateV1) -> Option<StateV1> {
     // The one that was pushed last is what all acknowledge, while others still wait for it: nothing is learned from checking that again.
     if shared.context.state.borrow().as_deref() == Some(held) {
         return None;
     }
     let identity = shared.context.identity.borrow();
     own_state(held, &identity.mesh(), identity.key())
+}
+
+/// Of the state that was published last.
+fn latest_version(shared: &Shared) -> Option<(u32, u64)> {
+    let state = shared.context.state.borrow().clone()?;
+    frame::from_bytes::<StateV1>(&state.payload).ok().map(|state| state.version())
 }
 
 /// A node that floods us is read more slowly; what it sends waits at its side.

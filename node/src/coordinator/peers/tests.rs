@@ -176,6 +176,22 @@ async fn a_camera_is_welcomed_gets_the_whole_state_and_is_heard() {
     assert_eq!(coordinator.input().await, Input::LinkDown { node: porch.node() });
 }
 
+#[test]
+fn who_comes_back_with_less_than_it_confirmed_has_forgotten_it_and_is_told_of_once() {
+    let (porch, hall, confirmed) = (NodeId([1; 32]), NodeId([2; 32]), Confirmed::default());
+    confirmed.note(porch, (1, 4), Some((1, 4)));
+    assert_eq!(confirmed.lost(porch, Some((1, 4))), None);
+    assert_eq!(confirmed.lost(hall, None), None, "it never confirmed anything");
+    assert_eq!(confirmed.lost(porch, Some((1, 3))), Some((1, 4)));
+    assert_eq!(confirmed.lost(porch, Some((1, 3))), None, "told once");
+    confirmed.note(porch, (1, 5), Some((1, 5)));
+    assert_eq!(confirmed.lost(porch, None), Some((1, 5)));
+    // What a liar confirms, or one who lags behind, is not what holds.
+    confirmed.note(hall, (9, 9), Some((1, 5)));
+    confirmed.note(hall, (1, 4), Some((1, 5)));
+    assert_eq!(confirmed.lost(hall, None), None);
+}
+
 #[tokio::test]
 async fn a_revoked_camera_is_out_in_under_a_second_and_does_not_come_back() {
     let house = House::new();
