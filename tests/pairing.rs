@@ -49,7 +49,7 @@ async fn whoever_is_asked_for_the_word_pastes_it_unseen_and_answers_two_question
     let word = house.token(&["--name", "porch"]).await;
     let porch = house.new_camera("porch");
     // The places of the two answers, as in the config that is installed.
-    porch.configure("#watch_in = [\"away\"]");
+    porch.configure("#watch_in = [\"away\"]\n");
     let mut terminal = porch.at_a_terminal(&["enroll"]);
     terminal.asks("Token (it is not shown): ").await;
     // Not before: between the question and that, a terminal shows what is typed.
