@@ -6,9 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use dms3_core::arming::ArmState;
+use dms3_core::dashboard::NodeView;
+use dms3_core::roster::{NodeRole, NodeStatus};
 
 use crate::harness::skip::cannot_make_networks;
-use crate::harness::{House, Lan, Node, Plan, eventually};
+use crate::harness::{BINARY, House, Lan, Node, Plan, eventually};
 
 /// Nobody's user.
 const NOBODY: u32 = 65534;
@@ -53,6 +55,70 @@ async fn a_camera_that_is_missed_is_named_with_the_reason() {
     assert!(nodes.contains("Armed (away)"), "{nodes}");
     house.coordinator.cli(&["revoke", "garden"]).await.good();
     assert!(says(&house, "1 of 1 watching.").await);
+}
+
+/// The cells of a line of a table: columns are two blanks apart at least, and no cell holds two.
+fn cells(line: &str) -> Vec<&str> {
+    line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()
+}
+
+#[tokio::test]
+async fn nodes_lists_each_one_with_what_it_holds_does_and_runs() {
+    let mut house = House::with_cameras(["porch"]).await;
+    house.arm().await;
+    house.agrees(ArmState::Away).await;
+    let nodes = async || house.coordinator.cli(&["nodes"]).await.good();
+    eventually("the detector is told to watch", async || nodes().await.contains("cam: watching")).await;
+    let (said, view) = (nodes().await, house.view("porch").await.unwrap());
+    let lines: Vec<_> = said.lines().map(cells).collect();
+    assert_eq!(lines[0], ["NAME", "ROLE", "LINK", "STATE", "DETECTORS", "CONTACT", "ADDRESS", "VERSION", "ID"]);
+    let version = env!("CARGO_PKG_VERSION");
+    let (epoch, rev) = house.standing().await.version;
+    let (state, address) = (format!("Armed (away) {epoch}.{rev}"), view.address.clone().unwrap());
+    assert!(address.starts_with("127.0.0.1:"), "{address}");
+    let own = house.node_of(&house.coordinator).short();
+    let [name, role, link, holds, detectors, contact, at, runs, id] = lines[1][..] else { panic!("{said}") };
+    assert_eq!(
+        [name, role, link, holds, detectors, at, runs, id],
+        ["Coordinator", "coordinator", "online", &state, "-", "-", version, &own]
+    );
+    assert!(contact.ends_with(" s ago"), "{said}");
+    let porch = house.node_of(house.camera("porch")).short();
+    let [name, role, link, holds, detectors, contact, at, runs, id] = lines[2][..] else { panic!("{said}") };
+    assert_eq!(
+        [name, role, link, holds, detectors, at, runs, id],
+        ["porch", "camera", "online", &state, "cam: watching", &address, version, &porch]
+    );
+    assert!(contact.ends_with(" s ago"), "{said}");
+    assert_eq!(lines.len(), 3, "{said}");
+
+    let json = house.coordinator.cli(&["nodes", "--json"]).await.good();
+    let rows: Vec<NodeView> = serde_json::from_str(&json).unwrap();
+    let roles: Vec<_> = rows.iter().map(|row| (row.name.as_str(), row.role)).collect();
+    assert_eq!(roles, [("Coordinator", NodeRole::Coordinator), ("porch", NodeRole::Camera)]);
+    assert_eq!((rows[1].applied, rows[1].current, &rows[1].detectors), (Some((epoch, rev)), true, &view.detectors));
+
+    // Gone, it holds what it held; put out, it is still listed.
+    house.camera("porch").stop().await;
+    house.disarm().await;
+    eventually("it is behind", async || {
+        let said = nodes().await;
+        let row = cells(said.lines().nth(2).unwrap());
+        row[2] != "online" && row[3] == format!("{epoch}.{rev} (older)")
+    })
+    .await;
+    house.coordinator.cli(&["revoke", "porch"]).await.good();
+    let said = nodes().await;
+    assert_eq!(cells(said.lines().nth(2).unwrap())[..3], ["porch", "camera", "revoked"], "{said}");
+    // A new one of which nothing is known yet.
+    let word = house.token(&["--name", "hall"]).await;
+    let hall = house.new_camera("hall");
+    hall.cli_with(&["enroll", "-"], &word).await.good();
+    let id = house.node_of(&hall).short();
+    let said = nodes().await;
+    let row = said.lines().map(cells).find(|row| row[0] == "hall").unwrap_or_else(|| panic!("{said}"));
+    assert_eq!(row, ["hall", "camera", "never seen", "-", "-", "-", "-", "-", &id]);
+    house.cameras.push(hall);
 }
 
 #[tokio::test]
@@ -142,6 +208,36 @@ async fn only_root_stops_a_camera_by_hand() {
     assert!(house.camera("porch").camera_status().await.unwrap().paused_secs.is_some());
 }
 
+/// The mode of the socket keeps others out; if that is lost (a careless `chmod`, another umask), who asks still counts, as the kernel says.
+#[tokio::test]
+async fn whoever_is_not_of_the_group_commands_nothing_even_where_he_may_open_the_socket() {
+    if cannot_make_networks("cli") {
+        return;
+    }
+    let mut house = House::with_cameras(["porch"]).await;
+    house.arm().await;
+    house.agrees(ArmState::Away).await;
+    let before = house.standing().await;
+    fs::set_permissions(house.dir(), fs::Permissions::from_mode(0o755)).unwrap();
+    let orders = [&["status"][..], &["nodes"], &["disarm"], &["token", "new"], &["revoke", "porch"]];
+    house.coordinator.user = Some(NOBODY);
+    for order in orders {
+        let why = house.coordinator.cli(order).await.bad();
+        assert!(why.contains("you may not talk to the node: use sudo, or become a member of the group dms3"), "{order:?}: {why}");
+    }
+    let socket = house.coordinator.run_dir().join("control.sock");
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
+    for order in orders {
+        let said = house.coordinator.cli(order).await;
+        assert_eq!(said.out, "", "{order:?}: he learns nothing");
+        let why = said.bad();
+        assert!(why.contains("may not command this node: only root and members of the group dms3 may"), "{order:?}: {why}");
+    }
+    house.coordinator.user = None;
+    house.is_unharmed(before).await;
+    assert_eq!(house.view("porch").await.unwrap().status, NodeStatus::Active);
+}
+
 fn give(path: &Path, user: u32) {
     chown(path, Some(user), Some(user)).unwrap();
     if path.is_dir() {
@@ -169,9 +265,35 @@ async fn the_log_goes_where_the_config_says() {
         let said = node.cli(&["run"]).await;
         assert_eq!((said.out.contains(" INFO "), said.err.contains(" INFO ")), (out, err), "{target}: {said:?}");
     }
-    let mut command = std::process::Command::new(crate::harness::BINARY);
+    let mut command = std::process::Command::new(BINARY);
     let answer = command.args(["run", "--config"]).arg(node.config()).env("RUST_LOG", "error").output().unwrap();
     assert!(!String::from_utf8_lossy(&answer.stderr).contains(" INFO "), "RUST_LOG wins: {answer:?}");
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_written_is_told_at_the_start_and_nothing_else_is_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let (missing, shut) = (dir.path().join("missing"), dir.path().join("shut"));
+    fs::create_dir(&shut).unwrap();
+    let mut node = Node::new(dir.path(), "camera", "camera", None, "");
+    let config = fs::read_to_string(node.config()).unwrap();
+    for (place, why) in [(missing, "No such file or directory"), (shut, "Permission denied")] {
+        if why == "Permission denied" {
+            fs::set_permissions(&place, fs::Permissions::from_mode(0o555)).unwrap();
+            if nix::unistd::geteuid().is_root() {
+                // Whom no mode stops.
+                fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+                node.user = Some(NOBODY);
+            }
+        }
+        let file = place.join("node.log");
+        fs::write(node.config(), format!("{config}[log]\ntarget = {file:?}\n")).unwrap();
+        let said = node.cli(&["run"]).await.bad();
+        for words in [file.to_str().unwrap(), why, "[log]", "target"] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+    }
+    assert!(!node.run_dir().exists() && !node.state_dir().exists());
 }
 
 #[tokio::test]
@@ -181,14 +303,24 @@ async fn whoever_looks_for_his_phone_sees_how_long_ago_each_device_was_seen() {
     }
     let lan = Lan::new();
     let (looker, phone) = (lan.host("looker"), lan.host("phone"));
-    let dir = tempfile::tempdir().unwrap();
-    let node = Node::new(dir.path(), "looker", "camera", Some(&looker.netns), "");
-    let said = node.cli(&["presence", "--for", "5s", "--json"]).await.good();
+    // A machine on which nothing is set up: no node, no config, nobody's directory.
+    let look = async |options: &[&str]| {
+        let mut command = tokio::process::Command::new("ip");
+        command
+            .args(["netns", "exec", &looker.netns, BINARY, "presence", "--for", "5s"])
+            .args(options)
+            .current_dir("/")
+            .env_remove("RUST_LOG");
+        let said = command.output().await.unwrap();
+        assert!(said.status.success(), "{said:?}");
+        String::from_utf8(said.stdout).unwrap()
+    };
+    let said = look(&["--json"]).await;
     let rows: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let last = rows.iter().rfind(|row| row["mac"] == phone.mac.as_str()).unwrap_or_else(|| panic!("{said}"));
     assert_eq!(last["ip"], phone.ip.as_str());
     assert!(last["age_ms"].as_u64().is_some_and(|age| age <= 10_000), "{said}");
-    let said = node.cli(&["presence", "--for", "5s"]).await.good();
+    let said = look(&[]).await;
     let list = said.split("devices in all:").nth(1).unwrap_or_else(|| panic!("{said}"));
     assert!(list.lines().any(|line| line.contains(&phone.mac) && line.contains(" ago")), "{said}");
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use dms3_core::arming::ArmState;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::net::UnixStream;
 
 use crate::harness::skip::cannot_make_networks;
 use crate::harness::{House, LINKED_WITHIN, Make, Node, Plan, eventually, throughout, within};
@@ -361,6 +362,48 @@ async fn a_coordinator_whose_disk_is_full_arms_at_once_and_disarms_when_there_is
     house.coordinator.start();
     house.answers().await;
     house.agrees(ArmState::Away).await;
+}
+
+#[tokio::test]
+async fn a_coordinator_without_a_descriptor_to_spare_keeps_its_cameras_and_answers_when_it_has_some_again() {
+    let house = armed_house(["porch", "hall"]).await;
+    let before = house.standing().await;
+    let coordinator = &house.coordinator;
+    let links_again = async || {
+        let porch = house.camera("porch");
+        porch.sigkill().await;
+        porch.start();
+        within(LINKED_WITHIN, "a camera that starts is linked and watches", async || {
+            porch.camera_status().await.is_some_and(|status| status.linked.is_some()) && porch.motion.running().is_some()
+        })
+        .await;
+    };
+    let usual = coordinator.descriptors();
+    coordinator.limit_descriptors(256);
+    // Visitors who may command the house and say nothing, many more than it could take.
+    let socket = coordinator.run_dir().join("control.sock");
+    let mut silent = Vec::new();
+    while silent.len() < 600 {
+        let Ok(visitor) = UnixStream::connect(&socket).await else { break };
+        silent.push(visitor);
+    }
+    assert!(silent.len() > 256, "{}", silent.len());
+    eventually("all places are taken", async || coordinator.descriptors() >= usual + 32).await;
+    links_again().await;
+    let most = coordinator.descriptors();
+    assert!(most < usual + 40, "{most} descriptors, {usual} before");
+    drop(silent);
+    house.stands(before).await;
+    assert!(!coordinator.told("cannot take a visitor"));
+
+    // And when there is none at all.
+    coordinator.limit_descriptors(0);
+    drop(UnixStream::connect(&socket).await);
+    eventually("it says so", async || coordinator.line_with_all(&["the control socket cannot take a visitor", "(os error 24)"])).await;
+    links_again().await;
+    coordinator.limit_descriptors(256);
+    house.stands(before).await;
+    house.is_unharmed(before).await;
 }
 
 /// `status` names it.

@@ -8,7 +8,7 @@ use dms3_core::roster::NodeRole;
 use dms3_node::coordinator::enrollment::TokenView;
 use tokio::process::Child;
 
-use crate::harness::{Camera, House, Relay, Standing, eventually};
+use crate::harness::{Camera, House, Plan, Relay, Standing, eventually};
 
 async fn tokens(house: &House) -> Vec<TokenView> {
     let said = house.coordinator.cli(&["token", "list", "--json"]).await.good();
@@ -41,6 +41,35 @@ async fn a_new_user_pairs_a_camera_with_one_pasted_word() {
     eventually("its detector runs", async || porch.motion.running().is_some()).await;
     let nodes = house.coordinator.cli(&["nodes"]).await.good();
     assert!(nodes.contains("camera") && nodes.contains("online"), "{nodes}");
+}
+
+#[tokio::test]
+async fn whoever_is_asked_for_the_word_pastes_it_unseen_and_answers_two_questions() {
+    let mut house = House::planned(Plan { camera: "#on_coordinator_lost = \"15m\"".to_owned(), ..Plan::default() }).await;
+    let word = house.token(&["--name", "porch"]).await;
+    let porch = house.new_camera("porch");
+    // The places of the two answers, as in the config that is installed.
+    porch.configure("#watch_in = [\"away\"]\n");
+    let mut terminal = porch.at_a_terminal(&["enroll"]);
+    terminal.asks("Token (it is not shown): ").await;
+    // Not before: between the question and that, a terminal shows what is typed.
+    terminal.hides().await;
+    terminal.types(&word);
+    terminal.asks("When does this camera watch?").await;
+    terminal.asks("[1] ").await;
+    terminal.types("2");
+    terminal.asks("after which time does this camera arm itself?").await;
+    terminal.asks("[15m] ").await;
+    terminal.types("hold");
+    let shown = terminal.ends().await;
+    assert!(shown.contains("This machine is now the camera \"porch\""), "{shown}");
+    assert!(shown.contains("[1] 2\n") && shown.contains("[15m] hold\n"), "what is no secret is shown: {shown}");
+    assert!(!shown.contains(&word[8..24]), "{shown}");
+    let config = fs::read_to_string(porch.config()).unwrap();
+    assert!(config.contains("\nwatch_in = [\"away\", \"night\"]\n") && config.contains("\non_coordinator_lost = \"hold\"\n"), "{config}");
+    porch.start();
+    house.cameras.push(porch);
+    house.agrees(ArmState::Away).await;
 }
 
 #[tokio::test]

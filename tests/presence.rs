@@ -22,19 +22,27 @@ struct Home {
     ben: Host,
 }
 
-/// Both at home; two cameras, paired over mDNS with nothing but a word.
+/// Both at home, and so disarmed; two cameras, paired over mDNS with nothing but a word.
 async fn home() -> Home {
     home_with(AWAY_AFTER).await
 }
 
 async fn home_with(away_after: Duration) -> Home {
+    let home = home_by(away_after, "").await;
+    home.house.agrees(ArmState::Disarmed).await;
+    home.house.forget();
+    home
+}
+
+/// `rules`: keys of `[coordinator.presence]`.
+async fn home_by(away_after: Duration, rules: &str) -> Home {
     let lan = Lan::new();
     let (anna, ben) = (lan.host("anna"), lan.host("ben"));
     let person = |name: &str, phone: &Host| {
         let away_after = away_after.as_secs();
         format!("[[coordinator.presence.person]]\nname = \"{name}\"\ndevices = [\"{}\"]\naway_after = \"{away_after}s\"\n", phone.mac)
     };
-    let presence = person("Anna", &anna) + &person("Ben", &ben);
+    let presence = format!("[coordinator.presence]\n{rules}\n{}{}", person("Anna", &anna), person("Ben", &ben));
     let mut house = House::planned(Plan { presence: Some(presence), lan: Some(lan), ..Plan::default() }).await;
     for name in ["porch", "hall"] {
         house.add_camera(name).await;
@@ -43,9 +51,36 @@ async fn home_with(away_after: Duration) -> Home {
         house.look().await.is_some_and(|house| house.people.iter().all(|person| person.presence == Presence::Home))
     })
     .await;
-    house.agrees(ArmState::Disarmed).await;
-    house.forget();
     Home { house, anna, ben }
+}
+
+/// The first lines that `status` prints: the house's and one for each person, "then" and "seen" in place of the times.
+async fn first_screen(house: &House) -> String {
+    let since = house.look().await.unwrap().since;
+    let since = jiff::Timestamp::from_millisecond(since.0.cast_signed()).unwrap().to_zoned(jiff::tz::TimeZone::system());
+    let since = since.strftime("%H:%M: ").to_string();
+    let said = house.coordinator.cli(&["status"]).await.good();
+    let line = |line: &str| match (line.split_once(", last seen "), line.split_once(" since ").zip(line.split_once(&since))) {
+        (Some((person, ago)), _) if ago.ends_with(" s ago") || ago.ends_with(" min ago") => format!("{person}, seen"),
+        // After midnight the day stands before the time.
+        (None, Some(((state, _), (_, why)))) => format!("{state} since then: {why}"),
+        _ => line.to_owned(),
+    };
+    said.lines().take(3).map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Waits until it is just that.
+async fn says(house: &House, screen: &str) {
+    let mut last = String::new();
+    eventually(&format!("status says {screen:?}"), async || {
+        let now = first_screen(house).await;
+        if now != last {
+            eprintln!("status says {now:?}");
+            last.clone_from(&now);
+        }
+        now == screen
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -68,17 +103,46 @@ async fn the_last_phone_that_leaves_arms_every_camera_and_the_first_that_returns
     assert!(house.does_agree(ArmState::Disarmed).await, "Ben is home");
     ben.leaves();
     within(AWAY_AFTER + AND_PROBES, "the last one that leaves arms every camera", async || house.does_agree(ArmState::Away).await).await;
-    let said = house.coordinator.cli(&["status"]).await.good();
-    assert!(said.contains("Armed (away)"), "{said}");
+    says(&house, "Armed (away) since then: everybody left. 2 of 2 watching.\n  Anna: away, seen\n  Ben: away, seen").await;
 
     ben.returns();
     let coordinator = house.plan.lan.as_ref().unwrap().machine("coordinator");
     ben.talks_to(&coordinator);
     within(Duration::from_secs(5), "one phone disarms every camera", async || house.does_agree(ArmState::Disarmed).await).await;
+    says(&house, "Disarmed since then: Ben came home. No camera watches.\n  Anna: away, seen\n  Ben: home, seen").await;
     for camera in &house.cameras {
         assert_eq!((camera.motion.starts(), camera.motion.stops()), (1, 1), "{}", camera.name);
     }
     drop(house);
+}
+
+#[tokio::test]
+async fn where_presence_may_not_disarm_whoever_comes_home_is_told_to_do_it() {
+    if cannot_make_networks("presence") {
+        return;
+    }
+    let Home { house, anna, ben } = home_by(AWAY_AFTER, "presence_may_disarm = { away = \"never\" }").await;
+    house.agrees(ArmState::Away).await;
+    house.disarm().await;
+    house.agrees(ArmState::Disarmed).await;
+    anna.leaves();
+    ben.leaves();
+    within(AWAY_AFTER + AND_PROBES, "the last one that leaves arms every camera", async || house.does_agree(ArmState::Away).await).await;
+    let before = house.standing().await;
+    ben.returns();
+    ben.talks_to(&house.plan.lan.as_ref().unwrap().machine("coordinator"));
+    says(&house, "Armed (away) since then: everybody left. 2 of 2 watching.\n  Anna: away, seen\n  Ben: home, seen").await;
+    throughout(A_MOMENT, "his phone disarms nothing", async || house.standing().await == before).await;
+    house.is_unharmed(before).await;
+    let said = house.coordinator.cli(&["status"]).await.good();
+    assert!(
+        said.contains("Somebody is home, but by the config (`presence_may_disarm`) only a person disarms: `dms3-node disarm`."),
+        "{said}"
+    );
+    house.disarm().await;
+    house.agrees(ArmState::Disarmed).await;
+    says(&house, "Disarmed since then: disarmed by root. No camera watches.\n  Anna: away, seen\n  Ben: home, seen").await;
+    assert!(!house.coordinator.cli(&["status"]).await.good().contains("only a person disarms"));
 }
 
 #[tokio::test]

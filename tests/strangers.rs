@@ -214,6 +214,9 @@ async fn a_thousand_handshakes_that_are_left_open_keep_no_camera_out() {
     let house = armed_house().await;
     let before = house.standing().await;
     let resident = kib(house.coordinator.pid(), "VmRSS:");
+    // As few as a careless system gives; a handshake takes none.
+    house.coordinator.limit_descriptors(256);
+    let descriptors = house.coordinator.descriptors();
     // A thousand first packets, each of a handshake of its own, that were said to somebody else.
     let sink = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(client(MESH, None)).unwrap()));
@@ -232,6 +235,8 @@ async fn a_thousand_handshakes_that_are_left_open_keep_no_camera_out() {
     for (first, socket) in firsts.values().zip(sockets.iter().cycle()) {
         socket.send_to(first, house.mesh_port.address()).unwrap();
     }
+    let most = house.coordinator.descriptors();
+    assert!(most <= descriptors + 4, "{most} descriptors, {descriptors} before");
     let porch = house.camera("porch");
     porch.sigkill().await;
     porch.start();

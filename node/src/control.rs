@@ -261,9 +261,14 @@ pub async fn ask(socket: &Path, request: &Request) -> Result<Answer> {
         })?;
         let mut line = serde_json::to_vec(request).context("writing the request")?;
         line.push(b'\n');
-        stream.write_all(&line).await.context("sending the request")?;
+        // Whoever may not ask is told so, and the door is shut, before he has asked: what cannot be sent may be answered.
+        let sent = stream.write_all(&line).await;
         let mut answer = String::new();
-        BufReader::new(stream.take(ANSWER_LIMIT)).read_line(&mut answer).await.context("reading the answer")?;
+        let heard = BufReader::new(stream.take(ANSWER_LIMIT)).read_line(&mut answer).await;
+        if answer.is_empty() {
+            sent.context("sending the request")?;
+        }
+        heard.context("reading the answer")?;
         serde_json::from_str(&answer).context("the node's answer cannot be read: is it of another version?")
     };
     match tokio::time::timeout(PATIENCE, talk).await {

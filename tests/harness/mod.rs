@@ -10,6 +10,7 @@ mod relay;
 pub(crate) mod rogue;
 pub(crate) mod skip;
 pub(crate) mod smtp;
+mod terminal;
 
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ pub(crate) use mjpeg::{MjpegCamera, Scene};
 pub(crate) use node::{BINARY, Node};
 pub(crate) use port::Port;
 pub(crate) use relay::Relay;
+pub(crate) use terminal::Terminal;
 
 /// Longest wait for what has no promised time. Machines that run tests are slow and shared.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -12,6 +12,8 @@ use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 
+use super::Terminal;
+
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_dms3-node");
 /// How long a node may take to end, detectors included.
 const END_WITHIN: Duration = Duration::from_secs(20);
@@ -136,6 +138,11 @@ impl Node {
         child
     }
 
+    /// A command that a person types at a terminal.
+    pub(crate) fn at_a_terminal(&self, args: &[&str]) -> Terminal {
+        Terminal::with(&self.command(args))
+    }
+
     /// Starts `dms3-node run`; what it logs is appended to its file.
     pub(crate) fn start(&self) {
         let mut child = self.child.lock().unwrap();
@@ -180,6 +187,18 @@ impl Node {
     /// To its running process, which goes on.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
+    }
+
+    /// From now on its process may have no descriptor above this number; those that it has stay.
+    pub(crate) fn limit_descriptors(&self, most: u32) {
+        let limit = format!("--nofile={most}:");
+        let out = std::process::Command::new("prlimit").args(["--pid", &self.pid().to_string(), &limit]).output().unwrap();
+        assert!(out.status.success(), "prlimit of util-linux: {out:?}");
+    }
+
+    /// How many its process has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
     /// Further lines of its config, read at the next start.

@@ -185,6 +185,9 @@ pub struct Decision {
     pub evidence: Vec<PersonView>,
 }
 
+/// Why an armed house stays so although somebody came home.
+const ONLY_A_PERSON: &str = "Somebody is home, but by the config (`presence_may_disarm`) only a person disarms: `dms3-node disarm`.";
+
 /// The coordinator's rules. Pure: the same inputs give the same effects.
 #[derive(Debug)]
 pub struct Coordinator {
@@ -271,7 +274,7 @@ impl Coordinator {
             people: self.house.tracker.person_views(now.mono),
             nodes: self.nodes.views(&self.settings, &self.house, now),
             problems: troubles::all(&self.settings, &self.house, &self.nodes, now).into_iter().map(|trouble| trouble.text).collect(),
-            notes: Vec::new(),
+            notes: self.house.waits_for_a_person().then(|| ONLY_A_PERSON.to_owned()).into_iter().collect(),
             clock_trusted: now.trusted,
             mail: None,
         }

@@ -156,7 +156,12 @@ fn start_log(config: &LogConfig) -> Result<()> {
 fn open_log(path: &Path) -> Result<std::sync::Mutex<std::fs::File>> {
     use std::os::unix::fs::OpenOptionsExt;
     let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o640).open(path);
-    Ok(std::sync::Mutex::new(file.with_context(|| format!("cannot open the log file {}", path.display()))?))
+    Ok(std::sync::Mutex::new(file.with_context(|| {
+        format!(
+            "cannot open the log file {}: its directory must be there and this user's to write in, or set another target in [log]",
+            path.display()
+        )
+    })?))
 }
 
 fn subscribe<W: for<'a> MakeWriter<'a> + Send + Sync + 'static>(filter: Targets, to: W, colours: bool) {

@@ -33,20 +33,23 @@ pub(super) async fn run(args: Args, config: &ConfigArg) -> Result<()> {
 }
 
 pub(super) fn print_house(house: &Dashboard, now: Timestamp) {
+    print!("{}", house_text(house, now, std::io::stdout().is_terminal()));
+}
+
+/// The first line says what holds, since when, why, and who watches; then what is wrong, who is home, and what is good to know.
+fn house_text(house: &Dashboard, now: Timestamp, colours: bool) -> String {
     let until = house.override_until.map(|until| format!(" Until {}.", clock_time(until, now))).unwrap_or_default();
-    println!(
+    let mut lines = vec![format!(
         "{} since {}: {}.{until} {}",
         house.state.words(),
         clock_time(house.since, now),
         house.reason,
-        watching(house, now, std::io::stdout().is_terminal())
-    );
+        watching(house, now, colours)
+    )];
     if let Some((state, at)) = house.pending {
-        println!("{} in {} s: leave now.", state.words(), at.since(now).as_secs());
+        lines.push(format!("{} in {} s: leave now.", state.words(), at.since(now).as_secs()));
     }
-    for problem in &house.problems {
-        println!("! {problem}");
-    }
+    lines.extend(house.problems.iter().map(|problem| format!("! {problem}")));
     for person in &house.people {
         let seen = person.last_seen.map(|seen| format!(", last seen {} ago", age(now.since(seen)))).unwrap_or_default();
         let presence = match person.presence {
@@ -54,15 +57,14 @@ pub(super) fn print_house(house: &Dashboard, now: Timestamp) {
             Presence::Away => "away",
             Presence::Unknown => "not known yet",
         };
-        println!("  {}: {presence}{seen}", person.name);
+        lines.push(format!("  {}: {presence}{seen}", person.name));
     }
-    for note in &house.notes {
-        println!("{note}");
-    }
+    lines.extend_from_slice(&house.notes);
+    lines.join("\n") + "\n"
 }
 
 /// "2 of 2 watching.", or who does not and why.
-pub(super) fn watching(house: &Dashboard, now: Timestamp, colours: bool) -> String {
+fn watching(house: &Dashboard, now: Timestamp, colours: bool) -> String {
     let (should, missing) = house.watch();
     if should == 0 {
         let cameras = house.nodes.iter().filter(|node| node.role == NodeRole::Camera);
@@ -127,5 +129,107 @@ fn print_camera(camera: &CameraStatus) {
     }
     if outbox.lost > 0 {
         println!("! {} pictures, clips or reports were given up for want of room or as damaged.", outbox.lost);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use dms3_core::arming::ArmState;
+    use dms3_core::dashboard::{DetectorView, NodeView, PersonView};
+    use dms3_core::id::NodeId;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_795_000_000_000);
+
+    fn ago(secs: u64) -> Timestamp {
+        NOW - Duration::from_secs(secs)
+    }
+
+    fn camera(name: &str, liveness: &str, phase: &str) -> NodeView {
+        let detector = DetectorView {
+            source: "cam".to_owned(),
+            should_watch: phase != "off",
+            phase: phase.to_owned(),
+            since: None,
+            detail: String::new(),
+        };
+        NodeView {
+            node: NodeId([1; 32]),
+            name: name.to_owned(),
+            role: NodeRole::Camera,
+            status: NodeStatus::Active,
+            liveness: liveness.to_owned(),
+            address: None,
+            hostname: None,
+            version: None,
+            last_contact: Some(ago(60)),
+            applied: None,
+            current: true,
+            detectors: vec![detector],
+            ack_ms: None,
+            health: None,
+        }
+    }
+
+    fn person(name: &str, presence: Presence, last_seen: Option<Timestamp>) -> PersonView {
+        PersonView { name: name.to_owned(), presence, last_seen, device: None, sensor: None }
+    }
+
+    /// Everybody left a quarter of an hour ago, and one camera is gone.
+    fn empty_house() -> Dashboard {
+        Dashboard {
+            state: ArmState::Away,
+            epoch: 0,
+            rev: 3,
+            reason: "everybody left".to_owned(),
+            since: ago(900),
+            override_until: None,
+            overridden: false,
+            pending: None,
+            presence: Presence::Away,
+            blind: None,
+            people: vec![person("Anna", Presence::Away, Some(ago(1200))), person("Ben", Presence::Unknown, None)],
+            nodes: vec![camera("garden", "lost", "watching"), camera("porch", "online", "watching")],
+            problems: vec!["garden is lost.".to_owned()],
+            notes: vec!["The root key is here.".to_owned()],
+            clock_trusted: true,
+            mail: None,
+        }
+    }
+
+    #[test]
+    fn the_first_screen_says_what_holds_why_who_is_home_and_which_cameras_confirmed() {
+        let (since, gone) = (clock_time(ago(900), NOW), clock_time(ago(60), NOW));
+        let expected = format!(
+            "Armed (away) since {since}: everybody left. 1 of 2 watching (garden: not linked since {gone}).\n! garden is lost.\n  \
+             Anna: away, last seen 20 min ago\n  Ben: not known yet\nThe root key is here.\n"
+        );
+        assert_eq!(house_text(&empty_house(), NOW, false), expected);
+        let red = house_text(&empty_house(), NOW, true);
+        assert!(red.contains(&format!("\x1b[31m1 of 2 watching (garden: not linked since {gone}).\x1b[0m\n")), "{red:?}");
+    }
+
+    #[test]
+    fn a_choice_says_when_it_ends_and_an_exit_delay_how_long_it_lasts() {
+        let house = Dashboard {
+            state: ArmState::Disarmed,
+            reason: "disarmed by anna for 2h".to_owned(),
+            override_until: Some(NOW + Duration::from_secs(6300)),
+            pending: Some((ArmState::Away, NOW + Duration::from_secs(42))),
+            people: vec![person("Anna", Presence::Home, Some(NOW))],
+            nodes: vec![camera("porch", "online", "off")],
+            problems: Vec::new(),
+            notes: Vec::new(),
+            ..empty_house()
+        };
+        let (since, until) = (clock_time(ago(900), NOW), clock_time(NOW + Duration::from_secs(6300), NOW));
+        let expected = format!(
+            "Disarmed since {since}: disarmed by anna for 2h. Until {until}. No camera watches.\nArmed (away) in 42 s: leave now.\n  \
+             Anna: home, last seen 0 s ago\n"
+        );
+        assert_eq!(house_text(&house, NOW, true), expected);
     }
 }

@@ -203,6 +203,11 @@ impl House {
         exhausted(&self.memory.state)
     }
 
+    /// Whether somebody is home and presence may not disarm what nobody chose.
+    pub(super) fn waits_for_a_person(&self) -> bool {
+        self.presence == Presence::Home && self.memory.over.is_none() && self.memory.state.arm_state().is_armed() && !self.exhausted()
+    }
+
     fn chosen(&self, state: ArmState, until: Option<Timestamp>, by: String, now: Now) -> Override {
         Override {
             state,

@@ -114,14 +114,19 @@ fn a_clock_that_is_set_wrong_lets_no_disarm_run_out_at_the_cameras() {
 #[test]
 fn where_presence_may_not_disarm_only_a_person_does() {
     let mut house = House::with(Settings { may_disarm_away: false, ..settings() });
+    let note = |house: &House| house.dashboard().notes.concat();
     house.comes(1);
     assert_eq!(house.state(), Away);
+    assert!(note(&house).contains("only a person disarms"), "the one who is home is told what to do");
     house.disarm(None);
-    assert_eq!(house.state(), Disarmed);
+    assert_eq!((house.state(), note(&house).as_str()), (Disarmed, ""));
     house.all_leave();
-    assert_eq!((house.state(), house.reason().as_str()), (Away, "everybody left"));
+    assert_eq!((house.state(), house.reason().as_str(), note(&house).as_str()), (Away, "everybody left", ""));
     house.comes(1);
     assert_eq!(house.state(), Away);
+    assert!(note(&house).contains("only a person disarms"));
+    house.arm(Away, None);
+    assert_eq!(note(&house), "", "that is what a person wants");
 }
 
 #[test]
