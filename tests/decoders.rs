@@ -1,6 +1,10 @@
 //! Replays the fuzzers' corpus: no input of a stranger, or of a camera that lies, brings a decoder down.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+
+use dms3_core::protocol::frame::{CONTROL_LIMIT, HEADER, Header, decode};
+use dms3_pki::{TokenError, TokenWord};
 
 #[path = "fuzz/properties.rs"]
 mod properties;
@@ -13,6 +17,55 @@ fn no_frame_of_the_corpus_brings_the_decoder_down() {
 #[test]
 fn no_message_of_the_corpus_brings_the_decoder_down() {
     replay("message", properties::message);
+}
+
+/// The fuzzers find their way from what they are given: a message that is not there they hardly ever make up.
+#[test]
+fn every_message_is_in_the_corpus_as_it_is_sent() {
+    // What is unknown and may be skipped is no error, whatever it holds.
+    let is_known =
+        |(kind, version): &(u16, u8)| decode(Header { length: 1, kind: *kind, version: *version, flags: 0 }, &[0xff]) != Ok(None);
+    let known: BTreeSet<(u16, u8)> = (0..=u16::MAX).flat_map(|kind| (0..=8).map(move |version| (kind, version))).filter(is_known).collect();
+    assert!(known.len() >= 19, "{known:?}");
+    let reads = |header: Header, payload: &[u8]| matches!(decode(header, payload), Ok(Some(_))).then_some((header.kind, header.version));
+    let of_frame = |bytes: &[u8]| {
+        let (header, payload) = bytes.split_first_chunk::<HEADER>()?;
+        reads(Header::parse(*header, CONTROL_LIMIT).ok()?, payload)
+    };
+    let of_message = |bytes: &[u8]| {
+        let ([kind, version], payload) = bytes.split_first_chunk::<2>()?;
+        reads(Header { length: payload.len(), kind: u16::from(*kind), version: *version, flags: 0 }, payload)
+    };
+    let frames: BTreeSet<_> = corpus("frame").values().filter_map(|bytes| of_frame(bytes)).collect();
+    assert_eq!(known.difference(&frames).collect::<Vec<_>>(), Vec::<&(u16, u8)>::new(), "not in tests/fuzz/corpus/frame");
+    let messages: BTreeSet<_> = corpus("message").values().filter_map(|bytes| of_message(bytes)).collect();
+    assert_eq!(known.difference(&messages).collect::<Vec<_>>(), Vec::<&(u16, u8)>::new(), "not in tests/fuzz/corpus/message");
+}
+
+#[test]
+fn a_token_of_every_kind_is_in_the_corpus() {
+    let corpus = corpus("token");
+    let read = |name: &str| TokenWord::parse(std::str::from_utf8(&corpus[name]).unwrap());
+    for (name, ipv4, ipv6) in [("vector", 0, 0), ("hint-ipv4", 1, 0), ("hint-ipv6", 0, 1), ("hints-of-both", 1, 1), ("hints-eight", 0, 8)] {
+        let hints = read(name).unwrap().hints;
+        let of_ipv4 = hints.iter().filter(|hint| hint.is_ipv4()).count();
+        assert_eq!((of_ipv4, hints.len() - of_ipv4), (ipv4, ipv6), "{name}");
+    }
+    for (name, why) in [
+        ("other-version", TokenError::Newer),
+        ("hint-unknown", TokenError::Newer),
+        ("too-long", TokenError::Newer),
+        ("too-short", TokenError::Malformed),
+        ("nothing-in-it", TokenError::Malformed),
+        ("hint-cut", TokenError::Malformed),
+        ("hints-nine", TokenError::Malformed),
+        ("hidden-bits", TokenError::Malformed),
+        ("typing-error", TokenError::Mistyped),
+        ("old-checksum", TokenError::Mistyped),
+        ("other-prefix", TokenError::NotAToken),
+    ] {
+        assert_eq!(read(name).unwrap_err(), why, "{name}");
+    }
 }
 
 #[test]
@@ -40,12 +93,21 @@ fn peak_kib() -> u64 {
     line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
 }
 
+/// Names and contents of the files.
+fn corpus(target: &str) -> BTreeMap<String, Vec<u8>> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus").join(target);
+    let entries = std::fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+    let files: BTreeMap<_, _> = entries
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()))
+        .collect();
+    assert!(files.len() >= 3, "{} holds only {} files", dir.display(), files.len());
+    files
+}
+
 /// Each file as it is, cut at every length, and with each of its first bits turned.
 fn replay(target: &str, property: fn(&[u8])) {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus").join(target);
-    let mut files = 0;
-    for entry in std::fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display())) {
-        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+    for bytes in corpus(target).into_values() {
         property(&bytes);
         for cut in 0..bytes.len() {
             property(&bytes[..cut]);
@@ -55,7 +117,5 @@ fn replay(target: &str, property: fn(&[u8])) {
             turned[bit / 8] ^= 1 << (bit % 8);
             property(&turned);
         }
-        files += 1;
     }
-    assert!(files >= 3, "{} holds only {files} files", dir.display());
 }

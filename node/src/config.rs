@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::camera::alerts::MailAfter;
 use crate::camera::detector::{DetectorConfig, DetectorFile, check_together};
 use crate::camera::outbox::OutboxConfig;
-use crate::config_text::{Size, Wrong, address, time, told};
+use crate::config_text::{Size, Wrong, address, optional_word, time, told, word};
 use crate::coordinator::keeping::EventsConfig;
 use crate::coordinator::presence::PresenceConfig;
 use crate::mailer::MailConfig;
@@ -69,8 +69,10 @@ impl Role {
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
     /// error, warn, info, debug or trace; `RUST_LOG` wins.
+    #[serde(deserialize_with = "word")]
     pub level: LogLevel,
     /// "stderr", "stdout" or the path of a file.
+    #[serde(deserialize_with = "word")]
     pub target: LogTarget,
 }
 
@@ -232,6 +234,7 @@ struct CameraFile {
     detectors: Vec<DetectorFile>,
     spool_dir: Option<PathBuf>,
     outbox: OutboxConfig,
+    #[serde(deserialize_with = "optional_word")]
     mail_after: Option<String>,
     #[serde(deserialize_with = "time")]
     lost_alert_after: Duration,
@@ -369,6 +372,7 @@ enum RoleName {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ConfigFile {
+    #[serde(deserialize_with = "word")]
     role: RoleName,
     #[serde(default = "default_state_dir")]
     state_dir: PathBuf,

@@ -207,3 +207,89 @@ pub fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
     ensure!(text.len() <= LIMIT, "{length} bytes are too many");
     Ok([&length.to_be_bytes()[..], &text].concat())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+    use std::io::{IoSlice, Read as _};
+    use std::os::fd::AsFd as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    use rustix::fs::OFlags;
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+    use super::*;
+
+    /// Takes every call that it is given; ends with the set.
+    fn serve(dir: &Path) -> JoinSet<Result<()>> {
+        let socket = Arc::new(HookSocket::bind(&dir.join(SOCKET)).unwrap());
+        let mut serving = JoinSet::new();
+        serving.spawn(socket.run(async |_, _| Answer::Kept { event: EventId([1; 16]) }, CancellationToken::new()));
+        serving
+    }
+
+    /// What the node answers to these bytes, the first of them with this descriptor.
+    fn answer(socket: &Path, bytes: &[u8], descriptor: Option<&OwnedFd>) -> String {
+        let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+        stream.set_read_timeout(Some(2 * PATIENCE)).unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let descriptors = descriptor.map(|descriptor| [descriptor.as_fd()]);
+        if let Some(descriptors) = &descriptors {
+            assert!(ancillary.push(SendAncillaryMessage::ScmRights(descriptors)));
+        }
+        assert_eq!(sendmsg(&stream, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).unwrap(), bytes.len());
+        let mut answer = Vec::new();
+        // It may hang up before it read all.
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_call_is_taken_only_if_it_is_short_enough_and_its_file_is_one_that_the_hook_may_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let _serving = serve(dir.path());
+        let picture = dir.path().join("a.jpg");
+        std::fs::write(&picture, b"picture").unwrap();
+        let call = |file: Option<&str>| {
+            let file = file.map(|name| name.as_bytes().to_vec());
+            encode(&Call { said: Said::Picture, event: None, camera: None, pixels: None, at: None, called: Timestamp(1), file }).unwrap()
+        };
+        let named = call(Some("a.jpg"));
+        let too_long = u32::try_from(LIMIT + 1).unwrap().to_be_bytes().to_vec();
+        let file = || OwnedFd::from(File::open(&picture).unwrap());
+        let path_only = OpenOptions::new().read(true).custom_flags(OFlags::PATH.bits().cast_signed()).open(&picture).unwrap();
+        let to_write = OpenOptions::new().write(true).open(&picture).unwrap();
+        let (pipe, _end) = std::io::pipe().unwrap();
+        for (what, bytes, descriptor, said) in [
+            ("a picture", named.clone(), Some(file()), "kept"),
+            ("words alone", call(None), None, "kept"),
+            ("a name without a file", named.clone(), None, "a file and its name come together"),
+            ("a file without a name", call(None), Some(file()), "a file and its name come together"),
+            ("a directory", named.clone(), Some(File::open(dir.path()).unwrap().into()), "only a regular file"),
+            ("a pipe", named.clone(), Some(pipe.into()), "only a regular file"),
+            ("a device", named.clone(), Some(File::open("/dev/zero").unwrap().into()), "only a regular file"),
+            ("a file that need not be readable", named.clone(), Some(path_only.into()), "not opened for reading"),
+            ("a file to write to", named.clone(), Some(to_write.into()), "not opened for reading"),
+            ("too long a call", too_long, None, "a call of 16385 bytes, where 16384 are allowed"),
+            ("no call", b"\0\0\0\x02{}".to_vec(), None, "another version"),
+        ] {
+            let socket = dir.path().join(SOCKET);
+            let answer = tokio::task::spawn_blocking(move || answer(&socket, &bytes, descriptor.as_ref())).await.unwrap();
+            assert!(answer.contains(said), "{what}: {answer:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_visitor_who_does_not_say_what_he_came_for_holds_his_place_for_five_seconds() {
+        let dir = tempfile::tempdir().unwrap();
+        let _serving = serve(dir.path());
+        for begun in [&b""[..], b"\0", b"\0\0\0\x10{"] {
+            let mut visitor = UnixStream::connect(dir.path().join(SOCKET)).await.unwrap();
+            visitor.write_all(begun).await.unwrap();
+            let began = tokio::time::Instant::now();
+            let ended = tokio::time::timeout(10 * PATIENCE, visitor.read(&mut [0; 1])).await.expect("he is sent away");
+            assert_eq!((ended.unwrap(), began.elapsed().as_secs()), (0, PATIENCE.as_secs()), "{begun:?}");
+        }
+    }
+}

@@ -98,7 +98,7 @@ impl TokenWord {
             }
             bytes.extend_from_slice(&hint.port().to_be_bytes());
         }
-        // Fails only beyond 1023 characters; eight hints make 313.
+        // Fails only beyond 1023 characters; eight hints make 322.
         bech32::encode_lower::<Bech32m>(HRP, &bytes).unwrap_or_default()
     }
 

@@ -14,7 +14,7 @@ use super::address::Address;
 use super::connect;
 use super::rules::{self, CameraFile, RulesFile};
 use super::secret::{self, Password};
-use crate::config_text::{Wrong, size, time};
+use crate::config_text::{Wrong, number, optional_number, size, time, word};
 
 /// How a node mails; nothing in it is of a role.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,8 +81,9 @@ pub struct Login {
 #[serde(deny_unknown_fields)]
 pub struct MailFile {
     server: String,
+    #[serde(default, deserialize_with = "optional_number::<1, 65535, _, _>")]
     port: Option<u16>,
-    #[serde(default = "start_tls")]
+    #[serde(default = "start_tls", deserialize_with = "word")]
     security: Security,
     #[serde(default)]
     allow_clear_text: bool,
@@ -95,13 +96,13 @@ pub struct MailFile {
     from: String,
     to: Vec<String>,
     hello_name: Option<String>,
-    #[serde(default = "max_attachment")]
+    #[serde(default = "max_attachment", deserialize_with = "word")]
     max_attachment: String,
     #[serde(deserialize_with = "time", default = "timeout")]
     timeout: Duration,
     dashboard_url: Option<String>,
     template_dir: Option<PathBuf>,
-    #[serde(default = "rules::hourly_cap")]
+    #[serde(default = "rules::hourly_cap", deserialize_with = "number::<1, 1000, _, _>")]
     hourly_cap: u32,
     #[serde(default = "rules::cooldown", deserialize_with = "time")]
     cooldown: Duration,
@@ -136,9 +137,6 @@ impl MailConfig {
             return Err(Wrong::new("server", why));
         }
         let port = file.port.unwrap_or(file.security.usual_port());
-        if port == 0 {
-            return Err(Wrong::new("port", "0 is no port: leave it out, or write 1 to 65535"));
-        }
         let far = file.security == Security::None && !is_here(&server);
         if far && !file.allow_clear_text {
             return Err(Wrong::new(

@@ -1,12 +1,18 @@
 //! What may stand in `[mail]`, and what is said of the rest.
 
 use super::*;
+use crate::config_text::told;
 
 const LEAST: &str = "server = \"smtp.example.org\"\nfrom = \"dms3@example.org\"\nto = [\"anna@example.org\"]\n";
 
 fn with(lines: &str) -> Result<(MailConfig, Vec<String>), String> {
-    let file: MailFile = toml::from_str(&format!("{LEAST}{lines}")).map_err(|error| error.message().to_owned())?;
-    MailConfig::new(file, Path::new("/no/such/dms3.toml")).map_err(|wrong| wrong.to_string())
+    #[derive(Deserialize)]
+    struct File {
+        mail: MailFile,
+    }
+    let text = format!("[mail]\n{LEAST}{lines}");
+    let file: File = toml::from_str(&text).map_err(|error| told(&error, &text))?;
+    MailConfig::new(file.mail, Path::new("/no/such/dms3.toml")).map_err(|wrong| wrong.within("mail").told(&text))
 }
 
 #[test]
@@ -59,8 +65,15 @@ fn clear_text_to_another_machine_is_refused_unless_somebody_says_so_by_name() {
 fn what_cannot_work_is_refused_with_key_and_what_is_allowed() {
     for (lines, words) in [
         ("port = 0", vec!["port", "65535"]),
-        ("port = 70000", vec!["70000"]),
-        ("security = \"ssl\"", vec!["ssl", "starttls", "tls"]),
+        ("port = 70000", vec!["port", "70000", "1 to 65535"]),
+        ("port = \"hunter2\"", vec!["port", "1 to 65535"]),
+        ("security = \"ssl\"", vec!["security", "ssl", "starttls", "tls"]),
+        ("security = true", vec!["security", "`starttls`, `tls`, `none`"]),
+        ("allow_clear_text = \"yes\"", vec!["allow_clear_text", "true or false"]),
+        ("hourly_cap = 0", vec!["hourly_cap", "1 to 1000"]),
+        ("cooldown = \"2d\"", vec!["cooldown", "0s to 24h"]),
+        ("camera = [{ name = \"a\", states = [false] }]", vec!["camera] states", "night", "away"]),
+        ("camera = [{ name = \"a\", hours = [\"22\"] }]", vec!["camera] hours", "22:00-06:30"]),
         ("user = \"dms3\"", vec!["user", "no password"]),
         ("password = \"hunter2\"", vec!["user", "no user"]),
         ("user = \"\"\npassword = \"hunter2\"", vec!["user", "empty"]),
@@ -72,9 +85,10 @@ fn what_cannot_work_is_refused_with_key_and_what_is_allowed() {
         ("ca_file = \"ca.pem\"", vec!["ca_file", "absolute"]),
         ("hello_name = \"my house\"", vec!["hello_name", "coordinator.example.org"]),
         ("max_attachment = \"much\"", vec!["max_attachment", "15MB"]),
+        ("max_attachment = 15", vec!["max_attachment", "15MB"]),
         ("max_attachment = \"1GB\"", vec!["max_attachment", "100MB"]),
         ("timeout = \"10ms\"", vec!["timeout", "1s to 5m"]),
-        ("timeout = 20", vec!["\"90s\""]),
+        ("timeout = 20", vec!["timeout", "\"90s\""]),
         ("dashboard_url = \"dms3.local\"", vec!["dashboard_url", "https://"]),
         ("dashboard_url = \"javascript:alert(1)\"", vec!["dashboard_url"]),
         ("pasword = \"hunter2\"", vec!["pasword", "password"]),
@@ -83,6 +97,9 @@ fn what_cannot_work_is_refused_with_key_and_what_is_allowed() {
         for word in words {
             assert!(why.contains(word), "{lines}: {why}");
         }
+        // What is not written at all is asked for where the section begins.
+        let last = 4 + lines.lines().count();
+        assert!([1].into_iter().chain(5..=last).any(|line| why.starts_with(&format!("line {line}: [mail"))), "{lines}: {why}");
         assert!(!why.contains("hunter2") && !why.contains("12345"), "{why}");
     }
     for (from, to, words) in [

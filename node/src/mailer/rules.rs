@@ -23,6 +23,7 @@ const MINUTES: u16 = 24 * 60;
 pub struct CameraFile {
     /// The node's name, or NODE/SOURCE.
     name: String,
+    #[serde(default, deserialize_with = "crate::config_text::optional_words")]
     states: Option<Vec<ArmState>>,
     /// "22:00-06:30"
     hours: Option<Vec<String>>,
@@ -50,9 +51,6 @@ pub fn cooldown() -> Duration {
 impl RulesFile {
     /// `to`: the house's recipients.
     pub fn settings(self, to: &[Address]) -> Result<Settings, Wrong> {
-        if !(1..=1000).contains(&self.hourly_cap) {
-            return Err(Wrong::new("hourly_cap", "write 1 to 1000 mails an hour; without the section [mail] nothing is mailed"));
-        }
         check_cooldown(self.cooldown).map_err(|why| Wrong::new("cooldown", why))?;
         let mut cameras = BTreeMap::new();
         for (nth, camera) in self.cameras.into_iter().enumerate() {

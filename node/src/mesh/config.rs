@@ -4,7 +4,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use serde::Deserialize;
 
-use crate::config_text::{Wrong, address};
+use crate::config_text::{Wrong, address, number, word};
 
 /// UDP port of the mesh where nothing else is said.
 pub const MESH_PORT: u16 = 47100;
@@ -23,8 +23,10 @@ pub struct MeshConfig {
     /// hears. Who they are only their certificates say.
     pub peers: Vec<String>,
     /// "on"; "off": neither advertised nor browsed; "loopback": within this machine only.
+    #[serde(deserialize_with = "word")]
     pub mdns: MdnsMode,
     /// UDP port of mDNS. Another one than 5353 is a discovery of its own, apart from everything else on the network.
+    #[serde(deserialize_with = "number::<1, 65535, _, _>")]
     pub mdns_port: u16,
     pub limits: Limits,
 }
@@ -47,19 +49,7 @@ impl MeshConfig {
         for (nth, peer) in self.peers.iter().enumerate() {
             super::dial::check_peer(peer).map_err(|why| Wrong::new(format!("peers.{nth}"), why))?;
         }
-        if self.mdns_port == 0 {
-            return Err(Wrong::new("mdns_port", "a port is 1 to 65535"));
-        }
         let limits = &self.limits;
-        for (key, value) in [
-            ("limits.handshakes", limits.handshakes),
-            ("limits.handshakes_per_address", limits.handshakes_per_address),
-            ("limits.failures_per_address", limits.failures_per_address),
-        ] {
-            if !(1..=100_000).contains(&value) {
-                return Err(Wrong::new(key, format!("it is {value}; 1 to 100000 is allowed")));
-            }
-        }
         if limits.reserve >= limits.handshakes {
             return Err(Wrong::new(
                 "limits.reserve",
@@ -85,12 +75,16 @@ pub enum MdnsMode {
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// New handshakes at once, of all addresses together.
+    #[serde(deserialize_with = "number::<1, 100_000, _, _>")]
     pub handshakes: u32,
     /// How many of those are kept for addresses from which an active node came lately.
+    #[serde(deserialize_with = "number::<0, 99_999, _, _>")]
     pub reserve: u32,
     /// New handshakes at once from one address (of IPv6 networks other than ours: from one /64).
+    #[serde(deserialize_with = "number::<1, 100_000, _, _>")]
     pub handshakes_per_address: u32,
     /// Handshakes from one address that may fail within ten seconds.
+    #[serde(deserialize_with = "number::<1, 100_000, _, _>")]
     pub failures_per_address: u32,
 }
 
@@ -128,15 +122,24 @@ mod tests {
 
     #[test]
     fn impossible_values_are_refused_with_their_key() {
-        for wrong in ["lisen = \"[::]:1\"", "mdns = \"maybe\"", "mdns_port = 70000", "listen = \"here\"", "[limits]\nmagic = 1"] {
-            assert!(toml::from_str::<MeshConfig>(wrong).is_err(), "{wrong}");
+        for (wrong, told) in [
+            ("lisen = \"[::]:1\"", "line 1: lisen: "),
+            ("mdns = \"maybe\"", "line 1: mdns: unknown variant `maybe`, expected one of `on`, `off`, `loopback`"),
+            ("mdns = false", "line 1: mdns: unknown variant `false`, expected one of `on`, `off`, `loopback`"),
+            ("mdns_port = 70000", "line 1: mdns_port: invalid value: integer `70000`, expected a whole number, 1 to 65535"),
+            ("mdns_port = 0", "line 1: mdns_port: invalid value: integer `0`, expected a whole number, 1 to 65535"),
+            ("listen = \"here\"", "line 1: listen: "),
+            ("[limits]\nmagic = 1", "line 2: [limits] magic: "),
+            ("[limits]\nhandshakes = 0", "line 2: [limits] handshakes: invalid value: integer `0`, expected a whole number, 1 to 100000"),
+        ] {
+            let error = toml::from_str::<MeshConfig>(wrong).expect_err(wrong);
+            let why = crate::config_text::told(&error, wrong);
+            assert!(why.starts_with(told), "{wrong}: {why}");
         }
         for (wrong, key) in [
             ("peers = [\"\"]", "peers.0"),
             ("peers = [\"a b\"]", "peers.0"),
             ("peers = [\"house:99999\"]", "peers.0"),
-            ("mdns_port = 0", "mdns_port"),
-            ("[limits]\nhandshakes = 0", "limits.handshakes"),
             ("[limits]\nreserve = 64", "limits.reserve"),
         ] {
             let config: MeshConfig = toml::from_str(wrong).unwrap();

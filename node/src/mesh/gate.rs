@@ -180,6 +180,8 @@ fn own_networks() -> Vec<(Ipv6Addr, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     const LIMITS: Limits = Limits { handshakes: 12, reserve: 4, handshakes_per_address: 4, failures_per_address: 10 };
@@ -244,6 +246,20 @@ mod tests {
         assert!(enter(&gate, "10.9.9.9", false).is_none());
         let honest: Vec<_> = (0..5).map_while(|_| enter(&gate, "192.168.1.9", true)).collect();
         assert_eq!(honest.len(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_with_many_addresses_fill_no_memory() {
+        let gate = Gate::new(LIMITS);
+        let addresses = || (1..3 * ACCOUNTS as u32).map(|number| Ipv4Addr::from_bits(number).to_string());
+        let failed = addresses().filter_map(|address| enter(&gate, &address, true)).count();
+        assert_eq!((failed, gate.lock().accounts.len()), (ACCOUNTS, ACCOUNTS));
+        tokio::time::advance(WINDOW).await;
+        for address in addresses() {
+            enter(&gate, &address, true).expect("what is long ago counts no more").authenticated();
+        }
+        let inner = gate.lock();
+        assert!(inner.accounts.len() <= ACCOUNTS && inner.known.len() == KNOWN, "{} {}", inner.accounts.len(), inner.known.len());
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::config::{Detector, DetectorConfig, MotionConf, MotionConfig, PictureSource, WrittenConf};
 use super::words::split_words;
-use crate::config_text::Wrong;
+use crate::config_text::{Wrong, optional_number, optional_word, optional_words};
 
 /// Longest time that a detector may take to end; after it, it is killed.
 const LONGEST_GRACE: Duration = Duration::from_secs(60);
@@ -49,16 +49,23 @@ const URL_SCHEMES: &[&str] = &["rtsp", "rtmp", "http", "https", "mjpeg", "mjpg",
 #[serde(deny_unknown_fields)]
 pub struct DetectorFile {
     name: Option<String>,
+    #[serde(default, deserialize_with = "optional_word")]
     kind: Option<Kind>,
+    #[serde(default, deserialize_with = "optional_words")]
     watch_in: Option<Vec<ArmState>>,
+    #[serde(default, deserialize_with = "optional_word")]
     stop_grace: Option<String>,
     command: Option<CommandFile>,
     config: Option<PathBuf>,
     video: Option<PathBuf>,
     url: Option<String>,
+    #[serde(default, deserialize_with = "optional_number::<64, 7680, _, _>")]
     width: Option<u32>,
+    #[serde(default, deserialize_with = "optional_number::<64, 7680, _, _>")]
     height: Option<u32>,
+    #[serde(default, deserialize_with = "optional_number::<2, 100, _, _>")]
     framerate: Option<u32>,
+    #[serde(default, deserialize_with = "optional_number::<1, 2_147_483_647, _, _>")]
     threshold: Option<u32>,
     media_dir: Option<PathBuf>,
     extra: Option<BTreeMap<String, ExtraValue>>,
@@ -164,8 +171,8 @@ impl TryFrom<DetectorFile> for WrittenConf {
             picture,
             width: side("width", file.width, default.width).map_err(of("width"))?,
             height: side("height", file.height, default.height).map_err(of("height"))?,
-            framerate: within("framerate", file.framerate, default.framerate, 2..=100).map_err(of("framerate"))?,
-            threshold: within("threshold", file.threshold, default.threshold, 1..=2_147_483_647).map_err(of("threshold"))?,
+            framerate: file.framerate.unwrap_or(default.framerate),
+            threshold: file.threshold.unwrap_or(default.threshold),
             media_dir: file.media_dir,
             extra: file.extra.unwrap_or_default().into_iter().map(check_extra).collect::<Result<_, _>>().map_err(of("extra"))?,
         })
@@ -276,17 +283,9 @@ fn check_url(url: String) -> Result<String, String> {
 }
 
 fn side(key: &str, given: Option<u32>, default: u32) -> Result<u32, String> {
-    let value = within(key, given, default, 64..=7680)?;
+    let value = given.unwrap_or(default);
     if !value.is_multiple_of(8) {
         return Err(format!("`{key}` is {value}: Motion needs a multiple of 8"));
-    }
-    Ok(value)
-}
-
-fn within(key: &str, given: Option<u32>, default: u32, allowed: std::ops::RangeInclusive<u32>) -> Result<u32, String> {
-    let value = given.unwrap_or(default);
-    if !allowed.contains(&value) {
-        return Err(format!("`{key}` is {value}: use {} to {}", allowed.start(), allowed.end()));
     }
     Ok(value)
 }
@@ -390,10 +389,10 @@ mod tests {
             ("config = \"/a.conf\"\nwidth = 640", "`width`"),
             ("config = \"a.conf\"", "whole path"),
             ("width = 100", "multiple of 8"),
-            ("width = 8", "64 to"),
+            ("width = 8", "64 to 7680"),
             ("framerate = 1", "2 to 100"),
-            ("threshold = 0", "threshold"),
-            ("threshold = \"many\"", "threshold"),
+            ("threshold = 0", "1 to 2147483647"),
+            ("threshold = \"many\"", "1 to 2147483647"),
             ("media_dir = \"/media/my pictures\"", "media_dir"),
             ("media_dir = \"/media/$(reboot)\"", "shell"),
             ("extra = { daemon = true }", "foreground"),

@@ -10,7 +10,7 @@ use dms3_core::presence::{Device, MacAddr, Person};
 use dms3_core::roster::check_name;
 use serde::Deserialize;
 
-use crate::config_text::{Wrong, optional_time, time};
+use crate::config_text::{Wrong, optional_time, time, word};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -65,7 +65,9 @@ fn away_after() -> Duration {
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PresenceMayDisarm {
+    #[serde(deserialize_with = "word")]
     pub away: MayDisarm,
+    #[serde(deserialize_with = "word")]
     pub night: MayDisarm,
 }
 
