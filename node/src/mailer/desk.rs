@@ -45,6 +45,15 @@ struct Entry {
     attachments: Vec<Attachment>,
 }
 
+/// What is to be said beside the matter of a mail that is written now.
+#[derive(Debug, Clone, Default)]
+pub struct Circumstances {
+    /// Why the house is armed.
+    pub why_armed: Option<String>,
+    /// What is unusual, as a sentence.
+    pub note: Option<String>,
+}
+
 /// The rules at work.
 #[derive(Debug)]
 pub struct Desk {
@@ -75,7 +84,7 @@ impl Desk {
     }
 
     /// Takes what the rules are to know: on the disk when this returns, with the mails that it led to. Whether it meant anything to them.
-    pub async fn take(&mut self, input: Input<'_>, why_armed: Option<String>, book: Book<'_>) -> Result<bool> {
+    pub async fn take(&mut self, input: Input<'_>, circumstances: &Circumstances, book: Book<'_>) -> Result<bool> {
         let now = self.context.clock.now();
         let effects = self.policy.handle(input, now);
         if !self.policy.changed() {
@@ -83,7 +92,7 @@ impl Desk {
         }
         let mut letters = Vec::new();
         for effect in effects {
-            letters.extend(self.write(effect, why_armed.clone(), book, now.at).await?);
+            letters.extend(self.write(effect, circumstances, book, now.at).await?);
         }
         if !letters.is_empty() && self.mails.size().await? > CAP {
             tracing::error!("too much mail waits: until it is less, mails have no pictures and clips");
@@ -105,18 +114,19 @@ impl Desk {
         Ok(())
     }
 
-    async fn write(&self, effect: Effect, why_armed: Option<String>, book: Book<'_>, now: Timestamp) -> Result<Vec<LetterV1>> {
+    async fn write(&self, effect: Effect, circumstances: &Circumstances, book: Book<'_>, now: Timestamp) -> Result<Vec<LetterV1>> {
         let writer = self.context.writer.clone();
+        let Circumstances { why_armed, note } = circumstances.clone();
         let work: Box<dyn FnOnce() -> Vec<LetterV1> + Send> = match effect {
             Effect::EventMail { movement, to, held_back } => {
                 let event = book.event(movement.event).await?;
                 let length = event.as_ref().and_then(length_of_clip);
-                // One that goes on may still get one.
-                let clip = match length {
-                    Some(length) => Some((Some(length), None)),
-                    None => event.filter(|event| event.ended.is_none()).map(|_| (None, None)),
+                let clip = match (length, event) {
+                    (Some(length), event) => Some((Some(length), event.and_then(|event| event.seconds()))),
+                    // One that goes on may still get one.
+                    (None, event) => event.filter(|event| event.ended.is_none()).map(|_| (None, None)),
                 };
-                let facts = Facts { why_armed, clip };
+                let facts = Facts { why_armed, note, clip };
                 Box::new(move || vec![writer.event(&movement, to, held_back, &facts, now)])
             }
             Effect::ClipMail { event, source, clip, length, to, held_back } => {
@@ -124,10 +134,14 @@ impl Desk {
                 let name = known.attachments.iter().find(|attachment| attachment.hash == clip);
                 let name = name.map_or_else(|| "clip".to_owned(), |attachment| attachment.name.clone());
                 let movement = Movement { event, source, started: known.started, changed: known.changed, picture: None };
-                let clip = ClipFile { mime: mime_of(&name).to_owned(), name, hash: clip };
-                Box::new(move || vec![writer.clip(&movement, clip, length, to, held_back, now)])
+                let clip = ClipFile { mime: mime_of(&name).to_owned(), name, hash: clip, length, seconds: known.seconds() };
+                let facts = Facts { note, ..Facts::default() };
+                Box::new(move || vec![writer.clip(&movement, clip, to, held_back, &facts, now)])
             }
-            Effect::Digest(digest) => Box::new(move || vec![writer.digest(&digest, now)]),
+            Effect::Digest(digest) => {
+                let facts = Facts { note, ..Facts::default() };
+                Box::new(move || vec![writer.digest(&digest, &facts, now)])
+            }
             Effect::FaultMail { notices, to, held_back } => Box::new(move || {
                 let count = notices.len();
                 let letters = notices.iter().enumerate();
@@ -136,6 +150,14 @@ impl Desk {
             Effect::Arrived { .. } => return Ok(Vec::new()),
         };
         Ok(tokio::task::spawn_blocking(work).await?)
+    }
+}
+
+impl Entry {
+    /// How long it went on, if it is over.
+    fn seconds(&self) -> Option<u32> {
+        let length = self.ended?.since(self.started).as_millis().div_ceil(1000).max(1);
+        u32::try_from(length).ok()
     }
 }
 

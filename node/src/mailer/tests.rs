@@ -6,12 +6,10 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use dms3_core::alerting::{AlertPolicy, Settings};
-use dms3_core::dashboard::MailView;
 use dms3_core::time::Timestamp;
 use mail_parser::{MessageParser, MimeHeaders as _};
 use server::{PASSWORD, Server, house, house_of};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
