@@ -1,10 +1,18 @@
 //! What was seen and what is wrong reaches the family by mail, whatever the mail server does.
 
+use std::process::Command;
+use std::time::Duration;
+
 use dms3_core::arming::ArmState;
+use dms3_core::protocol::message::DenyCode;
+use dms3_pki::{NodeKey, TokenWord};
 
 use crate::events::{good, jpeg, picture, said};
+use crate::faults::SmallDisk;
+use crate::harness::skip::cannot_make_networks;
 use crate::harness::smtp::{MailServer, header};
-use crate::harness::{House, Plan, eventually};
+use crate::harness::{House, Plan, eventually, within};
+use crate::strangers::{answer, begin, denied};
 
 /// An armed house that mails.
 pub(crate) async fn mailing_house(server: &MailServer, more: &str) -> House {
@@ -108,9 +116,9 @@ async fn a_camera_that_is_lost_while_the_house_is_armed_is_mailed_and_so_is_its_
     porch.sigkill().await;
     crate::harness::within(std::time::Duration::from_secs(70), "a mail says so", async || !server.mails().is_empty()).await;
     let lost = server.has(1).await.remove(0);
-    assert!(header(&lost, "Subject").unwrap().contains("porch"), "{lost}");
+    assert_eq!(header(&lost, "Subject").unwrap(), "DMS3: porch is lost while the house is armed");
     porch.start();
-    server.has(2).await;
+    assert_eq!(subjects(&server.has(2).await)[1], "DMS3: porch is back");
     house.agrees(ArmState::Away).await;
 }
 
@@ -144,6 +152,12 @@ async fn house_with_a_mailing_camera(server: &MailServer, camera: &str) -> House
     house
 }
 
+/// Its plain text, in one line.
+fn words(mail: &str) -> String {
+    let mail = mail_parser::MessageParser::default().parse(mail.as_bytes()).unwrap();
+    mail.body_text(0).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 fn subjects(mails: &[String]) -> Vec<String> {
     mails.iter().filter_map(|mail| header(mail, "Subject")).collect()
 }
@@ -161,7 +175,17 @@ async fn a_camera_with_mail_of_its_own_mails_while_the_coordinator_is_gone_and_n
     let mails = server.has(2).await;
     let told = subjects(&mails);
     assert!(told.iter().any(|subject| subject.starts_with("DMS3: porch saw movement (5 %) at ")), "{told:?}");
-    assert!(told.iter().any(|subject| subject.contains("porch has heard nothing of the coordinator")), "{told:?}");
+    assert!(told.iter().any(|subject| subject == "DMS3: The coordinator does not answer"), "{told:?}");
+    for mail in &mails {
+        let words = words(mail);
+        let why = if words.contains("saw movement") {
+            // "does not answer", or "has not confirmed" as long as the dead link is not noticed.
+            "Please note: porch sent this by itself: the coordinator "
+        } else {
+            "porch tells this itself."
+        };
+        assert!(words.contains(why), "{words}");
+    }
     assert!(mails.iter().any(|mail| mail.contains("image/jpeg")), "with its picture");
 
     house.coordinator.start();
@@ -172,7 +196,10 @@ async fn a_camera_with_mail_of_its_own_mails_while_the_coordinator_is_gone_and_n
     })
     .await;
     let told = subjects(&server.has(3).await);
-    assert!(told[2].contains("porch"), "its return is told: {told:?}");
+    assert_eq!(told[2], "DMS3: porch hears the coordinator again", "its return is told: {told:?}");
+    // Nor need anybody be warned that nobody would tell.
+    eventually("the porch says that it mails", async || house.view("porch").await.is_some_and(|view| view.health.is_some())).await;
+    assert!(house.status().await.notes.iter().all(|note| !note.contains("Nobody would tell")));
     // Whatever the coordinator had to mail would have gone before this one.
     house.coordinator.cli(&["mail", "test"]).await.good();
     server.has(4).await;
@@ -216,4 +243,122 @@ async fn a_revoked_camera_keeps_what_it_saw_and_mails_nothing_and_its_password_i
     assert_eq!(kept.waiting, 1, "the evidence stays");
     house.coordinator.cli(&["mail", "test"]).await.good();
     server.has(1).await;
+}
+
+#[tokio::test]
+async fn a_clip_that_is_larger_than_the_config_allows_stays_at_home_and_its_mail_says_how_long_it_is() {
+    let mut server = MailServer::new();
+    server.start(&[]);
+    let house = mailing_house(&server, "max_attachment = \"50 kB\"\ndashboard_url = \"https://dms3.local\"").await;
+    let porch = house.camera("porch");
+    let clip = house.dir().join("01-20261123080130.mp4");
+    std::fs::write(&clip, vec![9; 51_000]).unwrap();
+    good(said(porch, "event-start", "1"));
+    good(picture(porch, "1", "450", &jpeg(house.dir(), b"1.jpg", 1)));
+    server.has(1).await;
+    good(said(porch, "event-end", "1"));
+    let movie = ["movie", "--event", "1", "--camera", "cam", "--file", clip.to_str().unwrap()];
+    good(crate::events::hook(porch, &movie.map(std::ffi::OsStr::new)));
+    let mails = server.has(2).await;
+    assert!(!mails[1].contains("video/mp4"));
+    let said = house.coordinator.cli(&["events", "--json", "--since", "1000d"]).await.good();
+    let event = serde_json::from_str::<Vec<dms3_node::store::events::StoredEvent>>(&said).unwrap().remove(0);
+    let seconds = event.ended.unwrap().since(event.began).as_millis().div_ceil(1000).max(1);
+    let told = words(&mails[1]);
+    let words = format!("Too large to attach ({seconds} s, 51 kB). You can see it on the dashboard.");
+    assert!(told.contains(&words) && told.contains("https://dms3.local"), "{words}: {told}");
+}
+
+#[tokio::test]
+async fn a_detector_that_dies_while_the_house_is_armed_is_mailed_and_so_is_its_return() {
+    let mut server = MailServer::new();
+    server.start(&[]);
+    let house = mailing_house(&server, "").await;
+    let porch = house.camera("porch");
+    eventually("it watches", async || {
+        house.view("porch").await.is_some_and(|view| view.detectors.iter().all(|detector| detector.phase == "watching"))
+    })
+    .await;
+    porch.motion.breaks();
+    let mails = server.has(1).await;
+    assert_eq!(subjects(&mails), ["DMS3: porch is not watching"]);
+    let told = words(&mails[0]);
+    assert!(told.contains("Its detector does not run: Motion was ended by signal 9 (SIGKILL)"), "{told}");
+    assert!(told.contains("Since ") && told.contains("you are told when it watches again"), "{told}");
+    porch.motion.install();
+    let mails = server.has(2).await;
+    assert_eq!(subjects(&mails)[1], "DMS3: porch watches again");
+    let over = words(&mails[1]);
+    assert!(over.starts_with("Over: porch watches again From ") && over.contains(" until "), "{over}");
+    house.agrees(ArmState::Away).await;
+}
+
+#[tokio::test]
+async fn a_locked_pairing_word_is_mailed_once_and_never_called_over() {
+    let mut server = MailServer::new();
+    server.start(&[]);
+    let house = mailing_house(&server, "").await;
+    let word = TokenWord::parse(&house.token(&[]).await).unwrap();
+    let (to, key) = (house.enroll_port.address(), NodeKey::generate().unwrap());
+    for nth in 1..=10 {
+        let denial = answer(to, 180 + nth, word.root_pin, |_| begin(&word, &key, vec![7; 64])).await;
+        assert_eq!(denied(&denial), Some(if nth < 10 { DenyCode::Token } else { DenyCode::Locked }), "number {nth}");
+    }
+    let mails = server.has(1).await;
+    assert_eq!(subjects(&mails), ["DMS3: A pairing word is locked"]);
+    let told = words(&mails[0]);
+    assert!(told.contains(" At ") && told.contains("Somebody at 127.0.0.190 tried it with wrong secrets"), "{told}");
+    house.coordinator.restart().await;
+    house.answers().await;
+    // Whatever the coordinator had to mail would have gone before this one. Later than ten minutes after a restart nothing more is said
+    // either: dms3-core looks at that, as it can turn the clock.
+    house.coordinator.cli(&["mail", "test"]).await.good();
+    server.has(2).await;
+}
+
+#[tokio::test]
+async fn a_disk_of_the_coordinator_that_is_nearly_full_is_shown_and_mailed_and_so_is_its_end() {
+    if cannot_make_networks("a_disk_of_the_coordinator_that_is_nearly_full_is_shown_and_mailed_and_so_is_its_end") {
+        return;
+    }
+    let mut server = MailServer::new();
+    server.start(&[]);
+    let house = House::with_cameras(["porch"]).await;
+    house.coordinator.stop().await;
+    let disk = house.coordinator.state_dir();
+    let _small = SmallDisk::under(&disk);
+    house.coordinator.configure(&server.section("[coordinator.events]\nkeep_free = \"0 MB\""));
+    house.coordinator.start();
+    house.answers().await;
+    let mails = server.has(1).await;
+    let name = house.look().await.unwrap().nodes[0].name.clone();
+    assert_eq!(subjects(&mails), [format!("DMS3: The disk of {name} is nearly full")]);
+    let told = words(&mails[0]);
+    assert!(told.contains("MB are free. When it is full,"), "{told}");
+    let said = house.coordinator.cli(&["status"]).await.good();
+    assert!(said.contains(&format!("! {name}: disk nearly full (")), "{said}");
+    // No camera mails by itself: people hear what that means.
+    eventually("status says that nobody would tell", async || {
+        house.coordinator.cli(&["status"]).await.good().contains("Nobody would tell that the coordinator is gone")
+    })
+    .await;
+    let grown = Command::new("mount").args(["-o", "remount,size=1g"]).arg(&disk).output().unwrap();
+    assert!(grown.status.success(), "{}", String::from_utf8_lossy(&grown.stderr));
+    within(Duration::from_secs(40), "its end is mailed", async || server.mails().len() == 2).await;
+    assert_eq!(subjects(&server.mails())[1], format!("DMS3: {name}: its disk has room again"));
+    assert!(house.look().await.unwrap().problems.is_empty());
+}
+
+#[tokio::test]
+async fn a_coordinator_that_cannot_leave_free_what_it_is_to_leave_mails_that_too() {
+    let mut server = MailServer::new();
+    server.start(&[]);
+    let house = House::with_cameras(["porch"]).await;
+    house.coordinator.configure(&server.section("[coordinator.events]\nkeep_free = \"900000 GB\""));
+    house.coordinator.restart().await;
+    house.answers().await;
+    let mails = server.has(1).await;
+    assert!(subjects(&mails)[0].ends_with(" is nearly full"), "{mails:?}");
+    let said = house.coordinator.cli(&["status"]).await.good();
+    assert!(said.contains("less than is to stay free, and nothing is left that could go"), "{said}");
 }

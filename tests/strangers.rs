@@ -371,7 +371,7 @@ async fn a_session_that_was_opened_before_a_revocation_opens_nothing_after_it() 
 }
 
 /// `Begin` for a new key with this signature.
-fn begin(token: &TokenWord, key: &NodeKey, signature: Vec<u8>) -> Message {
+pub(crate) fn begin(token: &TokenWord, key: &NodeKey, signature: Vec<u8>) -> Message {
     Message::Begin(BeginV1 {
         token: token.id,
         csr: key.csr().unwrap(),
@@ -381,7 +381,7 @@ fn begin(token: &TokenWord, key: &NodeKey, signature: Vec<u8>) -> Message {
     })
 }
 
-async fn answer(to: SocketAddr, last: u8, pin: [u8; 16], say: impl FnOnce(&[u8; 32]) -> Message) -> Message {
+pub(crate) async fn answer(to: SocketAddr, last: u8, pin: [u8; 16], say: impl FnOnce(&[u8; 32]) -> Message) -> Message {
     let source = Some(Ipv4Addr::new(127, 0, 0, last).into());
     let mut channel = enrollment_port::dial(source, to, pin, &Clock::unkept()).await.unwrap();
     let message = say(&channel.exporter().unwrap());
@@ -391,7 +391,7 @@ async fn answer(to: SocketAddr, last: u8, pin: [u8; 16], say: impl FnOnce(&[u8; 
     answer
 }
 
-fn denied(answer: &Message) -> Option<DenyCode> {
+pub(crate) fn denied(answer: &Message) -> Option<DenyCode> {
     match answer {
         Message::Deny(deny) => DenyCode::from_wire(deny.code),
         _ => None,

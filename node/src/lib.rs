@@ -7,6 +7,7 @@ pub mod config;
 pub mod config_text;
 pub mod control;
 pub mod coordinator;
+pub mod health;
 pub mod hook;
 pub mod lines;
 pub mod mailer;

@@ -60,6 +60,13 @@ impl FakeMotion {
         fs::rename(&new, self.script()).unwrap();
     }
 
+    /// It dies, and cannot be started any more until [`Self::install`].
+    pub(crate) fn breaks(&self) {
+        fs::remove_file(self.script()).unwrap();
+        let pid = self.running().expect("it runs");
+        kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).unwrap();
+    }
+
     /// `[[camera.detector]]` of a camera that has it.
     pub(crate) fn section(&self) -> String {
         let command = match self.make {

@@ -4,7 +4,7 @@ use minijinja::value::Serde;
 use minijinja::{Value, context};
 
 use crate::templates::Templates;
-pub use facts::{Around, Clip, ClipState, DigestMail, EventMail, FaultMail, HeldBack, Movement, Picture, TestMail, When};
+pub use facts::{Around, Clip, ClipState, DigestMail, Ended, EventMail, FaultMail, HeldBack, Movement, Picture, TestMail, When};
 pub use fault::Fault;
 pub(crate) use line::one_line;
 pub use line::{Cid, Line, Link, Name, Sentence};
@@ -97,7 +97,7 @@ impl Mail {
             }
             Self::Fault(mail) => {
                 let words = mail.fault.words();
-                let headline = if mail.ended.is_some() { mail.fault.end() } else { words.headline.clone() };
+                let headline = mail.ended.as_ref().map_or(&words.headline, |ended| &ended.how);
                 context! { headline => headline.as_str(), what => words.what.as_str(), to_do => Value::from(Serde(words.to_do)), ..Value::from(Serde(mail)) }
             }
             Self::Test(mail) => Value::from(Serde(mail)),
@@ -200,7 +200,11 @@ mod tests {
             &["Problem", "porch is lost while the house is armed", "Since 18:03", "What you can do:", "its cable, the Wi-Fi."],
         );
         says("fault-detector", &["garage is not watching", "/dev/video0 is busy"]);
-        says("fault-over", &["Over", "porch is back", "From 18:03", "until 18:41", "nothing to do"]);
+        says("fault-disk", &["The disk of garage is nearly full", "190 MB are free"]);
+        says("fault-token", &["At 18:03", "Somebody at 192.168.1.77", "find out who is in it"]);
+        says("fault-over", &["Over", "porch is back", "From 18:03", "until 18:41"]);
+        says("fault-often", &["Problem", "Since 18:03", "It came 4 times within an hour."]);
+        says("fault-often-over", &["Over", "until 18:41", "It came 7 more times."]);
         says("test", &["Mail works.", "coordinator sent this at 12:00:05"]);
     }
 
@@ -241,16 +245,23 @@ mod tests {
         let faults = [
             Fault::CameraLost { camera: name() },
             Fault::DetectorFailed { camera: name(), why: sentence() },
-            Fault::DiskNearlyFull { node: name(), percent_left: 255 },
-            Fault::OutboxStuck { camera: name(), waiting: u32::MAX },
+            Fault::NoPicture { camera: name() },
+            Fault::Unconfirmed { camera: name() },
+            Fault::ArmedItself { camera: name() },
+            Fault::Blind { why: sentence() },
+            Fault::DiskNearlyFull { node: name(), free_mib: u64::MAX },
+            Fault::OutboxStuck { camera: name(), waiting: u64::MAX },
+            Fault::TokenLocked { source: name() },
             Fault::StateConflict { what: sentence() },
             Fault::CoordinatorGone { told_by: name() },
             Fault::Other { headline: sentence(), what: sentence(), to_do: vec![sentence(); 9] },
         ];
-        let mut mails: Vec<_> = [None, Some(when())]
+        let mut mails: Vec<_> = [None, Some(Ended { how: sentence(), when: when() })]
             .iter()
             .flat_map(|ended| faults.iter().map(move |fault| (fault.clone(), ended.clone())))
-            .map(|(fault, ended)| Mail::Fault(FaultMail { fault, since: when(), ended, around: around() }))
+            .map(|(fault, ended)| {
+                Mail::Fault(FaultMail { fault, since: when(), once: false, often: Some(sentence()), ended, around: around() })
+            })
             .collect();
         let pictures = std::iter::repeat_with(picture).take(500).collect();
         mails.push(Mail::Event(EventMail { camera: name(), when: when(), pictures, around: around(), ..samples::event() }));

@@ -17,10 +17,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::arming::ArmState;
 use crate::event::Event;
+use crate::fault::{Fault, FaultKind};
 use crate::id::EventId;
 use crate::time::{Now, Timestamp};
 
-pub use self::memory::MemoryV1;
+pub use self::memory::MemoryV2;
 use self::memory::Recent;
 
 /// An event without a picture is mailed without one after so long.
@@ -86,14 +87,13 @@ pub enum Input<'a> {
         minute: u16,
     },
     /// A condition is there. Said again while it lasts, it is no new one.
-    Fault {
-        key: &'a str,
-        text: &'a str,
-    },
+    Fault(&'a Fault),
     FaultOver {
         key: &'a str,
         text: &'a str,
     },
+    /// Something happened that has no end of its own: told each time that it is said.
+    Once(&'a Fault),
     /// An arrival has just disarmed the house. What started in this time (both ends included) is taken for the arrival: it is not mailed if
     /// it was not yet, also if it comes later. What is only counted by then stays counted.
     Arrival {
@@ -168,6 +168,9 @@ pub struct HeldBack {
 pub struct Notice {
     /// Names the condition: the same at its begin and its end.
     pub key: String,
+    /// As it was when it began.
+    pub kind: FaultKind,
+    /// What happened, in a sentence: that it began, or how it ended.
     pub text: String,
     pub what: What,
     /// When it began last.
@@ -180,6 +183,8 @@ pub struct Notice {
 pub enum What {
     Began,
     Over,
+    /// It happened, and there is nothing that could end.
+    Once,
     /// It began so often within an hour. From now on it is summed up hourly.
     Flapping {
         begins: u32,
@@ -195,18 +200,18 @@ pub enum What {
 #[derive(Debug)]
 pub struct AlertPolicy {
     settings: Settings,
-    memory: MemoryV1,
+    memory: MemoryV2,
     recent: Recent,
     changed: bool,
 }
 
 impl AlertPolicy {
     pub fn new(settings: Settings, now: Now) -> Self {
-        Self { settings, memory: MemoryV1::new(now.mono), recent: Recent::default(), changed: true }
+        Self { settings, memory: MemoryV2::new(now.mono), recent: Recent::default(), changed: true }
     }
 
     /// Goes on from what was saved last. Time that nobody can vouch for (the machine was off) counts as none, so that no hour sees more mails.
-    pub fn restore(settings: Settings, mut memory: MemoryV1, now: Now) -> Self {
+    pub fn restore(settings: Settings, mut memory: MemoryV2, now: Now) -> Self {
         memory.clock.resume(now.mono);
         memory.faults.unconfirm(memory.clock.ran);
         Self { settings, memory, recent: Recent::default(), changed: true }
@@ -220,8 +225,9 @@ impl AlertPolicy {
         let changed = match input {
             Input::Tick => false,
             Input::Event { event, minute } => self.event(event, minute, &mut effects),
-            Input::Fault { key, text } => self.memory.faults.begin(key, text, now.at, ran),
+            Input::Fault(fault) => self.memory.faults.begin(fault, now.at, ran),
             Input::FaultOver { key, text } => self.memory.faults.over(key, text, now.at),
+            Input::Once(fault) => self.memory.faults.once(fault, now.at),
             Input::Arrival { from, to } => self.arrival(from, to, &mut effects),
         };
         self.memory.faults.pass(now.at, ran);
@@ -237,7 +243,7 @@ impl AlertPolicy {
     }
 
     /// What must survive a restart. Twenty kilobytes at most in a usual house, less than 200 in any.
-    pub fn memory(&self) -> &MemoryV1 {
+    pub fn memory(&self) -> &MemoryV2 {
         &self.memory
     }
 

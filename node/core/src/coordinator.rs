@@ -13,6 +13,7 @@ use self::nodes::Nodes;
 use self::troubles::Troubles;
 use crate::arming::{ArmState, Override};
 use crate::dashboard::{Dashboard, PersonView};
+use crate::fault::Fault;
 use crate::id::{MeshId, NodeId};
 use crate::presence::{Device, Person, Presence, Sensor};
 use crate::protocol::message::{AckV1, DetectorsV1, HealthV1, HelloV1, StateV1};
@@ -20,6 +21,10 @@ use crate::roster::RosterRow;
 use crate::time::{Now, Timestamp};
 
 pub use crate::arming::LEASE;
+
+/// For people, where no camera mails by itself.
+const NOBODY_TELLS: &str =
+    "Nobody would tell that the coordinator is gone: no camera mails by itself (a section [mail] in the config of one does).";
 
 /// What the rules need to know of the config.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,10 +137,13 @@ pub enum Input {
         node: NodeId,
         report: DetectorsV1,
     },
+    /// Of a camera's machine, or of our own.
     Health {
         node: NodeId,
         report: HealthV1,
     },
+    /// Whether less is free on our own disk than is to stay free, though nothing is left that could go.
+    DiskShort(bool),
     /// The link of the node goes on from another address.
     Moved {
         node: NodeId,
@@ -162,11 +170,8 @@ pub enum Effect {
     Probe {
         device: Device,
     },
-    /// Tell people. `key` names the condition, so that its end can be told too.
-    Alert {
-        key: String,
-        text: String,
-    },
+    /// Tell people. Its key names the condition, so that its end can be told too.
+    Alert(Fault),
     AlertOver {
         key: String,
         text: String,
@@ -228,6 +233,7 @@ impl Coordinator {
             }
             Input::Detectors { node, report } => self.nodes.detectors(node, report, now),
             Input::Health { node, report } => self.nodes.health(node, report, now),
+            Input::DiskShort(short) => self.nodes.disk_short(self.settings.me, short, now),
             Input::Moved { node, address } => self.nodes.moved(node, address, now),
             Input::Forget { person } => self.house.forget(&person),
         }
@@ -274,7 +280,10 @@ impl Coordinator {
             people: self.house.tracker.person_views(now.mono),
             nodes: self.nodes.views(&self.settings, &self.house, now),
             problems: troubles::all(&self.settings, &self.house, &self.nodes, now).into_iter().map(|trouble| trouble.text).collect(),
-            notes: self.house.waits_for_a_person().then(|| ONLY_A_PERSON.to_owned()).into_iter().collect(),
+            notes: [(self.house.waits_for_a_person(), ONLY_A_PERSON), (self.nodes.nobody_tells(), NOBODY_TELLS)]
+                .into_iter()
+                .filter_map(|(is_so, words)| is_so.then(|| words.to_owned()))
+                .collect(),
             clock_trusted: now.trusted,
             mail: None,
         }

@@ -517,9 +517,9 @@ impl World {
                     self.backups.push((self.disk.clone(), self.disarm_over.map(|end| end.saturating_sub(self.ran))));
                     (0..self.cams.len()).for_each(|n| self.push(n));
                 }
-                coordinator::Effect::Alert { key, .. } => {
-                    self.say(|| format!("alert: {key}"));
-                    seen.restored += u64::from(key == "states-conflict");
+                coordinator::Effect::Alert(fault) => {
+                    self.say(|| format!("alert: {}", fault.key));
+                    seen.restored += u64::from(fault.key == "states-conflict");
                 }
                 coordinator::Effect::AlertOver { .. } => {}
             }

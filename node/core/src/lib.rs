@@ -7,6 +7,7 @@ pub mod coordinator;
 pub mod dashboard;
 pub mod enrollment;
 pub mod event;
+pub mod fault;
 pub mod health;
 #[cfg(test)]
 mod histories;

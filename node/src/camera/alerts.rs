@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use dms3_core::alerting::Input;
 use dms3_core::event::{Event, EventKind, OwnMail};
+use dms3_core::fault::{Fault, FaultKind};
 use dms3_core::id::EventId;
 use dms3_core::protocol::frame::from_bytes;
 use dms3_core::protocol::message::{SignedStateV1, StateV1};
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::outbox::Kept;
 use super::uplink::LinkStatus;
 use crate::clock::minute_of_day;
-use crate::mailer::desk::{Book, Desk, DeskContext, label};
+use crate::mailer::desk::{Book, Circumstances, Desk, DeskContext, label};
 
 /// How long the clip of an event may come after what was mailed of it.
 const GOES_ON: Duration = Duration::from_secs(3600);
@@ -100,7 +101,8 @@ pub async fn run(mut alerts: Alerts, stop: CancellationToken) -> Result<()> {
                 let after = dms3_core::time::duration_words(alerts.lost_after);
                 let text =
                     format!("{name} has heard nothing of the coordinator for {after}: it watches on, keeps what it sees and mails it.");
-                alerts.take(&mut desk, &kept, Input::Fault { key: LOST, text: &text }).await?;
+                let fault = Fault::new(LOST, FaultKind::CoordinatorGone { told_by: name }, text);
+                alerts.take(&mut desk, &kept, Input::Fault(&fault)).await?;
             }
             Some(lost) => due = due.min(lost),
         }
@@ -154,8 +156,20 @@ impl Alerts {
     async fn take(&self, desk: &mut Desk, kept: &Kept, input: Input<'_>) -> Result<bool> {
         let reason = self.held.borrow().as_ref().and_then(|held| from_bytes::<StateV1>(&held.payload).ok());
         let reason = reason.filter(|state| state.arm_state().is_armed());
-        let reason = reason.map(|state| format!("{}: {}.", state.arm_state().words(), state.reason));
-        desk.take(input, reason, Book::Camera(&kept.outbox)).await
+        let why_armed = reason.map(|state| format!("{}: {}.", state.arm_state().words(), state.reason));
+        let circumstances = Circumstances { why_armed, note: self.note() };
+        desk.take(input, &circumstances, Book::Camera(&kept.outbox)).await
+    }
+
+    /// Why the coordinator does not mail it; a camera that always mails need not say so each time.
+    fn note(&self) -> Option<String> {
+        let linked = self.link.borrow().linked.is_some();
+        let why = match self.after {
+            MailAfter::Always => return None,
+            MailAfter::Unacknowledged(_) if linked => "the coordinator has not confirmed that it has it",
+            MailAfter::Unacknowledged(_) => "the coordinator does not answer",
+        };
+        Some(format!("{} sent this by itself: {why}.", self.name()))
     }
 
     /// How people call this camera.

@@ -24,6 +24,7 @@ use self::uplink::{LinkStatus, UplinkContext};
 use crate::clock::Clock;
 use crate::config::{CameraConfig, Config};
 use crate::control::Control;
+use crate::health::{self, Counted};
 use crate::hook::{self, HookSocket};
 use crate::mailer::MailConfig;
 use crate::mailer::desk::{self, DeskContext};
@@ -40,7 +41,6 @@ pub mod alerts;
 pub mod detector;
 mod driver;
 pub mod enrollment;
-pub mod health;
 pub mod intake;
 pub(crate) mod memory;
 pub mod outbox;
@@ -201,13 +201,16 @@ where
     services.restarting("left behind", move |stop| behind.clone().look_behind(stop), |_| {});
     let control = Arc::new(control);
     services.restarting("control", move |stop| control.clone().run(requests.clone(), stop), |_| {});
-    let (state_dir, health_clock) = (config.state_dir.clone(), clock.clone());
+    let (state_dir, health_clock, mails) = (config.state_dir.clone(), clock.clone(), config.mail.is_some());
     services.restarting(
         "health",
         move |stop| {
-            let (clock, unknown, counts) = (health_clock.clone(), unknown.clone(), counts_in.clone());
-            let counted = move || (unknown.load(Ordering::Relaxed), *counts.borrow());
-            health::run(health.clone(), move || clock.now(), state_dir.clone(), counted, stop)
+            let (health, clock, unknown, counts) = (health.clone(), health_clock.clone(), unknown.clone(), counts_in.clone());
+            let counted = move || Counted { unknown_frames: unknown.load(Ordering::Relaxed), outbox: *counts.borrow(), mails };
+            let tell = move |report| {
+                health.send_replace(Some(report));
+            };
+            health::run(tell, move || clock.now(), state_dir.clone(), counted, stop)
         },
         |_| {},
     );

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
 use dms3_core::alerting::Input;
 use dms3_core::event::{Event, OwnMail};
+use dms3_core::fault::Fault;
 use dms3_core::id::EventId;
 use dms3_core::time::Timestamp;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -15,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::events::Keeper;
 use crate::clock::minute_of_day;
-use crate::mailer::desk::{Book, Desk, DeskContext, label};
+use crate::mailer::desk::{Book, Circumstances, Desk, DeskContext, label};
 use crate::store::events::{Events, Filter, MOST, StoredEvent};
 
 /// So far back it is looked at least when something may have been missed, and how far at most: afterwards it is no news any more.
@@ -24,26 +26,48 @@ const NO_NEWS: Duration = Duration::from_secs(3 * 86_400);
 /// How often it is noted that all is looked at, and what may be on its way then.
 const NOTE_EVERY: Duration = Duration::from_secs(600);
 const ON_ITS_WAY: Duration = Duration::from_secs(60);
-/// Faults that ended and of which the words are kept until they are told.
+/// Faults that ended and of which the words are kept until they are told; of what happened once, so much, too.
 const ENDED: usize = 200;
 /// A camera that mails by itself and does not say in this time that its mail server took it is not waited for any longer.
 const CAMERAS_PATIENCE: Duration = Duration::from_secs(120);
 /// Events that wait for their cameras; with more the house mails at once.
 const WAITING: usize = 1000;
 
+/// What a service has people told of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// It happened, and has no end of its own.
+    Once(Fault),
+    Begins(Fault),
+    Ends {
+        key: String,
+        text: String,
+    },
+}
+
 /// What is wrong, as state: whoever was away for a while sees what lasts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// By their keys, in words.
-    lasting: BTreeMap<String, String>,
+    /// By their keys.
+    lasting: BTreeMap<String, Fault>,
     /// What was said of those that ended last.
     over: BTreeMap<String, String>,
+    /// What happened last, numbered, the oldest first.
+    once: VecDeque<(u64, Fault)>,
 }
 
 impl Faults {
-    pub fn begins(&mut self, key: String, text: String) {
-        self.over.remove(&key);
-        self.lasting.insert(key, text);
+    pub fn begins(&mut self, fault: Fault) {
+        self.over.remove(&fault.key);
+        self.lasting.insert(fault.key.clone(), fault);
+    }
+
+    pub fn happened(&mut self, fault: Fault) {
+        let number = self.once.back().map_or(1, |(last, _)| last + 1);
+        self.once.push_back((number, fault));
+        while self.once.len() > ENDED {
+            self.once.pop_front();
+        }
     }
 
     pub fn ends(&mut self, key: String, text: String) {
@@ -65,6 +89,8 @@ pub struct Alerts {
     /// Told if some of those could not be told.
     pub missed: watch::Receiver<()>,
     pub faults: watch::Receiver<Faults>,
+    /// The number of what the rules heard last of what happened once: it outlives a restart of the service.
+    pub heard: Arc<AtomicU64>,
     /// Why the house is as it is.
     pub reason: watch::Receiver<Option<String>>,
     pub tests: Arc<Mutex<mpsc::Receiver<()>>>,
@@ -97,11 +123,17 @@ pub async fn run(mut alerts: Alerts, stop: CancellationToken) -> Result<()> {
             Ok(()) = alerts.faults.changed() => {
                 let faults = alerts.faults.borrow_and_update().clone();
                 // What the rules know already they hear once more for nothing.
-                for (key, text) in &faults.lasting {
-                    alerts.take(&mut desk, Input::Fault { key, text }, events).await?;
+                for fault in faults.lasting.values() {
+                    alerts.take(&mut desk, Input::Fault(fault), events).await?;
                 }
                 for (key, text) in &faults.over {
                     alerts.take(&mut desk, Input::FaultOver { key, text }, events).await?;
+                }
+                for (number, fault) in &faults.once {
+                    if *number > alerts.heard.load(Ordering::Relaxed) {
+                        alerts.take(&mut desk, Input::Once(fault), events).await?;
+                        alerts.heard.store(*number, Ordering::Relaxed);
+                    }
                 }
             }
             Some(()) = tests.recv() => desk.test().await?,
@@ -189,8 +221,8 @@ impl Alerts {
     }
 
     async fn take(&self, desk: &mut Desk, input: Input<'_>, events: &Events) -> Result<()> {
-        let reason = self.reason.borrow().clone();
-        desk.take(input, reason, Book::House(events)).await?;
+        let circumstances = Circumstances { why_armed: self.reason.borrow().clone(), note: None };
+        desk.take(input, &circumstances, Book::House(events)).await?;
         Ok(())
     }
 }
@@ -217,6 +249,7 @@ fn as_told(event: &StoredEvent) -> Event {
 mod tests {
     use dms3_core::alerting::Settings;
     use dms3_core::event::{Attachment, EventKind};
+    use dms3_core::fault::FaultKind;
     use dms3_core::id::NodeId;
     use dms3_web::templates::Templates;
 
@@ -254,6 +287,7 @@ mod tests {
             kept: Arc::new(Mutex::new(mpsc::channel(1).1)),
             missed: missed_in,
             faults: faults_in,
+            heard: Arc::default(),
             reason: watch::channel(None).1,
             tests: Arc::new(Mutex::new(mpsc::channel(1).1)),
             trouble: watch::Sender::new(None),
@@ -280,7 +314,8 @@ mod tests {
     #[tokio::test]
     async fn a_fault_is_mailed_once_however_often_the_alerts_are_started_anew_and_its_end_once_it_is_over() {
         let desk = desk().await;
-        desk.faults.send_modify(|faults| faults.begins("lost:1".to_owned(), "porch is lost.".to_owned()));
+        let lost = Fault::new("lost:1", FaultKind::CameraLost { camera: "porch".to_owned() }, "porch is lost.");
+        desk.faults.send_modify(|faults| faults.begins(lost));
         desk.runs_until(1).await;
         desk.runs_until(1).await;
         // It ends while nobody listens.
@@ -290,6 +325,35 @@ mod tests {
         let mails = desk.alerts.desk.mails.open().await.unwrap();
         let last = *mails.waiting().await.unwrap().last().unwrap();
         assert!(mails.mail(last).await.unwrap().unwrap().letter.unwrap().text.contains("porch is back"));
+    }
+
+    fn locked(number: u32) -> Fault {
+        let text = format!("Enrollment token {number} was locked.");
+        Fault::new(format!("token-locked-{number}"), FaultKind::TokenLocked { source: "10.0.0.9".to_owned() }, text)
+    }
+
+    #[tokio::test]
+    async fn what_happened_once_is_mailed_once_however_often_the_alerts_or_the_coordinator_are_started_anew() {
+        let mut desk = desk().await;
+        desk.faults.send_modify(|faults| faults.happened(locked(1)));
+        desk.runs_until(1).await;
+        desk.faults.send_modify(|faults| faults.happened(locked(2)));
+        desk.runs_until(2).await;
+        desk.runs_until(2).await;
+        let mails = desk.alerts.desk.mails.open().await.unwrap();
+        let last = *mails.waiting().await.unwrap().last().unwrap();
+        assert_eq!(mails.mail(last).await.unwrap().unwrap().letter.unwrap().subject, "DMS3: A pairing word is locked");
+        // Of the coordinator's next process nothing but the disk is left.
+        (desk.faults, desk.alerts.faults) = watch::channel(Faults::default());
+        desk.alerts.heard = Arc::default();
+        desk.runs_until(2).await;
+    }
+
+    #[test]
+    fn a_thousand_things_that_happened_once_take_no_more_room_than_a_few() {
+        let mut faults = Faults::default();
+        (0..1000).for_each(|number| faults.happened(locked(number)));
+        assert_eq!((faults.once.len(), faults.lasting.len(), faults.once.back().unwrap().0), (ENDED, 0, 1000));
     }
 
     /// Of a movement that the camera tells of now.

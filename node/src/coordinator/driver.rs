@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::alerts::Faults;
+use super::alerts::{Faults, Word};
 use super::enrollment::Tokens;
 use super::events::Keeper;
 use super::roster::Roster;
@@ -71,6 +71,8 @@ pub(super) struct Driver {
     pub(super) mail: Option<MailDesk>,
     /// What services told people of (a locked token), by its key, and when: it has no end of its own.
     pub(super) notices: BTreeMap<String, (Mono, String)>,
+    /// What services told people of and lasts, by its key.
+    pub(super) lasting: BTreeMap<String, String>,
     pub(super) keeper: Keeper,
     /// Answers about events that are being looked up: no decision waits for a long list.
     pub(super) lookups: JoinSet<()>,
@@ -82,7 +84,7 @@ impl Driver {
         effects: Vec<Effect>,
         mut inputs: mpsc::Receiver<Input>,
         mut requests: mpsc::Receiver<Asked>,
-        mut alerts: mpsc::Receiver<(String, String)>,
+        mut words: mpsc::Receiver<Word>,
         stop: CancellationToken,
     ) -> Result<()> {
         self.carry_out(effects).await?;
@@ -110,22 +112,47 @@ impl Driver {
                     }
                     continue;
                 }
-                Some((key, text)) = alerts.recv() => {
-                    tracing::warn!("alert {key}: {text}");
-                    if let Some(mail) = &self.mail {
-                        mail.faults.send_modify(|faults| faults.begins(key.clone(), text.clone()));
-                    }
-                    self.notices.insert(key, (self.clock.now().mono, text));
-                    // Each one costs an attacker ten tries at a live token; still nobody fills our memory.
-                    while self.notices.len() > NOTICES {
-                        let oldest = self.notices.iter().min_by_key(|(_, (at, _))| *at).map(|(key, _)| key.clone());
-                        oldest.map(|key| self.notices.remove(&key));
-                    }
+                Some(word) = words.recv() => {
+                    self.hear(word);
                     continue;
                 }
                 Ok(()) = roster.changed() => Input::Roster(roster.borrow_and_update().to_vec()),
             };
             self.take(input).await?;
+        }
+    }
+
+    /// What a service has to say to people.
+    fn hear(&mut self, word: Word) {
+        match word {
+            Word::Once(fault) => {
+                tracing::warn!("alert {}: {}", fault.key, fault.text);
+                self.notices.insert(fault.key.clone(), (self.clock.now().mono, fault.text.clone()));
+                // Each one costs an attacker ten tries at a live token; still nobody fills our memory.
+                while self.notices.len() > NOTICES {
+                    let oldest = self.notices.iter().min_by_key(|(_, (at, _))| *at).map(|(key, _)| key.clone());
+                    oldest.map(|key| self.notices.remove(&key));
+                }
+                self.mail_of(|faults| faults.happened(fault));
+            }
+            Word::Begins(fault) => {
+                tracing::warn!("alert {}: {}", fault.key, fault.text);
+                self.lasting.insert(fault.key.clone(), fault.text.clone());
+                self.mail_of(|faults| faults.begins(fault));
+            }
+            Word::Ends { key, text } => {
+                if self.lasting.remove(&key).is_some() {
+                    tracing::info!("over {key}: {text}");
+                }
+                // The alerts may know of it since before a restart.
+                self.mail_of(|faults| faults.ends(key, text));
+            }
+        }
+    }
+
+    fn mail_of(&self, change: impl FnOnce(&mut Faults)) {
+        if let Some(mail) = &self.mail {
+            mail.faults.send_modify(change);
         }
     }
 
@@ -163,17 +190,13 @@ impl Driver {
                         Box::pin(self.carry_out(effects)).await?;
                     }
                 }
-                Effect::Alert { key, text } => {
-                    tracing::warn!("alert {key}: {text}");
-                    if let Some(mail) = &self.mail {
-                        mail.faults.send_modify(|faults| faults.begins(key, text));
-                    }
+                Effect::Alert(fault) => {
+                    tracing::warn!("alert {}: {}", fault.key, fault.text);
+                    self.mail_of(|faults| faults.begins(fault));
                 }
                 Effect::AlertOver { key, text } => {
                     tracing::info!("over {key}: {text}");
-                    if let Some(mail) = &self.mail {
-                        mail.faults.send_modify(|faults| faults.ends(key, text));
-                    }
+                    self.mail_of(|faults| faults.ends(key, text));
                 }
             }
         }

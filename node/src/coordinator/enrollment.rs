@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use dms3_core::enrollment::{AT_ONCE, Limits, Redeemed};
+use dms3_core::fault::{Fault, FaultKind};
 use dms3_core::id::NodeId;
 use dms3_core::protocol::frame::Message;
 use dms3_core::protocol::message::{BeginV1, CoordinatorHintV1, DenyCode, DenyV1, GrantV1};
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::coordinator::alerts::Word;
 use crate::coordinator::roster::Roster;
 use crate::coordinator::strangers::Strangers;
 use crate::mesh::enrollment::{ALL_IN, Channel, Knock, Listener};
@@ -49,8 +51,8 @@ pub struct EnrollmentContext {
     pub mesh_port: u16,
     /// The port while it is open, for the advertisement.
     pub advertise: watch::Sender<Option<u16>>,
-    /// (key, text), told to people.
-    pub alerts: mpsc::Sender<(String, String)>,
+    /// What people are told.
+    pub words: mpsc::Sender<Word>,
     /// What came to nothing, told.
     pub strangers: Arc<Strangers>,
 }
@@ -253,7 +255,9 @@ async fn decide(
                 let text =
                     format!("Enrollment token {} was locked: somebody at {source} tried it with wrong secrets. Make a new one.", token.id);
                 tracing::error!("{text}");
-                if context.alerts.try_send((format!("token-locked-{}", token.id), text)).is_err() {
+                let kind = FaultKind::TokenLocked { source: source.to_string() };
+                let fault = Fault::new(format!("token-locked-{}", token.id), kind, text);
+                if context.words.try_send(Word::Once(fault)).is_err() {
                     tracing::error!("the alert about a locked token could not be handed on");
                 }
                 context.tokens.wake();

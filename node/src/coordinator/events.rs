@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use data_encoding::HEXLOWER;
 use dms3_core::event::Event;
+use dms3_core::fault::{Fault, FaultKind};
 use dms3_core::id::{EventId, NodeId};
 use dms3_core::protocol::events::{AttachmentKeptV1, BytesV1, EventKeptV1, EventRefusedV1, EventV1, MissingV1};
 use dms3_core::protocol::frame::Message;
@@ -17,6 +18,7 @@ use tokio::sync::{OnceCell, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::alerts::Word;
 use crate::clock::Clock;
 use crate::mesh::link::{Connection, LinkError};
 use crate::mesh::transfer::Body;
@@ -81,16 +83,22 @@ impl Keeper {
         self.room.get_or_try_init(open).await
     }
 
-    /// Opens it beside all else that starts, as it is read whole, and tells people (`alerts`) what was wrong with it.
-    pub async fn open(self, alerts: mpsc::Sender<(String, String)>, stop: CancellationToken) -> Result<()> {
+    /// Opens it beside all else that starts, as it is read whole, and tells people (`words`) what was wrong with it.
+    pub async fn open(self, words: mpsc::Sender<Word>, stop: CancellationToken) -> Result<()> {
         let room = self.room().await;
-        let trouble = match &room {
-            Ok(room) => room.trouble.clone(),
-            Err(error) => Some(format!("What the cameras see is not kept: {error:#}. They keep it themselves and try again.")),
+        let key = "events".to_owned();
+        let word = match &room {
+            Ok(_) => Word::Ends { key, text: "What the cameras see is kept again.".to_owned() },
+            Err(error) => {
+                let text = format!("What the cameras see is not kept: {error:#}. They keep it themselves and try again.");
+                Word::Begins(Fault::new(key, FaultKind::Other, text))
+            }
         };
-        if let Some(trouble) = trouble {
+        let damaged = room.as_ref().ok().and_then(|room| room.trouble.clone());
+        let damaged = damaged.map(|trouble| Word::Once(Fault::new("events-damaged", FaultKind::Other, trouble)));
+        for word in std::iter::once(word).chain(damaged) {
             // The driver is gone only when the node stops.
-            drop(alerts.send(("events".to_owned(), trouble)).await);
+            drop(words.send(word).await);
         }
         room?;
         stop.cancelled().await;

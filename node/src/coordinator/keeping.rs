@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use dms3_core::coordinator::Input;
 use serde::Deserialize;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -43,8 +45,8 @@ impl Default for EventsConfig {
     }
 }
 
-/// Until told to stop.
-pub async fn run(keeper: Keeper, config: EventsConfig, clock: Clock, stop: CancellationToken) -> Result<()> {
+/// Until told to stop. The rules hear (`inputs`) whether the room on the disk that is left to others can be.
+pub async fn run(keeper: Keeper, config: EventsConfig, clock: Clock, inputs: mpsc::Sender<Input>, stop: CancellationToken) -> Result<()> {
     let room = keeper.room().await?;
     let media = room.media.clone();
     let all = tokio::task::spawn_blocking(move || media.list()).await??;
@@ -54,6 +56,7 @@ pub async fn run(keeper: Keeper, config: EventsConfig, clock: Clock, stop: Cance
     }
     let policy = Policy { max_age: config.max_age, max_bytes: config.max_size.0, keep_free_bytes: config.keep_free.0 };
     let mut swept: Option<Instant> = None;
+    let mut told = None;
     loop {
         if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
             swept = Some(Instant::now());
@@ -63,7 +66,11 @@ pub async fn run(keeper: Keeper, config: EventsConfig, clock: Clock, stop: Cance
                 tracing::info!("removed {halves} halves of pictures and clips with which no camera went on for a day");
             }
         }
-        keep(&keeper, policy, &clock, &stop).await?;
+        let short = keep(&keeper, policy, &clock, &stop).await?;
+        if told.replace(short) != Some(short) {
+            // The driver is gone only when the node stops.
+            drop(inputs.send(Input::DiskShort(short)).await);
+        }
         let more = thumbnails(&keeper, &stop).await?;
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -73,12 +80,13 @@ pub async fn run(keeper: Keeper, config: EventsConfig, clock: Clock, stop: Cance
     }
 }
 
-/// In small batches, so that nobody who keeps an event waits long.
-async fn keep(keeper: &Keeper, policy: Policy, clock: &Clock, stop: &CancellationToken) -> Result<()> {
+/// In small batches, so that nobody who keeps an event waits long. Whether less is free on the disk in the end than is to be.
+async fn keep(keeper: &Keeper, policy: Policy, clock: &Clock, stop: &CancellationToken) -> Result<bool> {
     let room = keeper.room().await?;
-    let (mut gone, mut why) = (0, None);
+    let (mut gone, mut why, mut short) = (0, None, false);
     while !stop.is_cancelled() {
         let free = room.media.free().unwrap_or(u64::MAX);
+        short = free < policy.keep_free_bytes;
         // The proven time is early, never late: it drops nothing that should stay.
         let removed = room.events.retention(policy, clock.announced(), free).await?;
         let Some(first) = removed.first() else { break };
@@ -91,7 +99,7 @@ async fn keep(keeper: &Keeper, policy: Policy, clock: &Clock, stop: &Cancellatio
     if let Some(why) = why {
         tracing::info!("removed {gone} events with their pictures and clips ({})", why.word());
     }
-    Ok(())
+    Ok(short)
 }
 
 /// Whether there are more to be made.

@@ -26,6 +26,7 @@ use self::roster::Roster;
 use crate::clock::Clock;
 use crate::config::{Config, CoordinatorConfig};
 use crate::control::Control;
+use crate::health::{self, Counted};
 use crate::mailer::MailConfig;
 use crate::mailer::desk::DeskContext;
 use crate::mailer::letters::Writer;
@@ -109,7 +110,7 @@ pub async fn start(
 
     let (inputs, inputs_in) = mpsc::channel::<Input>(1024);
     let (requests, requests_in) = mpsc::channel(32);
-    let (alerts, alerts_in) = mpsc::channel(64);
+    let (words, words_in) = mpsc::channel(64);
     let (state, state_in) = watch::channel(None);
     let (enroll_port, enroll_port_in) = watch::channel(None);
     // Probes nobody takes (the sensors are starting again) are lost on purpose: the rules count only those that were sent.
@@ -134,10 +135,11 @@ pub async fn start(
         owed: None,
         mail: desk,
         notices: BTreeMap::new(),
+        lasting: BTreeMap::new(),
         keeper: keeper.clone(),
         lookups: JoinSet::new(),
     };
-    services.vital("driver", driver.run(effects, inputs_in, requests_in, alerts_in, stop.clone()));
+    services.vital("driver", driver.run(effects, inputs_in, requests_in, words_in, stop.clone()));
     services.vital(
         "peers",
         peers::run(
@@ -155,7 +157,7 @@ pub async fn start(
             stop.clone(),
         ),
     );
-    let (kept, told) = (keeper.clone(), alerts.clone());
+    let (kept, told) = (keeper.clone(), words.clone());
     services.restarting("events", move |stop| kept.clone().open(told.clone(), stop), |_| {});
     let control = Arc::new(control);
     services.restarting("control", move |stop| control.clone().run(requests.clone(), stop), |_| {});
@@ -172,7 +174,7 @@ pub async fn start(
         listen: own.enroll_listen,
         mesh_port,
         advertise: enroll_port,
-        alerts,
+        words,
     };
     services.restarting("enrollment", move |stop| enrollment::run(enrollment.clone(), stop), |_| {});
     let advert = Advert { mesh: identity.mesh(), node: identity.node(), boot, listen, enroll: enroll_port_in };
@@ -190,7 +192,19 @@ pub async fn start(
     let (pruned, keep) = (store.clone(), Keep { decisions: own.decisions_for, sightings: own.sightings_for, audit: AUDIT_FOR });
     let prune_clock = clock.clone();
     let (kept, kept_for, kept_clock) = (keeper.clone(), own.events, clock.clone());
-    services.restarting("media", move |stop| keeping::run(kept.clone(), kept_for, kept_clock.clone(), stop), |_| {});
+    let (me, machine_inputs, machine_clock, state_dir) = (identity.node(), inputs.clone(), clock.clone(), config.state_dir.clone());
+    services.restarting(
+        "health",
+        move |stop| {
+            let (inputs, clock) = (machine_inputs.clone(), machine_clock.clone());
+            // A driver that is too busy hears the next one.
+            let tell = move |report| drop(inputs.try_send(Input::Health { node: me, report }));
+            health::run(tell, move || clock.now(), state_dir.clone(), Counted::default, stop)
+        },
+        |_| {},
+    );
+    let kept_inputs = inputs.clone();
+    services.restarting("media", move |stop| keeping::run(kept.clone(), kept_for, kept_clock.clone(), kept_inputs.clone(), stop), |_| {});
     services.restarting("pruning", move |stop| prune(pruned.clone(), keeper.clone(), keep, prune_clock.clone(), stop), |_| {});
 
     if own.presence.enabled {
@@ -257,6 +271,7 @@ fn mailing(
         kept: Arc::new(Mutex::new(kept)),
         missed,
         faults: faults_in,
+        heard: Arc::default(),
         reason: reason_in,
         tests: Arc::new(Mutex::new(tests_in)),
         trouble: unmade.clone(),

@@ -54,6 +54,7 @@ impl Driver {
         }));
         let troubles = self.mail.iter().flat_map(|mail| &mail.troubles).filter_map(|trouble| trouble.borrow().clone());
         house.problems.extend(troubles);
+        house.problems.extend(self.lasting.values().cloned());
         house.problems.extend(self.notices.values().map(|(_, text)| text.clone()));
         let authority = self.authority.borrow();
         let root_is_here = authority.root_on_box();

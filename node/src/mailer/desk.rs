@@ -54,6 +54,15 @@ type Work = Arc<dyn Fn(&Writer) -> Vec<LetterV1> + Send + Sync>;
 /// Twelve pictures of the largest camera on the slowest Pi take less.
 const PICTURES_WITHIN: Duration = Duration::from_secs(60);
 
+/// What is to be said beside the matter of a mail that is written now.
+#[derive(Debug, Clone, Default)]
+pub struct Circumstances {
+    /// Why the house is armed.
+    pub why_armed: Option<String>,
+    /// What is unusual, as a sentence.
+    pub note: Option<String>,
+}
+
 /// The rules at work.
 #[derive(Debug)]
 pub struct Desk {
@@ -84,7 +93,7 @@ impl Desk {
     }
 
     /// Takes what the rules are to know: on the disk when this returns, with the mails that it led to. Whether it meant anything to them.
-    pub async fn take(&mut self, input: Input<'_>, why_armed: Option<String>, book: Book<'_>) -> Result<bool> {
+    pub async fn take(&mut self, input: Input<'_>, circumstances: &Circumstances, book: Book<'_>) -> Result<bool> {
         let now = self.context.clock.now();
         let effects = self.policy.handle(input, now);
         if !self.policy.changed() {
@@ -92,7 +101,7 @@ impl Desk {
         }
         let mut letters = Vec::new();
         for effect in effects {
-            letters.extend(self.write(effect, why_armed.clone(), book, now.at).await?);
+            letters.extend(self.write(effect, circumstances, book, now.at).await?);
         }
         if !letters.is_empty() && self.mails.size().await? > CAP {
             tracing::error!("too much mail waits: until it is less, mails have no pictures and clips");
@@ -114,17 +123,18 @@ impl Desk {
         Ok(())
     }
 
-    async fn write(&self, effect: Effect, why_armed: Option<String>, book: Book<'_>, now: Timestamp) -> Result<Vec<LetterV1>> {
+    async fn write(&self, effect: Effect, circumstances: &Circumstances, book: Book<'_>, now: Timestamp) -> Result<Vec<LetterV1>> {
+        let Circumstances { why_armed, note } = circumstances.clone();
         let work: Work = match effect {
             Effect::EventMail { movement, to, held_back } => {
                 let event = book.event(movement.event).await?;
                 let length = event.as_ref().and_then(length_of_clip);
-                // One that goes on may still get one.
-                let clip = match length {
-                    Some(length) => Some((Some(length), None)),
-                    None => event.filter(|event| event.ended.is_none()).map(|_| (None, None)),
+                let clip = match (length, event) {
+                    (Some(length), event) => Some((Some(length), event.and_then(|event| event.seconds()))),
+                    // One that goes on may still get one.
+                    (None, event) => event.filter(|event| event.ended.is_none()).map(|_| (None, None)),
                 };
-                let facts = Facts { why_armed, clip };
+                let facts = Facts { why_armed, note, clip };
                 Arc::new(move |writer| vec![writer.event(&movement, to.clone(), held_back, &facts, now)])
             }
             Effect::ClipMail { event, source, clip, length, to, held_back } => {
@@ -132,10 +142,14 @@ impl Desk {
                 let name = known.attachments.iter().find(|attachment| attachment.hash == clip);
                 let name = name.map_or_else(|| "clip".to_owned(), |attachment| attachment.name.clone());
                 let movement = Movement { event, source, started: known.started, changed: known.changed, picture: None };
-                let clip = ClipFile { mime: mime_of(&name).to_owned(), name, hash: clip };
-                Arc::new(move |writer| vec![writer.clip(&movement, clip.clone(), length, to.clone(), held_back, now)])
+                let clip = ClipFile { mime: mime_of(&name).to_owned(), name, hash: clip, length, seconds: known.seconds() };
+                let facts = Facts { note, ..Facts::default() };
+                Arc::new(move |writer| vec![writer.clip(&movement, clip.clone(), to.clone(), held_back, &facts, now)])
             }
-            Effect::Digest(digest) => Arc::new(move |writer| vec![writer.digest(&digest, now)]),
+            Effect::Digest(digest) => {
+                let facts = Facts { note, ..Facts::default() };
+                Arc::new(move |writer| vec![writer.digest(&digest, &facts, now)])
+            }
             Effect::FaultMail { notices, to, held_back } => Arc::new(move |writer| {
                 let count = notices.len();
                 let letters = notices.iter().enumerate();
@@ -157,6 +171,14 @@ impl Desk {
         tracing::error!("a mail goes without its pictures: {why}");
         let writer = Writer { with_pictures: false, ..self.context.writer.clone() };
         Ok(tokio::task::spawn_blocking(move || plain(&writer)).await?)
+    }
+}
+
+impl Entry {
+    /// How long it went on, if it is over.
+    fn seconds(&self) -> Option<u32> {
+        let length = self.ended?.since(self.started).as_millis().div_ceil(1000).max(1);
+        u32::try_from(length).ok()
     }
 }
 

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use dms3_core::alerting::{Digest, HeldBack, Movement, Notice, What};
+use dms3_core::fault::FaultKind;
 use dms3_core::id::EventId;
 use dms3_core::time::Timestamp;
 use dms3_web::mail::{
-    Around, Cid, Clip, ClipState, DigestMail, EventMail, Fault, FaultMail, HeldBack as HeldBackWords, Link, Mail,
+    Around, Cid, Clip, ClipState, DigestMail, Ended, EventMail, Fault, FaultMail, HeldBack as HeldBackWords, Link, Mail,
     Movement as MovementWords, Name, Picture, Sentence, TestMail, When,
 };
 use dms3_web::templates::Templates;
@@ -38,6 +39,8 @@ pub struct Writer {
 pub struct Facts {
     /// Why the house was armed.
     pub why_armed: Option<String>,
+    /// What is unusual about this mail, as a sentence.
+    pub note: Option<String>,
     /// The event has a clip, or will have one: (length in bytes, in seconds), as far as known.
     pub clip: Option<(Option<u64>, Option<u32>)>,
 }
@@ -50,6 +53,10 @@ pub struct ClipFile {
     /// Such as "video/mp4".
     pub mime: String,
     pub hash: [u8; 32],
+    /// Bytes.
+    pub length: u64,
+    /// How long the movement was, if it is known.
+    pub seconds: Option<u32>,
 }
 
 impl Writer {
@@ -85,19 +92,20 @@ impl Writer {
         &self,
         movement: &Movement,
         file: ClipFile,
-        length: u64,
         to: Vec<String>,
         held_back: Option<HeldBack>,
+        facts: &Facts,
         now: Timestamp,
     ) -> LetterV1 {
+        let ClipFile { name, mime, hash, length, seconds } = file;
         let words = |state| {
             let mail = Mail::Event(EventMail {
                 camera: movement.source.as_str().into(),
                 when: when(movement.started),
                 percent: movement.changed,
                 pictures: Vec::new(),
-                clip: Some(Clip { state, seconds: None, bytes: Some(length) }),
-                around: self.around(held_back, &Facts::default()),
+                clip: Some(Clip { state, seconds, bytes: Some(length) }),
+                around: self.around(held_back, facts),
             });
             LetterV1 { events: vec![movement.event], ..self.letter(&mail, movement.source.clone(), to.clone(), now) }
         };
@@ -105,12 +113,11 @@ impl Writer {
             return words(ClipState::TooLarge);
         }
         let without = words(ClipState::NotAttached);
-        let ClipFile { name, mime, hash } = file;
         let clip = ClipV1 { name, mime, hash, text_without: without.text, html_without: without.html };
         LetterV1 { clip: Some(clip), ..words(ClipState::Attached) }
     }
 
-    pub fn digest(&self, digest: &Digest, now: Timestamp) -> LetterV1 {
+    pub fn digest(&self, digest: &Digest, facts: &Facts, now: Timestamp) -> LetterV1 {
         let mut pictures = Vec::new();
         let movements = digest.movements.iter().enumerate().map(|(nth, movement)| MovementWords {
             camera: movement.source.as_str().into(),
@@ -134,27 +141,31 @@ impl Writer {
             span: span(digest.last.since(digest.first)),
             until: when(digest.last),
             movements,
-            around: self.around(digest.held_back, &Facts::default()),
+            around: self.around(digest.held_back, facts),
         });
         let events = digest.movements.iter().map(|movement| movement.event).collect();
         LetterV1 { pictures, events, ..self.letter(&mail, one.unwrap_or_else(|| HOUSE.to_owned()), digest.to.clone(), now) }
     }
 
     pub fn fault(&self, notice: &Notice, to: Vec<String>, held_back: Option<HeldBack>, now: Timestamp) -> LetterV1 {
-        let (text, ended) = match notice.what {
-            What::Began => (notice.text.clone(), None),
-            What::Over => (notice.text.clone(), Some(when(notice.at))),
+        let over = || Some(Ended { how: notice.text.trim_end_matches('.').into(), when: when(notice.at) });
+        let (often, ended) = match notice.what {
+            What::Began | What::Once => (None, None),
+            What::Over => (None, over()),
             What::Flapping { begins } => {
-                (format!("{} It comes and goes: {begins} times within an hour. From now on it is summed up.", notice.text), None)
+                (Some(format!("It comes and goes: {begins} times within an hour. From now on it is summed up each hour.")), None)
             }
-            What::Again { begins, lasts } => {
-                let now = if lasts { "it lasts" } else { "it is over for now" };
-                (format!("{} It came {begins} more times; {now}.", notice.text), (!lasts).then(|| when(notice.at)))
-            }
+            What::Again { begins, lasts: true } => (Some(format!("It came {begins} more times, and lasts.")), None),
+            What::Again { begins, lasts: false } => (Some(format!("It came {begins} more times, and is over for now.")), over()),
         };
-        let headline: Sentence = notice.text.trim_end_matches('.').into();
-        let fault = Fault::Other { headline, what: text.into(), to_do: vec!["`dms3-node status` on the coordinator says more.".into()] };
-        let mail = Mail::Fault(FaultMail { fault, since: when(notice.since), ended, around: self.around(held_back, &Facts::default()) });
+        let mail = Mail::Fault(FaultMail {
+            fault: fault_of(notice),
+            since: when(notice.since),
+            once: notice.what == What::Once,
+            often: often.map(Sentence::from),
+            ended,
+            around: self.around(held_back, &Facts::default()),
+        });
         self.letter(&mail, HOUSE.to_owned(), to, now)
     }
 
@@ -190,7 +201,8 @@ impl Writer {
             count: held.events.saturating_add(held.clips).saturating_add(held.faults),
             since: calendar(held.since, "%H:%M").as_str().into(),
         });
-        Around { note: None, why_armed: facts.why_armed.as_deref().map(Sentence::from), held_back, dashboard: self.dashboard.clone() }
+        let sentence = |text: &Option<String>| text.as_deref().map(Sentence::from);
+        Around { note: sentence(&facts.note), why_armed: sentence(&facts.why_armed), held_back, dashboard: self.dashboard.clone() }
     }
 
     /// A picture that cannot be shown is told in the log, and its mail goes without it.
@@ -215,6 +227,31 @@ impl Writer {
                 tracing::warn!("the mail about event {event} goes without its picture: {error:#}");
                 None
             }
+        }
+    }
+}
+
+/// As mails word it. Of what has no words of its own the text is all.
+fn fault_of(notice: &Notice) -> Fault {
+    let name = |text: &String| Name::from(text.as_str());
+    match &notice.kind {
+        FaultKind::CameraLost { camera } => Fault::CameraLost { camera: name(camera) },
+        FaultKind::NoPicture { camera } => Fault::NoPicture { camera: name(camera) },
+        FaultKind::Unconfirmed { camera } => Fault::Unconfirmed { camera: name(camera) },
+        FaultKind::DetectorFailed { camera, why } => {
+            Fault::DetectorFailed { camera: name(camera), why: format!("{}.", why.trim_end_matches('.')).into() }
+        }
+        FaultKind::ArmedItself { camera } => Fault::ArmedItself { camera: name(camera) },
+        FaultKind::Blind { why } => Fault::Blind { why: format!("{}.", why.trim_end_matches('.')).into() },
+        FaultKind::DiskNearlyFull { node, free_mib } => Fault::DiskNearlyFull { node: name(node), free_mib: *free_mib },
+        FaultKind::OutboxStuck { camera, waiting } => Fault::OutboxStuck { camera: name(camera), waiting: *waiting },
+        FaultKind::TokenLocked { source } => Fault::TokenLocked { source: name(source) },
+        FaultKind::StateConflict => Fault::StateConflict { what: notice.text.as_str().into() },
+        FaultKind::CoordinatorGone { told_by } => Fault::CoordinatorGone { told_by: name(told_by) },
+        FaultKind::Other => {
+            let headline = notice.text.split(": ").next().unwrap_or_default().trim_end_matches('.');
+            let to_do = vec!["`dms3-node status` on the coordinator says more.".into()];
+            Fault::Other { headline: headline.into(), what: notice.text.as_str().into(), to_do }
         }
     }
 }
@@ -254,9 +291,11 @@ mod tests {
         };
         let movement =
             Movement { event: EventId([1; 16]), source: "porch".to_owned(), started: Timestamp(1), changed: Some(5), picture: None };
-        let file = || ClipFile { name: "a.mp4".to_owned(), mime: "video/mp4".to_owned(), hash: [1; 32] };
+        let file = |length, seconds| ClipFile { name: "a.mp4".to_owned(), mime: "video/mp4".to_owned(), hash: [1; 32], length, seconds };
+        let facts = Facts { note: Some("porch sent this by itself.".to_owned()), ..Facts::default() };
         for (dashboard, where_it_is) in [(None, "it is at home"), (Some("https://dms3.local"), "see it on the dashboard")] {
-            let letter = writer(dashboard).clip(&movement, file(), 1000, vec!["a@example.org".to_owned()], None, Timestamp(2));
+            let to = vec!["a@example.org".to_owned()];
+            let letter = writer(dashboard).clip(&movement, file(1000, Some(65)), to, None, &facts, Timestamp(2));
             let without = [LetterV1::drop_clip, LetterV1::shed].map(|lose| {
                 let mut letter = letter.clone();
                 lose(&mut letter);
@@ -266,11 +305,65 @@ mod tests {
             assert_eq!((&dropped.text, &dropped.subject, &dropped.clip, &shed.clip), (&shed.text, &letter.subject, &None, &None));
             for (text, lost) in [(&letter.text, &dropped.text), (&letter.html, &dropped.html)] {
                 assert!(text.contains("Attached to this mail") && text.contains("is attached"), "{text}");
+                assert!(text.contains("porch sent this by itself.") && lost.contains("porch sent this by itself."), "{text}");
                 assert!(lost.contains("Not attached to this mail") && !lost.contains("is attached"), "{lost}");
                 assert!(lost.split_whitespace().collect::<Vec<_>>().join(" ").contains(where_it_is), "{lost}");
             }
         }
-        let large = writer(None).clip(&movement, file(), 1001, Vec::new(), None, Timestamp(2));
-        assert!(large.clip.is_none() && large.text.contains("Too large to attach"), "{}", large.text);
+        for (seconds, words) in [(Some(65), "Too large to attach (1 min 5 s, 1 kB)."), (None, "Too large to attach (1 kB).")] {
+            let large = writer(None).clip(&movement, file(1001, seconds), Vec::new(), None, &Facts::default(), Timestamp(2));
+            assert!(large.clip.is_none() && large.text.contains(words), "{}", large.text);
+        }
+    }
+
+    #[test]
+    fn each_fault_is_mailed_in_words_of_its_own_with_its_facts_and_its_end_in_those_of_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer =
+            Writer { templates: Templates::default(), media: Media::open(dir.path()).unwrap(), dashboard: None, max_attachment: 1000 };
+        let porch = || "porch".to_owned();
+        let mail = |kind: &FaultKind, text: &str, what| {
+            let notice =
+                Notice { key: "key".to_owned(), kind: kind.clone(), text: text.to_owned(), what, since: Timestamp(1), at: Timestamp(2) };
+            let letter = writer.fault(&notice, Vec::new(), None, Timestamp(3));
+            (letter.subject, letter.text.split_whitespace().collect::<Vec<_>>().join(" "))
+        };
+        for (kind, headline, words) in [
+            (FaultKind::CameraLost { camera: porch() }, "porch is lost while the house is armed", "Nothing is heard of porch."),
+            (FaultKind::NoPicture { camera: porch() }, "porch gives no picture", "Look whether the camera is plugged in"),
+            (FaultKind::Unconfirmed { camera: porch() }, "porch has not confirmed that the house is armed", "does not say that it watches"),
+            (
+                FaultKind::DetectorFailed { camera: porch(), why: "it is busy.".to_owned() },
+                "porch is not watching",
+                "run: it is busy. What",
+            ),
+            (FaultKind::ArmedItself { camera: porch() }, "porch armed itself", "the house does not ask for it"),
+            (FaultKind::Blind { why: "the cable is out".to_owned() }, "It cannot be seen who is home", "itself: the cable is out. What"),
+            (FaultKind::DiskNearlyFull { node: porch(), free_mib: 90 }, "The disk of porch is nearly full", "90 MB are free."),
+            (FaultKind::OutboxStuck { camera: porch(), waiting: 3 }, "3 events do not reach the coordinator", "They wait on porch"),
+            (FaultKind::TokenLocked { source: "10.0.0.9".to_owned() }, "A pairing word is locked", "Somebody at 10.0.0.9"),
+            (FaultKind::StateConflict, "The coordinator has forgotten a decision", "The facts: as they are."),
+            (FaultKind::CoordinatorGone { told_by: porch() }, "The coordinator does not answer", "porch tells this itself."),
+            (FaultKind::Other, "The facts", "The facts: as they are."),
+        ] {
+            let (subject, text) = mail(&kind, "The facts: as they are.", What::Began);
+            assert_eq!(subject, format!("DMS3: {headline}"));
+            for part in ["Problem: ", words, "Since ", "What you can do: - "] {
+                assert!(text.contains(part), "{part}: {text}");
+            }
+            let (subject, text) = mail(&kind, "All is well.", What::Over);
+            assert_eq!(subject, "DMS3: All is well");
+            assert!(text.contains("Over: All is well") && text.contains("until") && !text.contains("What you can do"), "{text}");
+        }
+        let kind = FaultKind::CameraLost { camera: porch() };
+        for (what, words) in [
+            (What::Once, "At "),
+            (What::Flapping { begins: 4 }, "It comes and goes: 4 times within an hour."),
+            (What::Again { begins: 5, lasts: true }, "It came 5 more times, and lasts. Nothing is heard of porch."),
+            (What::Again { begins: 5, lasts: false }, "It came 5 more times, and is over for now."),
+        ] {
+            let (_, text) = mail(&kind, "porch is back.", what);
+            assert!(text.contains(words), "{words}: {text}");
+        }
     }
 }

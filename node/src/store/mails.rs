@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, ensure};
-use dms3_core::alerting::MemoryV1;
+use dms3_core::alerting::MemoryV2;
 use dms3_core::dashboard::MailView;
 use dms3_core::id::EventId;
 use dms3_core::protocol::frame::{from_bytes, to_bytes};
@@ -22,8 +22,10 @@ pub const MAILS_FILE: &str = "mail.db";
 const KIND: Kind = Kind { mark: 0x444D_334D, steps: STEPS };
 const STEPS: &[(&str, &str)] =
     &[("mails", include_str!("migrations/mails_0001.sql")), ("caught up", include_str!("migrations/mails_0002.sql"))];
-/// Of a letter, and of the memory.
+/// Of a letter.
 const VERSION: i64 = 1;
+/// Of the memory.
+const MEMORY_VERSION: i64 = 2;
 /// Bytes of all waiting mails; above it pictures stay behind.
 pub const CAP: u64 = 200_000_000;
 
@@ -129,22 +131,23 @@ impl Mails {
     }
 
     /// What the rules of alerts remember; `None`: nothing yet.
-    pub async fn memory(&self) -> anyhow::Result<Option<MemoryV1>> {
+    pub async fn memory(&self) -> anyhow::Result<Option<MemoryV2>> {
         let row = sqlx::query("SELECT version, body FROM memory WHERE id = 1").fetch_optional(&self.pool).await?;
         let Some(row) = row else { return Ok(None) };
         let (version, body): (i64, Vec<u8>) = (row.try_get("version")?, row.try_get("body")?);
-        ensure!(version == VERSION, "the memory of the alerts has version {version}: install the newer version of dms3-node again");
+        ensure!(version >= MEMORY_VERSION, "the memory of the alerts is of an earlier version ({version}) and is let go of");
+        ensure!(version == MEMORY_VERSION, "the memory of the alerts has version {version}: install the newer version of dms3-node again");
         Ok(Some(from_bytes(&body).map_err(|why| anyhow!("the memory of the alerts cannot be read: {why}"))?))
     }
 
     /// The letters that the rules asked for, and what they remember of it: all or nothing.
-    pub async fn save(&self, memory: &MemoryV1, letters: &[LetterV1]) -> anyhow::Result<()> {
+    pub async fn save(&self, memory: &MemoryV2, letters: &[LetterV1]) -> anyhow::Result<()> {
         let memory = to_bytes(memory).map_err(|why| anyhow!("cannot encode the memory of the alerts: {why}"))?;
         let mut tx = begin(&self.pool).await?;
         sqlx::query(
             "INSERT INTO memory (id, version, body) VALUES (1, $1, $2) ON CONFLICT (id) DO UPDATE SET version = excluded.version, body = excluded.body",
         )
-        .bind(VERSION)
+        .bind(MEMORY_VERSION)
         .bind(memory)
         .execute(&mut *tx)
         .await?;
@@ -304,7 +307,7 @@ mod tests {
         }
     }
 
-    fn memory() -> MemoryV1 {
+    fn memory() -> MemoryV2 {
         AlertPolicy::new(Settings::default(), Now { at: Timestamp(1), mono: Mono(1), trusted: true }).memory().clone()
     }
 
@@ -337,6 +340,18 @@ mod tests {
         assert_eq!((without.clip, without.text.as_str(), without.html.as_str()), (None, "text without", "html without"));
         mails.give_up(second.id).await.unwrap();
         assert_eq!(mails.counts().await.unwrap(), MailView { lost: 2, ..MailView::default() });
+    }
+
+    #[tokio::test]
+    async fn a_memory_of_another_version_is_not_read_and_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mails, _) = Mails::open(dir.path()).await.unwrap();
+        for (version, words) in [(1, "earlier version (1) and is let go of"), (9, "install the newer version")] {
+            mails.save(&memory(), &[]).await.unwrap();
+            sqlx::query("UPDATE memory SET version = $1").bind(version).execute(&mails.pool).await.unwrap();
+            let why = mails.memory().await.unwrap_err().to_string();
+            assert!(why.contains(words), "{why}");
+        }
     }
 
     #[tokio::test]

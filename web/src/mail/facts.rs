@@ -121,10 +121,23 @@ pub struct Movement {
 pub struct FaultMail {
     pub fault: Fault,
     pub since: When,
+    /// It happened at `since`, and there is nothing that could end.
+    pub once: bool,
+    /// How often it came: "It came 4 times within an hour."
+    pub often: Option<Sentence>,
     /// Set when it is over.
-    pub ended: Option<When>,
+    pub ended: Option<Ended>,
     #[serde(flatten)]
     pub around: Around,
+}
+
+/// The end of a fault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Ended {
+    /// "porch is back", without a full stop.
+    pub how: Sentence,
+    #[serde(flatten)]
+    pub when: When,
 }
 
 /// Mail works.

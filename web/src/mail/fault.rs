@@ -10,15 +10,23 @@ use super::line::{Name, Sentence};
 pub enum Fault {
     /// Nothing is heard of a camera while the house is armed.
     CameraLost { camera: Name },
+    /// The node of a camera is there and gets no picture of it.
+    NoPicture { camera: Name },
+    /// A camera is connected and has not confirmed that the house is armed.
+    Unconfirmed { camera: Name },
     /// A camera that should watch does not; `why` is what its detector said.
     DetectorFailed { camera: Name, why: Sentence },
-    /// `percent_left`: of the disk of this node.
-    DiskNearlyFull { node: Name, percent_left: u8 },
+    /// A camera watches although the house is not armed.
+    ArmedItself { camera: Name },
+    /// It cannot be seen who is home.
+    Blind { why: Sentence },
+    /// `free_mib`: on the disk of this node.
+    DiskNearlyFull { node: Name, free_mib: u64 },
     /// Events wait on a camera and are not acknowledged.
-    OutboxStuck { camera: Name, waiting: u32 },
-    /// A pairing word was tried wrongly too often.
-    TokenLocked,
-    /// Two sources disagree on whether the house is armed; `what` says which, and which one holds.
+    OutboxStuck { camera: Name, waiting: u64 },
+    /// A pairing word was tried wrongly too often, last from this address.
+    TokenLocked { source: Name },
+    /// A camera holds a newer state than the coordinator remembers; `what` says what holds now.
     StateConflict { what: Sentence },
     /// Told by a camera: the coordinator does not answer.
     CoordinatorGone { told_by: Name },
@@ -53,6 +61,29 @@ impl Fault {
                     "Look whether it has power and network: its socket, its cable, the Wi-Fi.",
                 ],
             ),
+            Self::NoPicture { camera } => words(
+                format!("{camera} gives no picture"),
+                format!("Its detector runs and sees nothing: what happens in front of {camera} is not noticed."),
+                &[
+                    "Look whether the camera is plugged in and has power, and whether somebody covered or moved it.",
+                    "You are told when it gives pictures again.",
+                ],
+            ),
+            Self::Unconfirmed { camera } => words(
+                format!("{camera} has not confirmed that the house is armed"),
+                format!("{camera} is connected and does not say that it watches."),
+                &["Ask `dms3-node status` whether it watches by now.", "If it does not, restart it: a camera that starts watches."],
+            ),
+            Self::ArmedItself { camera } => words(
+                format!("{camera} armed itself"),
+                "It watches although the house does not ask for it: it could not be sure that the house is disarmed.".into(),
+                &["It goes back by itself as soon as it hears the coordinator well again.", "The log of the camera says what it missed."],
+            ),
+            Self::Blind { why } => words(
+                "It cannot be seen who is home".into(),
+                format!("The house will not arm by itself: {why}"),
+                &["Arm it yourself when everybody leaves.", "Look whether the router runs and the coordinator is on the network."],
+            ),
             Self::DetectorFailed { camera, why } => words(
                 format!("{camera} is not watching"),
                 format!("Its detector does not run: {why}"),
@@ -61,31 +92,31 @@ impl Fault {
                     "If it does not come back, look whether the camera is plugged in and nothing else uses it.",
                 ],
             ),
-            Self::DiskNearlyFull { node, percent_left } => words(
+            Self::DiskNearlyFull { node, free_mib } => words(
                 format!("The disk of {node} is nearly full"),
-                match percent_left {
-                    0 => "Less than 1 % is left.".into(),
-                    left => format!("{left} % is left."),
-                },
-                &["Make room, or keep pictures and clips for fewer days.", "Arming does not depend on it."],
+                format!("{free_mib} MB are free. When it is full, {node} keeps no more pictures and clips."),
+                &["Find out what takes the room, or keep pictures and clips for fewer days.", "Arming does not depend on it."],
             ),
             Self::OutboxStuck { camera, waiting } => words(
                 format!("{} not reach the coordinator", count(*waiting, "event does", "events do")),
                 format!("They wait on {camera} and are safe there."),
                 &["Look whether the coordinator runs and its disk has room.", "They are sent by themselves as soon as it takes them."],
             ),
-            Self::TokenLocked => words(
+            Self::TokenLocked { source } => words(
                 "A pairing word is locked".into(),
-                "It was tried wrongly too often. Nobody was let in.".into(),
+                format!("Somebody at {source} tried it with wrong secrets too often, and was not let in."),
                 &[
                     "If you were pairing a camera, make a new word and try again.",
                     "If nobody was, somebody in your network tries to add a camera of theirs: find out who is in it.",
                 ],
             ),
             Self::StateConflict { what } => words(
-                "It is not clear whether the house is armed".into(),
+                "The coordinator has forgotten a decision".into(),
                 what.to_string(),
-                &["Look at the dashboard and choose: arm or disarm. What you choose holds."],
+                &[
+                    "Choose what is to hold: `dms3-node arm` or `dms3-node disarm`.",
+                    "If nobody restored a backup, find out what happened to the coordinator and its disk.",
+                ],
             ),
             Self::CoordinatorGone { told_by } => words(
                 "The coordinator does not answer".into(),
@@ -97,24 +128,9 @@ impl Fault {
             Self::Other { headline, what, to_do } => Words { headline: headline.clone(), what: what.clone(), to_do: to_do.clone() },
         }
     }
-
-    /// What is good again, for the mail that tells the end.
-    pub(super) fn end(&self) -> Sentence {
-        match self {
-            Self::CameraLost { camera } => format!("{camera} is back"),
-            Self::DetectorFailed { camera, .. } => format!("{camera} watches again"),
-            Self::DiskNearlyFull { node, .. } => format!("The disk of {node} has room again"),
-            Self::OutboxStuck { camera, .. } => format!("What waited on {camera} has arrived"),
-            Self::TokenLocked => "No pairing word is locked any more".into(),
-            Self::StateConflict { .. } => "It is clear again whether the house is armed".into(),
-            Self::CoordinatorGone { .. } => "The coordinator answers again".into(),
-            Self::Other { headline, .. } => format!("Over: {headline}"),
-        }
-        .into()
-    }
 }
 
-fn count(n: u32, one: &str, many: &str) -> String {
+fn count(n: u64, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }
 
@@ -127,10 +143,14 @@ mod tests {
         let porch = || Name::from("porch");
         for fault in [
             Fault::CameraLost { camera: porch() },
+            Fault::NoPicture { camera: porch() },
+            Fault::Unconfirmed { camera: porch() },
             Fault::DetectorFailed { camera: porch(), why: "no video".into() },
-            Fault::DiskNearlyFull { node: porch(), percent_left: 0 },
+            Fault::ArmedItself { camera: porch() },
+            Fault::Blind { why: "the cable is out".into() },
+            Fault::DiskNearlyFull { node: porch(), free_mib: 0 },
             Fault::OutboxStuck { camera: porch(), waiting: 1 },
-            Fault::TokenLocked,
+            Fault::TokenLocked { source: "10.0.0.9".into() },
             Fault::StateConflict { what: "the sensor says away, the button disarmed".into() },
             Fault::CoordinatorGone { told_by: porch() },
         ] {
@@ -140,7 +160,6 @@ mod tests {
             for sentence in words.to_do.iter().chain([&words.what]) {
                 assert!(!sentence.as_str().ends_with('…'), "{fault:?} is cut: {sentence}");
             }
-            assert_ne!(fault.end().as_str(), words.headline.as_str());
         }
     }
 }

@@ -4,7 +4,9 @@ use super::*;
 
 /// (name, mail)
 pub(crate) fn all() -> Vec<(&'static str, Mail)> {
-    let fault = |fault| FaultMail { fault, since: when("18:03"), ended: None, around: around() };
+    let fault = |fault| FaultMail { fault, since: when("18:03"), once: false, often: None, ended: None, around: around() };
+    let lost = || fault(Fault::CameraLost { camera: "porch".into() });
+    let back = || Some(Ended { how: "porch is back".into(), when: when("18:41") });
     let porch = || Name::from("porch");
     vec![
         ("event", Mail::Event(event())),
@@ -25,18 +27,22 @@ pub(crate) fn all() -> Vec<(&'static str, Mail)> {
         ("digest", Mail::Digest(digest(Some(porch()), 7))),
         ("digest-house", Mail::Digest(DigestMail { around: full(), ..digest(None, 31) })),
         ("digest-bare", Mail::Digest(DigestMail { movements: vec![], around: Around::default(), ..digest(None, 2) })),
-        ("fault-camera-lost", Mail::Fault(FaultMail { around: full(), ..fault(Fault::CameraLost { camera: porch() }) })),
+        ("fault-camera-lost", Mail::Fault(FaultMail { around: full(), ..lost() })),
+        ("fault-no-picture", Mail::Fault(fault(Fault::NoPicture { camera: porch() }))),
+        ("fault-unconfirmed", Mail::Fault(fault(Fault::Unconfirmed { camera: porch() }))),
+        ("fault-armed-itself", Mail::Fault(fault(Fault::ArmedItself { camera: porch() }))),
+        ("fault-blind", Mail::Fault(fault(Fault::Blind { why: "the network cable is out".into() }))),
         (
             "fault-detector",
             Mail::Fault(fault(Fault::DetectorFailed { camera: "garage".into(), why: "Motion stopped: /dev/video0 is busy".into() })),
         ),
-        ("fault-disk", Mail::Fault(fault(Fault::DiskNearlyFull { node: "garage".into(), percent_left: 3 }))),
+        ("fault-disk", Mail::Fault(fault(Fault::DiskNearlyFull { node: "garage".into(), free_mib: 190 }))),
         ("fault-outbox", Mail::Fault(fault(Fault::OutboxStuck { camera: porch(), waiting: 5 }))),
-        ("fault-token", Mail::Fault(fault(Fault::TokenLocked))),
+        ("fault-token", Mail::Fault(FaultMail { once: true, ..fault(Fault::TokenLocked { source: "192.168.1.77".into() }) })),
         (
             "fault-conflict",
             Mail::Fault(fault(Fault::StateConflict {
-                what: "Two coordinators say different things; the stricter one holds: armed, away.".into(),
+                what: "A camera holds a newer state than the coordinator remembers (was a backup restored?). The house is armed until somebody comes home or decides.".into(),
             })),
         ),
         ("fault-coordinator", Mail::Fault(FaultMail { around: Around::default(), ..fault(Fault::CoordinatorGone { told_by: porch() }) })),
@@ -48,7 +54,9 @@ pub(crate) fn all() -> Vec<(&'static str, Mail)> {
                 to_do: vec!["Wait.".into()],
             })),
         ),
-        ("fault-over", Mail::Fault(FaultMail { ended: Some(when("18:41")), ..fault(Fault::CameraLost { camera: porch() }) })),
+        ("fault-over", Mail::Fault(FaultMail { ended: back(), ..lost() })),
+        ("fault-often", Mail::Fault(FaultMail { often: Some("It came 4 times within an hour.".into()), ..lost() })),
+        ("fault-often-over", Mail::Fault(FaultMail { often: Some("It came 7 more times.".into()), ended: back(), ..lost() })),
         (
             "test",
             Mail::Test(TestMail { node: "coordinator".into(), when: when("12:00:05"), around: Around { why_armed: None, ..around() } }),

@@ -1,7 +1,7 @@
 //! Events on their way: they wait for a picture, have a mail of their own, or come into the digest of their camera.
 
 use super::cap::millis;
-use super::memory::{ClipMailV1, ClipV1, HOUSE, HeldV1, MailedV1, MemoryV1, ShownV1, WAITING, WaitingV1};
+use super::memory::{ClipMailV1, ClipV1, HOUSE, HeldV1, MailedV1, MemoryV2, ShownV1, WAITING, WaitingV1};
 use super::{AlertPolicy, Digest, Effect, GRACE, HeldBack, Rule, SHOWN, Settings};
 use crate::event::{Attachment, AttachmentKind, Event, EventKind};
 use crate::time::{Now, Timestamp};
@@ -202,7 +202,7 @@ impl AlertPolicy {
     }
 }
 
-impl MemoryV1 {
+impl MemoryV2 {
     /// Takes in what is new of an event that is on its way, and returns whether there was anything; `None`: it is not.
     fn known(&mut self, event: &Event) -> Option<bool> {
         if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.shown.event == event.id) {

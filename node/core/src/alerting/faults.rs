@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::cap::millis;
 use super::memory::make_room;
 use super::{BEGINS, CONFIRM_WITHIN, HOUR, Notice, What};
+use crate::fault::{Fault, FaultKind};
 use crate::time::Timestamp;
 
 /// Conditions that are known at once.
@@ -15,14 +16,16 @@ const QUEUE: usize = 32;
 const FOUND: usize = 16;
 /// Longest text of a fault, in bytes.
 const TEXT: usize = 300;
+/// Longest name, or word of a detector, within it.
+const WORD: usize = 200;
 /// Longest key. That of a camera with the longest name has room.
 const KEY: usize = 300;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct FaultsV1 {
-    known: Vec<FaultV1>,
+pub(super) struct FaultsV2 {
+    known: Vec<FaultV2>,
     /// To be told, oldest first.
-    pub(super) queue: Vec<QueuedV1>,
+    pub(super) queue: Vec<QueuedV2>,
     /// Notices for which there was no room.
     pub(super) dropped: u32,
     /// Cameras, and when they were found again: of a loss and its end, the end may come first.
@@ -30,16 +33,17 @@ pub(super) struct FaultsV1 {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct QueuedV1 {
+pub(super) struct QueuedV2 {
     /// The camera whose recipients are told; empty: the house's.
     pub(super) source: String,
     pub(super) notice: Notice,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct FaultV1 {
+struct FaultV2 {
     key: String,
     source: String,
+    kind: FaultKind,
     text: String,
     on: bool,
     /// When it began last.
@@ -61,14 +65,22 @@ struct FlappingV1 {
     told_on: bool,
 }
 
-impl FaultsV1 {
+impl FaultsV2 {
     /// Whether anything changed. A fault of the house that lasts is only confirmed.
-    pub(super) fn begin(&mut self, key: &str, text: &str, at: Timestamp, ran: u64) -> bool {
-        let key = cut(key, KEY);
+    pub(super) fn begin(&mut self, fault: &Fault, at: Timestamp, ran: u64) -> bool {
+        let key = cut(&fault.key, KEY);
         if let Some(fault) = self.known.iter_mut().find(|fault| fault.key == key && fault.on) {
             return fault.confirm_by.take().is_some();
         }
-        self.begins(key, "", text, at, ran);
+        self.begins(key, "", &fault.kind, &fault.text, at, ran);
+        true
+    }
+
+    /// It is told, and not remembered.
+    pub(super) fn once(&mut self, fault: &Fault, at: Timestamp) -> bool {
+        let (key, text) = (cut(&fault.key, KEY).to_owned(), cut(&fault.text, TEXT).to_owned());
+        let notice = Notice { key, kind: fault.kind.clone().cut(WORD), text, what: What::Once, since: at, at };
+        self.say(Some(QueuedV2 { source: String::new(), notice }));
         true
     }
 
@@ -83,7 +95,8 @@ impl FaultsV1 {
     /// An event says that a camera gives no picture, since `at`.
     pub(super) fn lost(&mut self, source: &str, at: Timestamp, ran: u64) {
         // A loss that is new although the last one lasts means that we missed the end of that one.
-        self.begins(&lost_key(source), source, &format!("{source} gives no picture any more."), at, ran);
+        let kind = FaultKind::NoPicture { camera: source.to_owned() };
+        self.begins(&lost_key(source), source, &kind, &format!("{source} gives no picture any more."), at, ran);
         let found = self.found.iter().find(|(name, _)| name == source).map(|(_, found)| *found);
         if let Some(found) = found.filter(|found| *found >= at) {
             self.found_again(source, found);
@@ -130,12 +143,12 @@ impl FaultsV1 {
         }
     }
 
-    fn begins(&mut self, key: &str, source: &str, text: &str, at: Timestamp, ran: u64) {
-        let text = cut(text, TEXT);
+    fn begins(&mut self, key: &str, source: &str, kind: &FaultKind, text: &str, at: Timestamp, ran: u64) {
+        let (kind, text) = (kind.clone().cut(WORD), cut(text, TEXT));
         let place = match self.known.iter().position(|fault| fault.key == key) {
             Some(place) => place,
             None if self.known.len() < FAULTS || self.forget_one() => {
-                self.known.push(FaultV1::new(key, source));
+                self.known.push(FaultV2::new(key, source));
                 self.known.len() - 1
             }
             None => {
@@ -144,7 +157,7 @@ impl FaultsV1 {
             }
         };
         let Some(fault) = self.known.get_mut(place) else { return };
-        let notice = fault.begins(text, at, ran);
+        let notice = fault.begins(kind, text, at, ran);
         self.say(notice);
     }
 
@@ -163,7 +176,7 @@ impl FaultsV1 {
         over.map(|place| self.known.remove(place)).is_some()
     }
 
-    fn say(&mut self, queued: Option<QueuedV1>) {
+    fn say(&mut self, queued: Option<QueuedV2>) {
         let Some(queued) = queued else { return };
         if self.queue.len() < QUEUE {
             self.queue.push(queued);
@@ -173,11 +186,12 @@ impl FaultsV1 {
     }
 }
 
-impl FaultV1 {
+impl FaultV2 {
     fn new(key: &str, source: &str) -> Self {
         Self {
             key: key.to_owned(),
             source: source.to_owned(),
+            kind: FaultKind::Other,
             text: String::new(),
             on: false,
             since: Timestamp(0),
@@ -187,8 +201,8 @@ impl FaultV1 {
         }
     }
 
-    fn begins(&mut self, text: &str, at: Timestamp, ran: u64) -> Option<QueuedV1> {
-        (self.on, self.since) = (true, at);
+    fn begins(&mut self, kind: FaultKind, text: &str, at: Timestamp, ran: u64) -> Option<QueuedV2> {
+        (self.on, self.since, self.kind) = (true, at, kind);
         text.clone_into(&mut self.text);
         if let Some(flapping) = &mut self.flapping {
             flapping.begins = flapping.begins.saturating_add(1);
@@ -204,14 +218,14 @@ impl FaultV1 {
         Some(self.notice(What::Flapping { begins }, text, at))
     }
 
-    fn ends(&mut self, text: &str, at: Timestamp) -> Option<QueuedV1> {
+    fn ends(&mut self, text: &str, at: Timestamp) -> Option<QueuedV2> {
         (self.on, self.confirm_by) = (false, None);
         cut(text, TEXT).clone_into(&mut self.text);
         self.flapping.is_none().then(|| self.notice(What::Over, &self.text, at))
     }
 
     /// An hour in which it did not begin ends its flapping.
-    fn sums_up(&mut self, at: Timestamp, ran: u64) -> Option<QueuedV1> {
+    fn sums_up(&mut self, at: Timestamp, ran: u64) -> Option<QueuedV2> {
         let on = self.on;
         let flapping = self.flapping.as_mut().filter(|flapping| flapping.next <= ran)?;
         let (begins, told_on) = (std::mem::take(&mut flapping.begins), std::mem::replace(&mut flapping.told_on, on));
@@ -223,9 +237,9 @@ impl FaultV1 {
         (told_on && !on).then(|| self.notice(What::Over, &self.text, at))
     }
 
-    fn notice(&self, what: What, text: &str, at: Timestamp) -> QueuedV1 {
-        let notice = Notice { key: self.key.clone(), text: text.to_owned(), what, since: self.since, at };
-        QueuedV1 { source: self.source.clone(), notice }
+    fn notice(&self, what: What, text: &str, at: Timestamp) -> QueuedV2 {
+        let notice = Notice { key: self.key.clone(), kind: self.kind.clone(), text: text.to_owned(), what, since: self.since, at };
+        QueuedV2 { source: self.source.clone(), notice }
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{HashSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::cap::{ClockV1, SentV1};
-use super::faults::FaultsV1;
+use super::faults::FaultsV2;
 use super::{Movement, SHOWN};
 use crate::id::EventId;
 use crate::time::{Mono, Timestamp};
@@ -50,7 +50,7 @@ impl Recent {
 
 /// What must survive a restart. All times in it are those of its own clock, except those that people read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemoryV1 {
+pub struct MemoryV2 {
     pub(super) clock: ClockV1,
     pub(super) sent: SentV1,
     /// Oldest first.
@@ -63,7 +63,7 @@ pub struct MemoryV1 {
     seen: Vec<EventId>,
     /// The last arrival: what started then is not mailed.
     pub(super) arrival: Option<(Timestamp, Timestamp)>,
-    pub(super) faults: FaultsV1,
+    pub(super) faults: FaultsV2,
 }
 
 /// An event that is to be told and was not yet.
@@ -131,7 +131,7 @@ pub(super) enum ClipMailV1 {
     Told,
 }
 
-impl MemoryV1 {
+impl MemoryV2 {
     pub(super) fn new(mono: Mono) -> Self {
         Self {
             clock: ClockV1::new(mono),
@@ -141,7 +141,7 @@ impl MemoryV1 {
             mailed: Vec::new(),
             seen: Vec::new(),
             arrival: None,
-            faults: FaultsV1::default(),
+            faults: FaultsV2::default(),
         }
     }
 

@@ -53,7 +53,11 @@ impl House {
     }
 
     fn fault(&mut self, key: &str) -> Vec<Effect> {
-        self.gets(Input::Fault { key, text: "It is broken." })
+        self.gets(Input::Fault(&Fault::new(key, FaultKind::Other, "It is broken.")))
+    }
+
+    fn happens(&mut self, key: &str) -> Vec<Effect> {
+        self.gets(Input::Once(&Fault::new(key, FaultKind::TokenLocked { source: "10.0.0.9".to_owned() }, "It was locked.")))
     }
 
     fn fault_over(&mut self, key: &str) -> Vec<Effect> {

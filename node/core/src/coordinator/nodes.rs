@@ -13,6 +13,10 @@ use crate::protocol::message::{AckV1, DetectorPhase, DetectorsV1, HealthV1, Hell
 use crate::roster::{NodeRole, NodeStatus, RosterRow};
 use crate::time::{Mono, Now, Timestamp};
 
+/// A machine with less room than this soon keeps no more pictures...
+const DISK_LOW_MIB: u64 = 200;
+/// ...and has room again with so much.
+const DISK_WELL_MIB: u64 = 250;
 /// A detector that should watch may take this long to start before it counts as not watching.
 const START_WITHIN: Duration = Duration::from_secs(60);
 
@@ -47,6 +51,10 @@ pub(super) struct Facts {
     /// Since when it obeys more than the state that it acknowledged.
     raised_since: Option<Mono>,
     pub(super) health: Option<HealthV1>,
+    /// Its disk is nearly full.
+    pub(super) disk_low: bool,
+    /// What is to stay free on it is not, though nothing is left that could go. Only the coordinator knows that of itself.
+    pub(super) disk_short: bool,
 }
 
 /// One camera of a node.
@@ -137,7 +145,21 @@ impl Nodes {
     }
 
     pub(super) fn health(&mut self, node: NodeId, report: HealthV1, now: Now) {
-        self.heard(node, now).health = Some(report);
+        let facts = self.heard(node, now);
+        let enough = if facts.disk_low { DISK_WELL_MIB } else { DISK_LOW_MIB };
+        // A machine that cannot tell says zero.
+        facts.disk_low = report.disk_total_mib > 0 && report.disk_free_mib < enough;
+        facts.health = Some(report);
+    }
+
+    pub(super) fn disk_short(&mut self, me: NodeId, short: bool, now: Now) {
+        self.heard(me, now).disk_short = short;
+    }
+
+    /// Nobody would tell that the coordinator is gone: no camera that was heard of has mail of its own.
+    pub(super) fn nobody_tells(&self) -> bool {
+        let mut heard = self.active_cameras().filter_map(|(_, facts)| facts.health.as_ref()).peekable();
+        heard.peek().is_some() && heard.all(|health| !health.mails)
     }
 
     /// A new state is on its way to every linked node.
@@ -202,6 +224,7 @@ impl Nodes {
             view.last_contact = Some(now.at);
             view.applied = Some(version);
             view.current = true;
+            view.health = self.facts.get(&row.node).and_then(|facts| facts.health.clone());
         } else if let Some(facts) = self.facts.get(&row.node) {
             view.liveness = facts.liveness_words(now.mono).to_owned();
             view.address.clone_from(&facts.address);
@@ -254,6 +277,8 @@ impl Facts {
             sources: BTreeMap::new(),
             raised_since: None,
             health: None,
+            disk_low: false,
+            disk_short: false,
         }
     }
 

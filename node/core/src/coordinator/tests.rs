@@ -48,7 +48,11 @@ struct House {
     near: Vec<Device>,
     publications: u64,
     decisions: Vec<Decision>,
+    /// Their keys, and those of ends.
     alerts: Vec<String>,
+    faults: Vec<Fault>,
+    /// What was said of ends.
+    ends: Vec<String>,
 }
 
 impl House {
@@ -61,7 +65,18 @@ impl House {
         let (machine, effects) = Coordinator::start(settings.clone(), None, now);
         let [Effect::Publish { memory, .. }] = &effects[..] else { panic!("{effects:?}") };
         let disk = (**memory).clone();
-        let mut house = Self { settings, machine, disk, now, near: Vec::new(), publications: 0, decisions: Vec::new(), alerts: Vec::new() };
+        let mut house = Self {
+            settings,
+            machine,
+            disk,
+            now,
+            near: Vec::new(),
+            publications: 0,
+            decisions: Vec::new(),
+            alerts: Vec::new(),
+            faults: Vec::new(),
+            ends: Vec::new(),
+        };
         house.carry_out(effects);
         house
     }
@@ -90,8 +105,14 @@ impl House {
                 }
                 Effect::Save { memory } => self.disk = *memory,
                 Effect::Probe { device } => asked.push(device),
-                Effect::Alert { key, .. } => self.alerts.push(key),
-                Effect::AlertOver { key, .. } => self.alerts.push(format!("over {key}")),
+                Effect::Alert(fault) => {
+                    self.alerts.push(fault.key.clone());
+                    self.faults.push(fault);
+                }
+                Effect::AlertOver { key, text } => {
+                    self.alerts.push(format!("over {key}"));
+                    self.ends.push(text);
+                }
             }
         }
         assert_eq!(self.disk.over.is_some(), self.machine.house.memory.over.is_some(), "what was decided is saved");

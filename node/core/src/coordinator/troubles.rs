@@ -8,10 +8,11 @@ use super::house::House;
 use super::nodes::{Facts, Nodes};
 use super::{Effect, Settings};
 use crate::arming::ArmState;
+use crate::fault::{Fault, FaultKind};
 use crate::health::Liveness;
 use crate::id::NodeId;
 use crate::presence::Presence;
-use crate::roster::{NodeStatus, RosterRow};
+use crate::roster::{NodeRole, NodeStatus, RosterRow};
 use crate::time::{Now, duration_words};
 
 /// A linked camera has this long to acknowledge before it is shown, and then as long as a lost one before people are told.
@@ -19,8 +20,6 @@ const ACK_WITHIN: Duration = Duration::from_secs(5);
 /// A camera that obeys more than the state may be about to hear the confirmation.
 const RAISED_FOR: Duration = Duration::from_secs(5);
 
-/// A camera with less room than this soon keeps no more pictures.
-const DISK_FREE_MIB: u64 = 200;
 /// What a linked camera holds for so long does not come by itself.
 const STUCK_AFTER: Duration = Duration::from_secs(600);
 /// A Pi slows itself down from here on.
@@ -36,7 +35,7 @@ pub(super) enum Key {
     Detector(NodeId, String),
     Blind,
     Raised(NodeId),
-    /// Its disk is nearly full.
+    /// Its disk is nearly full: a camera's or the coordinator's own.
     Disk(NodeId),
     /// It is linked, and what it saw does not get here.
     Stuck(NodeId),
@@ -64,6 +63,7 @@ impl fmt::Display for Key {
 #[derive(Debug)]
 pub(super) struct Trouble {
     key: Key,
+    kind: FaultKind,
     pub(super) text: String,
 }
 
@@ -78,12 +78,12 @@ impl Troubles {
     pub(super) fn changes(&mut self, troubles: Vec<Trouble>, house: &House, nodes: &Nodes) -> Vec<Effect> {
         let mut effects = Vec::new();
         let mut now = BTreeSet::new();
-        for Trouble { key, text } in troubles {
+        for Trouble { key, kind, text } in troubles {
             if matches!(key, Key::Shown(..)) {
                 continue;
             }
             if !self.told.contains(&key) {
-                effects.push(Effect::Alert { key: key.to_string(), text });
+                effects.push(Effect::Alert(Fault::new(key.to_string(), kind, text)));
             }
             now.insert(key);
         }
@@ -98,44 +98,54 @@ impl Troubles {
 /// All that is wrong now, worst first.
 pub(super) fn all(settings: &Settings, house: &House, nodes: &Nodes, now: Now) -> Vec<Trouble> {
     let mut troubles = Vec::new();
-    let mut add = |key: Key, text: String| troubles.push(Trouble { key, text });
+    let mut add = |key: Key, kind: FaultKind, text: String| troubles.push(Trouble { key, kind, text });
     let armed = house.memory.state.arm_state().is_armed();
     if house.exhausted() {
-        add(Key::Exhausted, "The numbers of states are used up: the house stays armed until it is set up anew.".to_owned());
+        let text = "The numbers of states are used up: the house stays armed until it is set up anew.";
+        add(Key::Exhausted, FaultKind::Other, text.to_owned());
     }
     if house.memory.restored {
         add(
             Key::Restored,
+            FaultKind::StateConflict,
             "A camera holds a newer state than the coordinator remembers (was a backup restored?). The house is armed until somebody comes home or decides."
                 .to_owned(),
         );
     }
     for (row, facts) in nodes.active_cameras() {
         let lost = facts.liveness(now.mono) == Liveness::Lost;
-        match (lost, armed) {
-            (true, true) => add(Key::Lost(row.node), lost_text(row, facts, now)),
-            (true, false) => add(Key::Shown(7, format!("lost:{}", row.node.short())), lost_text(row, facts, now)),
-            (false, _) => {}
+        if lost {
+            let key = if armed { Key::Lost(row.node) } else { Key::Shown(7, format!("lost:{}", row.node.short())) };
+            add(key, FaultKind::CameraLost { camera: row.name.clone() }, lost_text(row, facts, now));
         }
         if let Some(waited) = facts.owes_for(now.mono).filter(|waited| armed && *waited >= ACK_WITHIN) {
             let text = format!("{} is connected and has not confirmed that the house is armed.", row.name);
             let told = waited >= crate::health::LOST_AFTER;
-            add(if told { Key::Unconfirmed(row.node) } else { Key::Shown(1, format!("unconfirmed:{}", row.node.short())) }, text);
+            let key = if told { Key::Unconfirmed(row.node) } else { Key::Shown(1, format!("unconfirmed:{}", row.node.short())) };
+            add(key, FaultKind::Unconfirmed { camera: row.name.clone() }, text);
         }
         for (name, source) in &facts.sources {
             if source.failing {
-                let text = format!("{} should watch and does not: {}.", source_name(row, name), source.detail().trim_end_matches('.'));
-                add(Key::Detector(row.node, name.clone()), text);
+                let why = source.detail().trim_end_matches('.');
+                let text = format!("{} should watch and does not: {why}.", source_name(row, name));
+                let kind = FaultKind::DetectorFailed { camera: camera_name(row, facts, name), why: why.to_owned() };
+                add(Key::Detector(row.node, name.clone()), kind, text);
             } else if source.is_paused() {
                 let text = format!("{} is stopped by hand (pause).", source_name(row, name));
-                add(Key::Shown(5, format!("paused:{}:{name}", row.node.short())), text);
+                add(Key::Shown(5, format!("paused:{}:{name}", row.node.short())), FaultKind::Other, text);
             }
         }
-        for (key, text) in health_troubles(row, facts) {
-            add(key, text);
+        for (key, kind, text) in health_troubles(row, facts) {
+            add(key, kind, text);
         }
         if facts.raised_for(now.mono).is_some_and(|for_so_long| for_so_long >= RAISED_FOR) {
-            add(Key::Raised(row.node), format!("{} armed itself, although the house is {}.", row.name, state_words(house)));
+            let text = format!("{} armed itself, although the house is {}.", row.name, state_words(house));
+            add(Key::Raised(row.node), FaultKind::ArmedItself { camera: row.name.clone() }, text);
+        }
+    }
+    if let Some((row, Some(facts))) = nodes.find(&settings.me) {
+        for (key, kind, text) in machine_troubles(row, facts) {
+            add(key, kind, text);
         }
     }
     if let Some((why, blind_for)) = house.tracker.blindness(now.mono).filter(|_| settings.presence_enabled) {
@@ -144,56 +154,67 @@ pub(super) fn all(settings: &Settings, house: &House, nodes: &Nodes, now: Now) -
         } else {
             format!("It cannot be seen who is home ({why}): the house will not arm by itself.")
         };
-        add(if blind_for >= settings.blind_alert_after { Key::Blind } else { Key::Shown(4, "blind".to_owned()) }, text);
+        let key = if blind_for >= settings.blind_alert_after { Key::Blind } else { Key::Shown(4, "blind".to_owned()) };
+        add(key, FaultKind::Blind { why: why.to_owned() }, text);
     }
     if !now.trusted {
         let text = "The coordinator's clock is not to be trusted: no camera is paired and no certificate renewed. Let it reach a time server or set it; \
                     if it is right, say so with `sudo dms3-node time accept`."
             .to_owned();
-        add(Key::Shown(6, "clock".to_owned()), text);
+        add(Key::Shown(6, "clock".to_owned()), FaultKind::Other, text);
     }
     troubles.sort_by_key(|trouble| rank(&trouble.key));
     troubles
 }
 
-/// What a linked node said of its machine that needs a person.
-fn health_troubles(row: &RosterRow, facts: &Facts) -> Vec<(Key, String)> {
-    let mut troubles = Vec::new();
-    let Some(health) = facts.health.as_ref().filter(|_| facts.linked) else { return troubles };
+/// What a linked camera said that needs a person.
+fn health_troubles(row: &RosterRow, facts: &Facts) -> Vec<(Key, FaultKind, String)> {
+    let Some(health) = facts.health.as_ref().filter(|_| facts.linked) else { return Vec::new() };
+    let mut troubles = machine_troubles(row, facts);
     let name = &row.name;
-    let shown = |what: &str| Key::Shown(6, format!("{what}:{}", row.node.short()));
-    if health.disk_total_mib > 0 && health.disk_free_mib < DISK_FREE_MIB {
-        troubles.push((Key::Disk(row.node), format!("{name}: disk nearly full ({} MB free).", health.disk_free_mib)));
-    }
+    let mut add = |what: &str, text: String| troubles.push((shown(what, row), FaultKind::Other, text));
     let outbox = &health.outbox;
-    if outbox.oldest.is_some_and(|oldest| health.at.since(oldest) >= STUCK_AFTER) {
-        let waiting = outbox.waiting;
-        troubles.push((Key::Stuck(row.node), format!("{name}: {waiting} of its events have not got here for more than 10 minutes.")));
-    }
     if outbox.refused > 0 {
-        troubles.push((shown("refused"), format!("{name}: {} of its events could not be kept here: see the log.", outbox.refused)));
+        add("refused", format!("{name}: {} of its events could not be kept here: see the log.", outbox.refused));
     }
     if outbox.lost > 0 {
         let lost = outbox.lost;
-        troubles.push((
-            shown("lost-files"),
-            format!("{name}: it has given up {lost} pictures, clips or reports for want of room or as damaged."),
-        ));
+        add("lost-files", format!("{name}: it has given up {lost} pictures, clips or reports for want of room or as damaged."));
     }
     if !health.clock_trusted {
-        troubles.push((shown("clock"), format!("{name}: its clock is not to be trusted: let it reach a time server.")));
-    }
-    if let Some(celsius) = health.cpu_millicelsius.map(|milli| milli / 1000).filter(|celsius| *celsius >= HOT_CELSIUS) {
-        troubles.push((shown("hot"), format!("{name}: its processor is at {celsius} °C.")));
+        add("clock", format!("{name}: its clock is not to be trusted: let it reach a time server."));
     }
     if health.unknown_frames > 0 {
         let count = health.unknown_frames;
-        troubles.push((
-            shown("version"),
-            format!("{name}: it does not know {count} messages of this coordinator: install the same version on both."),
-        ));
+        add("version", format!("{name}: it does not know {count} messages of this coordinator: install the same version on both."));
+    }
+    if outbox.oldest.is_some_and(|oldest| health.at.since(oldest) >= STUCK_AFTER) {
+        let waiting = outbox.waiting;
+        let text = format!("{name}: {waiting} of its events have not got here for more than 10 minutes.");
+        troubles.push((Key::Stuck(row.node), FaultKind::OutboxStuck { camera: name.clone(), waiting }, text));
     }
     troubles
+}
+
+/// What is wrong with the machine of a node, the coordinator's own included.
+fn machine_troubles(row: &RosterRow, facts: &Facts) -> Vec<(Key, FaultKind, String)> {
+    let mut troubles = Vec::new();
+    let Some(health) = &facts.health else { return troubles };
+    let name = &row.name;
+    if facts.disk_low || facts.disk_short {
+        let free_mib = health.disk_free_mib;
+        let short = if facts.disk_short { ", less than is to stay free, and nothing is left that could go" } else { "" };
+        let text = format!("{name}: disk nearly full ({free_mib} MB free{short}).");
+        troubles.push((Key::Disk(row.node), FaultKind::DiskNearlyFull { node: name.clone(), free_mib }, text));
+    }
+    if let Some(celsius) = health.cpu_millicelsius.map(|milli| milli / 1000).filter(|celsius| *celsius >= HOT_CELSIUS) {
+        troubles.push((shown("hot", row), FaultKind::Other, format!("{name}: its processor is at {celsius} °C.")));
+    }
+    troubles
+}
+
+fn shown(what: &str, row: &RosterRow) -> Key {
+    Key::Shown(6, format!("{what}:{}", row.node.short()))
 }
 
 fn rank(key: &Key) -> u8 {
@@ -219,6 +240,11 @@ fn lost_text(row: &RosterRow, facts: &Facts, now: Now) -> String {
 /// "porch", or "porch/garden" where one node drives several cameras or names one otherwise.
 fn source_name(row: &RosterRow, source: &str) -> String {
     if row.name == source { row.name.clone() } else { format!("{}/{source}", row.name) }
+}
+
+/// As people call it: the node's name is enough where it has one camera.
+fn camera_name(row: &RosterRow, facts: &Facts, source: &str) -> String {
+    if facts.sources.len() == 1 { row.name.clone() } else { source_name(row, source) }
 }
 
 fn state_words(house: &House) -> &'static str {
@@ -252,14 +278,14 @@ fn over_text(key: &Key, house: &House, nodes: &Nodes) -> String {
             }
         }),
         Key::Detector(node, source) => of_node(node, &|row, facts| {
-            let name = source_name(row, source);
+            let name = camera_name(row, facts, source);
             match facts.sources.get(source) {
                 Some(source) if source.watch => format!("{name} watches again."),
                 Some(_) => format!("{name} need not watch now."),
                 None => format!("{name} is no longer configured."),
             }
         }),
-        Key::Disk(node) => of_node(node, &|row, facts| match facts.linked {
+        Key::Disk(node) => of_node(node, &|row, facts| match facts.linked || row.role == NodeRole::Coordinator {
             true => format!("{}: its disk has room again.", row.name),
             false => format!("{} is not connected any more.", row.name),
         }),

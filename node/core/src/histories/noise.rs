@@ -157,6 +157,7 @@ impl World {
             unknown_frames: 0,
             clock_trusted: self.rng.random(),
             outbox: crate::protocol::message::OutboxV1::default(),
+            mails: self.rng.random(),
         };
         self.tell(coordinator::Input::Health { node, report }, seen);
     }

@@ -250,6 +250,8 @@ pub struct HealthV1 {
     /// Whether its clock is only a lower bound.
     pub clock_trusted: bool,
     pub outbox: OutboxV1,
+    /// It mails by itself what the coordinator does not acknowledge, and that the coordinator is gone.
+    pub mails: bool,
 }
 
 /// What waits on a camera.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dms3_core::fault::FaultKind;
 use dms3_core::id::{NodeId, TokenId};
 use dms3_core::protocol::frame::Message;
 use dms3_core::protocol::message::{BeginV1, BundleV1, CoordinatorHintV1, DenyCode, DenyV1, GrantV1, StoredV1};
@@ -19,6 +20,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::camera::enrollment::{Enrolled, Enrollment, enrol};
 use crate::clock::Clock;
+use crate::coordinator::alerts::Word;
 use crate::coordinator::enrollment::{self, EnrollmentContext, TokenRequest, Tokens};
 use crate::coordinator::roster::Roster;
 use crate::mesh::dial::{DialError, remembered};
@@ -38,7 +40,7 @@ struct House {
     authority: Arc<Authority>,
     identity: watch::Sender<Identity>,
     port: watch::Receiver<Option<u16>>,
-    alerts: mpsc::Receiver<(String, String)>,
+    words: mpsc::Receiver<Word>,
     _stop: DropGuard,
     _tasks: JoinSet<anyhow::Result<()>>,
     _dir: TempDir,
@@ -66,7 +68,7 @@ impl House {
         let tokens = Tokens::new(store.clone(), authority.clone(), roster.clone(), clock.clone());
         let (advertise, port) = watch::channel(None);
         let identity = watch::Sender::new(identity);
-        let (alert, alerts) = mpsc::channel(8);
+        let (word, words) = mpsc::channel(8);
         let context = EnrollmentContext {
             strangers: Arc::default(),
             store: store.clone(),
@@ -78,12 +80,12 @@ impl House {
             listen: "127.0.0.1:0".parse().unwrap(),
             mesh_port: MESH_PORT,
             advertise,
-            alerts: alert,
+            words: word,
         };
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(enrollment::run(context, stop.clone()));
-        Self { store, roster, tokens, clock, authority, identity, port, alerts, _stop: stop.drop_guard(), _tasks: tasks, _dir: dir }
+        Self { store, roster, tokens, clock, authority, identity, port, words, _stop: stop.drop_guard(), _tasks: tasks, _dir: dir }
     }
 
     async fn token(&self, uses: u32) -> TokenWord {
@@ -321,10 +323,11 @@ async fn ten_wrong_signatures_lock_a_token_and_tell_people_once() {
         let expected = if attempt < 10 { DenyCode::Token } else { DenyCode::Locked };
         assert_eq!(guesser.say(begin).await, Err(expected), "attempt {attempt}");
     }
-    let (key, text) = house.alerts.recv().await.unwrap();
-    assert!(key.contains(&token.id.to_string()) && text.contains("was locked"), "{key}: {text}");
+    let Word::Once(fault) = house.words.recv().await.unwrap() else { panic!("it has no end") };
+    assert!(fault.key.contains(&token.id.to_string()) && fault.text.contains("was locked"), "{fault:?}");
+    assert_eq!(fault.kind, FaultKind::TokenLocked { source: "127.0.0.11".to_owned() });
     house.port_closes().await;
-    assert!(house.alerts.try_recv().is_err(), "once");
+    assert!(house.words.try_recv().is_err(), "once");
     assert_eq!(house.cameras().await, []);
 }
 

@@ -690,6 +690,7 @@ async fn a_coordinator_that_stops_says_so() {
         unknown_frames: 0,
         clock_trusted: true,
         outbox: dms3_core::protocol::message::OutboxV1::default(),
+        mails: false,
     };
     node.say(Message::Health(report.clone())).await;
     assert!(matches!(coordinator.input().await, Input::LinkUp { .. }));

@@ -322,6 +322,38 @@ fn after_a_restart_a_fault_that_lasts_is_not_told_again_and_one_that_does_not_is
 }
 
 #[test]
+fn what_happened_once_is_told_once_and_never_called_over() {
+    let mut house = House::new(house());
+    let told = house.happens("token 1");
+    assert_eq!(shorts(&told), ["token 1 Once"]);
+    let Effect::FaultMail { notices, .. } = &told[0] else { panic!() };
+    assert_eq!(notices[0].kind, FaultKind::TokenLocked { source: "10.0.0.9".to_owned() });
+    house.crashes();
+    assert!(house.waits_secs(7200).is_empty());
+    house.reboots();
+    assert!(house.waits_secs(7200).is_empty());
+    assert!(house.fault_over("token 1").is_empty());
+}
+
+#[test]
+fn a_thousand_things_that_happened_once_are_told_or_counted_and_leave_no_memory() {
+    let mut house = House::new(house());
+    house.waits_secs(1);
+    for n in 0..1000 {
+        house.happens(&format!("token {n}"));
+    }
+    house.waits_secs(7200);
+    let told = house.told.iter().map(|(_, effect)| match effect {
+        Effect::FaultMail { notices, held_back, .. } => notices.len() as u32 + held_back.map_or(0, |held_back| held_back.faults),
+        _ => 0,
+    });
+    assert_eq!(told.sum::<u32>(), 1000);
+    assert!(house.disk.len() < 300, "{}", house.disk.len());
+    // A fault that lasts still finds its place.
+    assert_eq!(shorts(&house.fault("disk")), ["disk Began"]);
+}
+
+#[test]
 fn who_comes_home_is_not_mailed_his_own_picture() {
     let mut house = House::new(Settings { hold: Duration::from_secs(30), ..house() });
     house.sees(&seen(1, "street", 0));
@@ -401,7 +433,11 @@ fn whatever_comes_the_memory_stays_small() {
             0 => house.sees(&event(n, &source, 0)),
             1 => house.sees(&clip(seen(n, &source, 0))),
             2 => house.sees(&of_kind(event(n, &source, 0), [EventKind::CameraLost, EventKind::CameraFound][n as usize / 4 % 2])),
-            _ => house.gets(Input::Fault { key: &format!("{n:0>500}"), text: &"ä".repeat(1000) }),
+            _ => {
+                let (camera, why) = ("ä".repeat(500), "ä".repeat(1000));
+                let fault = Fault::new(format!("{n:0>500}"), FaultKind::DetectorFailed { camera, why }, "ä".repeat(1000));
+                house.gets(if n % 8 == 3 { Input::Once(&fault) } else { Input::Fault(&fault) })
+            }
         };
         house.waits(u64::from(n % 7) * 1000);
         let size = postcard::to_stdvec(house.policy.memory()).unwrap().len();

@@ -38,6 +38,7 @@ enum Step {
     Wait(u64),
     Fault(u8),
     FaultOver(u8),
+    Once,
     Arrival {
         ago: u64,
     },
@@ -53,6 +54,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (1..8000_u64).prop_map(|quarters| Step::Wait(quarters * 250)),
         1 => (0..4_u8).prop_map(Step::Fault),
         1 => (0..4_u8).prop_map(Step::FaultOver),
+        1 => Just(Step::Once),
         1 => (0..60_000_u64).prop_map(|ago| Step::Arrival { ago }),
         1 => Just(Step::Crash),
         1 => Just(Step::Reboot),
@@ -107,6 +109,7 @@ impl Witness {
             Step::Wait(ms) => drop(house.waits(ms)),
             Step::Fault(n) => drop(house.fault(&n.to_string())),
             Step::FaultOver(n) => drop(house.fault_over(&n.to_string())),
+            Step::Once => drop(house.happens("token")),
             Step::Arrival { ago } => {
                 let to = Timestamp(T + house.time);
                 house.gets(Input::Arrival { from: to - Duration::from_millis(ago), to });

@@ -1,6 +1,7 @@
 //! What is known of the nodes, and which troubles people are told of.
 
 use super::*;
+use crate::fault::FaultKind;
 use crate::protocol::message::OutboxV1;
 
 fn porch(house: &House) -> crate::dashboard::NodeView {
@@ -222,12 +223,9 @@ fn a_camera_that_is_stopped_by_hand_is_missed_as_long_as_it_should_watch() {
     assert_eq!(watch(&house), (1, vec!["porch".to_owned()]));
 }
 
-#[test]
-fn what_a_camera_says_of_its_machine_is_shown_while_it_is_linked() {
-    let mut house = House::with_anna_home().with_porch();
-    house.link(None);
-    house.acks();
-    let well = HealthV1 {
+/// What a machine says that lacks nothing.
+fn well(house: &House) -> HealthV1 {
+    HealthV1 {
         at: house.now.at,
         node_uptime: 1,
         machine_uptime: 1,
@@ -240,7 +238,156 @@ fn what_a_camera_says_of_its_machine_is_shown_while_it_is_linked() {
         unknown_frames: 0,
         clock_trusted: true,
         outbox: OutboxV1::default(),
+        mails: false,
+    }
+}
+
+impl House {
+    fn has_free(&mut self, node: NodeId, disk_free_mib: u64) {
+        let report = HealthV1 { disk_free_mib, ..well(self) };
+        self.handle(Input::Health { node, report });
+    }
+
+    /// Of the porch, which is linked: so many of its events wait, the oldest for so long.
+    fn has_waiting(&mut self, waiting: u64, oldest: Duration) {
+        let outbox = OutboxV1 { waiting, oldest: Some(self.now.at - oldest), ..OutboxV1::default() };
+        let report = HealthV1 { outbox, ..well(self) };
+        self.handle(Input::Health { node: PORCH, report });
+    }
+}
+
+/// What happens, which fault is told of it, what ends it, and what is said of that.
+type Case = (fn(&mut House), FaultKind, fn(&mut House), &'static str);
+
+#[test]
+fn each_fault_is_told_with_its_facts_when_it_begins_and_when_it_ends() {
+    let camera = || "porch".to_owned();
+    let cases: [Case; 9] = [
+        (
+            |house| {
+                house.handle(Input::LinkDown { node: PORCH });
+                house.seconds(30);
+            },
+            FaultKind::CameraLost { camera: camera() },
+            |house| house.link(None),
+            "porch is back.",
+        ),
+        (
+            |house| house.reports(DetectorPhase::Failed),
+            FaultKind::DetectorFailed { camera: camera(), why: "failed".to_owned() },
+            |house| house.reports(DetectorPhase::Watching),
+            "porch watches again.",
+        ),
+        (
+            |house| house.reports(DetectorPhase::Failed),
+            FaultKind::DetectorFailed { camera: camera(), why: "failed".to_owned() },
+            |house| {
+                house.disarm(None);
+                house.acks();
+            },
+            "porch need not watch now.",
+        ),
+        (
+            |house| house.has_free(PORCH, 199),
+            FaultKind::DiskNearlyFull { node: camera(), free_mib: 199 },
+            |house| {
+                house.has_free(PORCH, 249);
+                assert!(house.ends.is_empty(), "what comes and goes at the limit is one fault");
+                house.has_free(PORCH, 250);
+            },
+            "porch: its disk has room again.",
+        ),
+        (
+            |house| house.has_free(ME, 199),
+            FaultKind::DiskNearlyFull { node: "node 9".to_owned(), free_mib: 199 },
+            |house| house.has_free(ME, 250),
+            "node 9: its disk has room again.",
+        ),
+        (
+            |house| {
+                house.has_free(ME, 700);
+                house.handle(Input::DiskShort(true));
+            },
+            FaultKind::DiskNearlyFull { node: "node 9".to_owned(), free_mib: 700 },
+            |house| house.handle(Input::DiskShort(false)),
+            "node 9: its disk has room again.",
+        ),
+        (
+            |house| house.has_waiting(3, Duration::from_secs(601)),
+            FaultKind::OutboxStuck { camera: camera(), waiting: 3 },
+            |house| house.has_waiting(2, Duration::from_secs(5)),
+            "porch: its events get here again.",
+        ),
+        (
+            |house| {
+                let forgotten = StateV1 { rev: house.machine.state().rev + 9, ..house.machine.state().clone() };
+                house.held(forgotten);
+            },
+            FaultKind::StateConflict,
+            |house| house.disarm(None),
+            "Decided anew: disarmed by root.",
+        ),
+        (|house| house.seconds(35), FaultKind::Unconfirmed { camera: camera() }, House::acks, "porch has confirmed."),
+    ];
+    for (nth, (begins, kind, ends, words)) in cases.into_iter().enumerate() {
+        let mut house = House::new().with_porch();
+        house.link(None);
+        if !matches!(kind, FaultKind::Unconfirmed { .. }) {
+            house.acks();
+        }
+        assert!(house.alerts.is_empty(), "number {nth}: {:?}", house.alerts);
+        begins(&mut house);
+        let told: Vec<_> = house.faults.iter().map(|fault| fault.kind.clone()).collect();
+        assert_eq!(told, [kind], "number {nth}");
+        assert!(house.dashboard().problems.contains(&house.faults[0].text), "number {nth}: status says what the mail says");
+        ends(&mut house);
+        house.seconds(1);
+        assert_eq!(house.ends, [words], "number {nth}");
+        let key = &house.faults[0].key;
+        assert_eq!(house.alerts, [key.clone(), format!("over {key}")], "number {nth}");
+    }
+}
+
+#[test]
+fn the_coordinators_own_machine_is_looked_at_too() {
+    let mut house = House::with_anna_home().with_porch();
+    house.has_free(ME, 90);
+    assert_eq!(house.dashboard().problems, ["node 9: disk nearly full (90 MB free)."]);
+    assert_eq!(house.dashboard().nodes[0].health.as_ref().map(|health| health.disk_free_mib), Some(90));
+    let report = HealthV1 { disk_total_mib: 0, disk_free_mib: 0, cpu_millicelsius: Some(85_000), clock_trusted: false, ..well(&house) };
+    house.handle(Input::Health { node: ME, report });
+    assert_eq!(house.dashboard().problems, ["node 9: its processor is at 85 °C."], "of a disk that cannot be read nothing is said");
+    house.has_free(ME, 700);
+    house.handle(Input::DiskShort(true));
+    let problems = house.dashboard().problems;
+    assert_eq!(problems, ["node 9: disk nearly full (700 MB free, less than is to stay free, and nothing is left that could go)."]);
+}
+
+#[test]
+fn as_long_as_no_camera_mails_by_itself_it_is_said_that_nobody_would_tell() {
+    let mut house = House::with_anna_home().with_porch();
+    assert!(house.dashboard().notes.is_empty(), "of a house that nobody was heard of nothing is said");
+    house.link(None);
+    let mails = |house: &mut House, mails| {
+        let report = HealthV1 { mails, ..well(house) };
+        house.handle(Input::Health { node: PORCH, report });
+        house.dashboard().notes
     };
+    assert_eq!(mails(&mut house, false), [NOBODY_TELLS]);
+    assert!(mails(&mut house, true).is_empty());
+    house.handle(Input::LinkDown { node: PORCH });
+    assert!(house.dashboard().notes.is_empty(), "it mails on without a link");
+    mails(&mut house, false);
+    house.roster(&[(PORCH, NodeRole::Camera, NodeStatus::Revoked)]);
+    assert!(house.dashboard().notes.is_empty(), "who is put out is not counted on");
+}
+
+#[test]
+fn what_a_camera_says_of_its_machine_is_shown_while_it_is_linked() {
+    let mut house = House::with_anna_home().with_porch();
+    house.link(None);
+    house.acks();
+    let well = well(&house);
     house.handle(Input::Health { node: PORCH, report: well.clone() });
     assert_eq!(house.dashboard().problems, Vec::<String>::new());
     let at = house.now.at;

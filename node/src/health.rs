@@ -8,7 +8,6 @@ use anyhow::Result;
 use dms3_core::protocol::message::{HealthV1, OutboxV1};
 use dms3_core::time::{Mono, Now};
 use nix::sys::statvfs::statvfs;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How often it is sampled (design 6).
@@ -30,18 +29,27 @@ pub struct Facts {
     pub kernel: String,
 }
 
+/// What the files of the machine do not tell.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counted {
+    /// [`HealthV1::unknown_frames`].
+    pub unknown_frames: u64,
+    pub outbox: OutboxV1,
+    /// [`HealthV1::mails`].
+    pub mails: bool,
+}
+
 /// Samples at once and then every 30 s, until `stop`. What cannot be read is zero or absent: no health is no reason to fail.
-/// `counted`: what the mesh counts ([`HealthV1::unknown_frames`]) and what waits in the outbox.
 pub async fn run(
-    health: watch::Sender<Option<HealthV1>>,
+    mut tell: impl FnMut(HealthV1) + Send,
     now: impl Fn() -> Now + Send,
     state_dir: PathBuf,
-    counted: impl Fn() -> (u64, OutboxV1) + Send,
+    counted: impl Fn() -> Counted + Send,
     stop: CancellationToken,
 ) -> Result<()> {
     let started = now().mono;
     loop {
-        health.send_replace(Some(sample(Path::new("/"), &state_dir, started, now(), counted())));
+        tell(sample(Path::new("/"), &state_dir, started, now(), counted()));
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(EVERY) => {}
@@ -80,7 +88,7 @@ fn short(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(FACT_LIMIT).collect()
 }
 
-fn sample(root: &Path, state_dir: &Path, started: Mono, now: Now, (unknown_frames, outbox): (u64, OutboxV1)) -> HealthV1 {
+fn sample(root: &Path, state_dir: &Path, started: Mono, now: Now, counted: Counted) -> HealthV1 {
     let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_default();
     let memory = read("proc/meminfo");
     let (disk_total_mib, disk_free_mib) = disk_mib(state_dir).unwrap_or_default();
@@ -94,9 +102,10 @@ fn sample(root: &Path, state_dir: &Path, started: Mono, now: Now, (unknown_frame
         mem_available_kib: kib(&memory, "MemAvailable:"),
         disk_total_mib,
         disk_free_mib,
-        unknown_frames,
+        unknown_frames: counted.unknown_frames,
         clock_trusted: now.trusted,
-        outbox,
+        outbox: counted.outbox,
+        mails: counted.mails,
     }
 }
 
@@ -144,18 +153,18 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        let health = sample(dir.path(), dir.path(), Mono(30_000), now(), (7, OutboxV1::default()));
+        let health = sample(dir.path(), dir.path(), Mono(30_000), now(), Counted { unknown_frames: 7, mails: true, ..Counted::default() });
         assert_eq!((health.node_uptime, health.machine_uptime), (60, 350_735));
         assert_eq!((health.cpu_millicelsius, health.load_centi), (Some(51_540), 107));
         assert_eq!((health.mem_total_kib, health.mem_available_kib), (437_820, 301_234));
         assert!(health.disk_total_mib > 0 && health.disk_free_mib <= health.disk_total_mib);
-        assert_eq!((health.unknown_frames, health.at, health.clock_trusted), (7, Timestamp(5), true));
+        assert_eq!((health.unknown_frames, health.mails, health.at, health.clock_trusted), (7, true, Timestamp(5), true));
     }
 
     #[test]
     fn a_machine_that_tells_nothing_is_still_reported() {
         let dir = tempfile::tempdir().unwrap();
-        let health = sample(dir.path(), &dir.path().join("none"), Mono(0), now(), (0, OutboxV1::default()));
+        let health = sample(dir.path(), &dir.path().join("none"), Mono(0), now(), Counted::default());
         assert_eq!((health.cpu_millicelsius, health.mem_total_kib, health.disk_total_mib, health.load_centi), (None, 0, 0, 0));
     }
 
@@ -182,14 +191,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn health_is_sampled_at_once_and_every_half_minute() {
-        let (sender, mut receiver) = watch::channel(None);
+        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
         let stop = CancellationToken::new();
-        let sampling = run(sender, now, "/".into(), || (3, OutboxV1::default()), stop.clone());
+        let counted = || Counted { unknown_frames: 3, ..Counted::default() };
+        let sampling = run(move |health| sender.send(health).unwrap(), now, "/".into(), counted, stop.clone());
         let reading = async {
             let began = tokio::time::Instant::now();
             for _ in 0..3 {
-                receiver.changed().await.unwrap();
-                assert_eq!(receiver.borrow_and_update().as_ref().unwrap().unknown_frames, 3);
+                assert_eq!(receiver.recv().await.unwrap().unknown_frames, 3);
             }
             assert_eq!(began.elapsed(), EVERY * 2);
             stop.cancel();
