@@ -282,7 +282,8 @@ impl Coordinator {
             problems: troubles::all(&self.settings, &self.house, &self.nodes, now).into_iter().map(|trouble| trouble.text).collect(),
             notes: [(self.house.waits_for_a_person(), ONLY_A_PERSON), (self.nodes.nobody_tells(), NOBODY_TELLS)]
                 .into_iter()
-                .filter_map(|(is_so, words)| is_so.then(|| words.to_owned()))
+                .filter(|(is_so, _)| *is_so)
+                .map(|(_, words)| words.to_owned())
                 .collect(),
             clock_trusted: now.trusted,
             mail: None,

@@ -319,8 +319,13 @@ mod tests {
     #[test]
     fn each_fault_is_mailed_in_words_of_its_own_with_its_facts_and_its_end_in_those_of_its_end() {
         let dir = tempfile::tempdir().unwrap();
-        let writer =
-            Writer { templates: Templates::default(), media: Media::open(dir.path()).unwrap(), dashboard: None, max_attachment: 1000 };
+        let writer = Writer {
+            templates: Templates::default(),
+            media: Media::open(dir.path()).unwrap(),
+            dashboard: None,
+            max_attachment: 1000,
+            with_pictures: true,
+        };
         let porch = || "porch".to_owned();
         let mail = |kind: &FaultKind, text: &str, what| {
             let notice =
