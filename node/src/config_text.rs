@@ -67,7 +67,9 @@ pub fn told(error: &toml::de::Error, text: &str) -> String {
         let before = keys.into_iter().filter(|(start, _)| *start <= at && line_at(text, *start) == line);
         before.max_by_key(|(start, _)| *start).map(|(_, key)| key)
     });
-    let Some(key) = key else { return format!("line {line}: {}", error.message()) };
+    // What is missing outside of all sections has no place either, and must not seem to be of the first key.
+    let of_the_file = error.span().is_none_or(|span| span.end == 0);
+    let Some(key) = key.filter(|_| !of_the_file) else { return format!("line {line}: {}", error.message()) };
     let mut why = in_words(error.message(), &key);
     if may_hold_password(&key) || why.contains("://") {
         why = without_text(&why);
@@ -445,6 +447,7 @@ mod tests {
             ("[mail]\n[mail.to]\nx = 1", "line 2: [mail] to: there may be several: write [[mail.to]] for each"),
             ("[mail]", "line 1: mail: missing field `server`"),
             ("", "line 1: missing field `mail`"),
+            ("url = 1", "line 1: missing field `mail`"),
             ("[mail]\nserver", "line 2: "),
         ] {
             let told = told(&toml::from_str::<File>(text).unwrap_err(), text);
