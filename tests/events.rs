@@ -191,6 +191,8 @@ async fn what_is_no_picture_is_an_event_without_percent_and_no_crash() {
             let mut file = fs::OpenOptions::new().append(true).open(&growing).unwrap();
             for _ in (0..5000).take_while(|_| !is_over.load(Ordering::Relaxed)) {
                 file.write_all(&[0x55; 64 * 1024]).unwrap();
+                // As fast as the disk is, not as memory.
+                file.sync_data().unwrap();
             }
         });
         let output = picture(porch, "growing", "10", &growing);
