@@ -2,9 +2,11 @@
 
 mod burst;
 mod bytes;
+mod cables;
 mod crashes;
 mod disks;
 mod rogues;
+mod telling;
 mod users;
 
 use std::ffi::OsStr;
@@ -14,15 +16,17 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dms3_core::event::EventKind;
 use dms3_node::store::events::StoredEvent;
+use image::ImageFormat;
 
 use crate::harness::{BINARY, Camera, House, eventually};
 
 impl House {
     /// What the coordinator's store holds, the oldest first.
-    async fn events(&self) -> Vec<StoredEvent> {
+    pub(crate) async fn events(&self) -> Vec<StoredEvent> {
         let said = self.coordinator.cli(&["events", "--json", "--since", "1000d"]).await.good();
         let mut events: Vec<StoredEvent> = serde_json::from_str(&said).unwrap();
         events.reverse();
@@ -30,7 +34,7 @@ impl House {
     }
 
     /// Waits until so many events with all of their attachments are there.
-    async fn has_events(&self, number: usize) -> Vec<StoredEvent> {
+    pub(crate) async fn has_events(&self, number: usize) -> Vec<StoredEvent> {
         let mut events = Vec::new();
         eventually(&format!("{number} events are in the store, whole"), async || {
             events = self.events().await;
@@ -64,10 +68,12 @@ pub(crate) fn good(output: Output) {
 
 /// A picture of that colour, so that no two have the same content.
 pub(crate) fn jpeg(dir: &Path, name: &[u8], colour: u8) -> PathBuf {
+    sized_jpeg(dir, name, colour, 100, 100)
+}
+
+pub(crate) fn sized_jpeg(dir: &Path, name: &[u8], colour: u8, width: u32, height: u32) -> PathBuf {
     let path = dir.join(OsStr::from_bytes(name));
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    image::RgbImage::from_pixel(100, 100, image::Rgb([colour; 3])).write_to(&mut bytes, image::ImageFormat::Jpeg).unwrap();
-    fs::write(&path, bytes.into_inner()).unwrap();
+    image::RgbImage::from_pixel(width, height, image::Rgb([colour; 3])).save_with_format(&path, ImageFormat::Jpeg).unwrap();
     path
 }
 
@@ -79,6 +85,10 @@ async fn what_moves_is_in_the_store_of_the_coordinator_with_picture_and_clip() {
     let clip = house.dir().join("01-20261123080130.mp4");
     fs::write(&clip, vec![9; 3_000_000]).unwrap();
     good(said(porch, "event-start", "7"));
+    eventually("it is announced at its start", async || {
+        house.events().await.first().is_some_and(|event| event.attachments.is_empty() && event.ended.is_none())
+    })
+    .await;
     good(picture(porch, "7", "450", &file));
     eventually("its picture came", async || house.events().await.first().is_some_and(|event| event.attachments.len() == 1)).await;
     assert_eq!(house.has_events(1).await.remove(0).ended, None, "it is announced before it is over");
@@ -161,15 +171,78 @@ async fn what_is_no_picture_is_an_event_without_percent_and_no_crash() {
     let whole = fs::read(jpeg(house.dir(), b"whole.jpg", 3)).unwrap();
     let contents: [(&str, Vec<u8>); 4] =
         [("empty", Vec::new()), ("cut", whole[..20].to_vec()), ("garbage", vec![0x55; 70_000]), ("text", b"hello".to_vec())];
+    let no_percent = |name: &str| porch.line_with_all(&[&format!("{name}.jpg"), "it is not known how much changed"]);
     for (name, bytes) in &contents {
         let path = house.dir().join(format!("{name}.jpg"));
         fs::write(&path, bytes).unwrap();
         good(picture(porch, name, "10", &path));
-        assert!(porch.line_with_all(&[&format!("{name}.jpg"), "it is not known how much changed"]), "{name}");
+        assert!(no_percent(name), "{name}");
     }
-    for event in house.has_events(contents.len()).await {
+    let huge = house.dir().join("huge.jpg");
+    fs::File::create(&huge).unwrap().set_len(2_000_000_000).unwrap();
+    good(picture(porch, "huge", "10", &huge));
+    assert!(no_percent("huge") && porch.line_with_all(&["a file of 2000 MB is not kept", "max_file"]));
+    // Written to for as long as the hook reads it.
+    let growing = house.dir().join("growing.jpg");
+    fs::write(&growing, &whole[..20]).unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut file = fs::OpenOptions::new().append(true).open(&growing).unwrap();
+            for _ in (0..5000).take_while(|_| !is_over.load(Ordering::Relaxed)) {
+                file.write_all(&[0x55; 64 * 1024]).unwrap();
+                // As fast as the disk is, not as memory.
+                file.sync_data().unwrap();
+            }
+        });
+        let output = picture(porch, "growing", "10", &growing);
+        is_over.store(true, Ordering::Relaxed);
+        good(output);
+    });
+    assert!(no_percent("growing"));
+    let events = house.has_events(contents.len() + 2).await;
+    for event in &events {
         assert_eq!(event.changed, None);
     }
+    let mut lengths: Vec<_> = events.iter().map(|event| event.attachments.first().map(|known| known.attachment.length)).collect();
+    lengths.sort_unstable();
+    assert_eq!(lengths[..5], [None, Some(0), Some(5), Some(20), Some(70_000)], "whatever it is, it is kept, but for the huge one");
+    assert!(lengths[5].is_some_and(|length| length > 70_000));
+}
+
+#[tokio::test]
+async fn how_much_changed_is_told_by_any_picture_of_an_event_and_never_by_its_movie() {
+    let house = House::with_cameras(["porch"]).await;
+    let porch = house.camera("porch");
+    let image = image::RgbImage::from_pixel(200, 50, image::Rgb([9; 3]));
+    let mut pictures = Vec::new();
+    for (format, ending) in [(ImageFormat::Jpeg, "jpg"), (ImageFormat::Png, "png"), (ImageFormat::WebP, "webp")] {
+        let path = house.dir().join(format!("a.{ending}"));
+        image.save_with_format(&path, format).unwrap();
+        pictures.push((path, ending));
+    }
+    // Its head says how large it is, whatever follows and however much.
+    let huge = house.dir().join("a.huge");
+    fs::copy(house.dir().join("a.jpg"), &huge).unwrap();
+    fs::OpenOptions::new().write(true).open(&huge).unwrap().set_len(2_000_000_000).unwrap();
+    pictures.push((huge, "huge"));
+    let movie = house.dir().join("a.mp4");
+    fs::write(&movie, vec![9; 1000]).unwrap();
+    for (path, event) in &pictures {
+        // As many of 10 000 as are a little more than 6 %.
+        good(picture(porch, event, "601", path));
+        let words = ["movie", "--event", event, "--camera", "cam", "--pixels", "9000", "--file"];
+        good(hook(porch, &words.iter().map(OsStr::new).chain([movie.as_os_str()]).collect::<Vec<_>>()));
+    }
+    let mut found = Vec::new();
+    for event in house.has_events(pictures.len()).await {
+        let names: Vec<_> = event.attachments.iter().map(|known| known.attachment.name.clone()).collect();
+        found.push((names.join(" "), event.changed));
+    }
+    found.sort_unstable();
+    let expected = ["a.jpg a.mp4", "a.mp4", "a.png a.mp4", "a.webp a.mp4"].map(|names| (names.to_owned(), Some(7)));
+    assert_eq!(found, expected);
+    assert!(porch.told("a file of 2000 MB is not kept"));
 }
 
 #[tokio::test]

@@ -1,13 +1,18 @@
 //! What was seen and what is wrong reaches the family by mail, whatever the mail server does.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
 use dms3_core::arming::ArmState;
+use dms3_core::event::EventKind;
 use dms3_core::protocol::message::DenyCode;
+use dms3_node::clock::{calendar, wall};
 use dms3_pki::{NodeKey, TokenWord};
+use image::ImageFormat;
+use mail_parser::{Message, MessageParser, MimeHeaders as _, PartType};
 
-use crate::events::{good, jpeg, picture, said};
+use crate::events::{good, jpeg, picture, said, sized_jpeg};
 use crate::faults::SmallDisk;
 use crate::harness::skip::cannot_make_networks;
 use crate::harness::smtp::{MailServer, header};
@@ -25,6 +30,57 @@ pub(crate) async fn mailing_house(server: &MailServer, more: &str) -> House {
     house
 }
 
+/// "multipart/alternative{text/plain text/html}"
+fn shape(mail: &Message<'_>, part: u32) -> String {
+    let part = &mail.parts[part as usize];
+    let kind = part.content_type().unwrap();
+    let kind = format!("{}/{}", kind.c_type, kind.c_subtype.as_deref().unwrap_or_default());
+    match &part.body {
+        PartType::Multipart(parts) => {
+            format!("{kind}{{{}}}", parts.iter().map(|part| shape(mail, *part)).collect::<Vec<_>>().join(" "))
+        }
+        _ => kind,
+    }
+}
+
+/// Width and height of the pictures that its page shows: those that came with it, each by its id.
+fn pictures_in(mail: &Message<'_>) -> Vec<(u32, u32)> {
+    let page = mail.body_html(0).unwrap();
+    let shown: Vec<_> = page.split("\"cid:").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    let came: Vec<_> = mail.attachments().filter(|part| part.content_id().is_some()).collect();
+    assert_eq!(shown, came.iter().map(|part| part.content_id().unwrap()).collect::<Vec<_>>());
+    let decoded = came.iter().map(|part| image::load_from_memory_with_format(part.contents(), ImageFormat::Jpeg).unwrap());
+    decoded.map(|picture| (picture.width(), picture.height())).collect()
+}
+
+/// What every mail has, for the programs that sort and show it. Returns the id of its thread.
+fn is_well_made(mail: &Message<'_>) -> String {
+    let raw = |name: &str| mail.header_raw(name).unwrap_or_else(|| panic!("no {name}")).trim().to_owned();
+    assert_eq!(raw("From"), "DMS3 <dms3@example.org>");
+    assert_eq!(raw("To"), "anna@example.org, ben@example.org");
+    assert_eq!(raw("Auto-Submitted"), "auto-generated");
+    assert!(raw("List-Id").starts_with('<') && raw("List-Id").ends_with(".dms3.localhost>"));
+    assert!(raw("Message-ID").ends_with("@example.org>"));
+    let age = wall().as_secs().cast_signed() - mail.date().unwrap().to_timestamp();
+    assert!((0..60).contains(&age), "{age} s old");
+    assert_eq!(raw("In-Reply-To"), raw("References"));
+    assert_ne!(raw("References"), raw("Message-ID"));
+    let page = mail.body_html(0).unwrap();
+    for dark in ["<meta name=\"color-scheme\" content=\"light dark\">", "@media (prefers-color-scheme: dark) {"] {
+        assert!(page.contains(dark), "no {dark} in {page}");
+    }
+    raw("References")
+}
+
+/// Its text, on one line.
+fn text_of(mail: &Message<'_>) -> String {
+    let text = mail.body_text(0).unwrap();
+    for of_pages in ["<", "&nbsp;", "cid:"] {
+        assert!(!text.contains(of_pages), "{of_pages} in {text}");
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 #[tokio::test]
 async fn what_moves_is_mailed_with_its_picture_then_its_clip_in_the_same_thread_and_the_rest_as_one_digest() {
     let mut server = MailServer::new();
@@ -34,29 +90,67 @@ async fn what_moves_is_mailed_with_its_picture_then_its_clip_in_the_same_thread_
     let clip = house.dir().join("01-20261123080130.mp4");
     std::fs::write(&clip, vec![9; 50_000]).unwrap();
     good(said(porch, "event-start", "1"));
-    good(picture(porch, "1", "450", &jpeg(house.dir(), b"1.jpg", 1)));
+    // 5 % of it.
+    good(picture(porch, "1", "103680", &sized_jpeg(house.dir(), b"1.jpg", 1, 1920, 1080)));
     let first = server.has(1).await.remove(0);
-    let subject = header(&first, "Subject").unwrap();
-    assert!(subject.starts_with("DMS3: porch saw movement (5 %) at "), "{subject}");
-    for part in ["multipart/alternative", "multipart/related", "text/plain", "text/html", "image/jpeg", "Auto-Submitted: auto-generated"] {
-        assert!(first.contains(part), "no {part} in {first}");
-    }
-    assert!(!first.contains("video/mp4"));
+    let time = calendar(house.has_events(1).await[0].began, "%H:%M:%S");
+    let first = MessageParser::default().parse(first.as_bytes()).unwrap();
+    assert_eq!(shape(&first, 0), "multipart/alternative{text/plain multipart/related{text/html image/jpeg}}");
+    assert_eq!(first.subject().unwrap(), format!("DMS3: porch saw movement (5 %) at {time}"));
+    assert_eq!(pictures_in(&first), [(1280, 720)]);
+    let thread = is_well_made(&first);
+    let text = text_of(&first);
+    assert!(text.starts_with(&format!("porch saw movement at {time}: 5 % of the picture changed.")), "{text}");
+    assert!(text.contains("Picture: What porch saw") && text.contains("Clip: Follows in this thread"), "{text}");
     // What comes within the cooldown waits for a digest.
     for nth in 2..=4 {
         good(said(porch, "event-start", &nth.to_string()));
-        good(picture(porch, &nth.to_string(), "100", &jpeg(house.dir(), format!("{nth}.jpg").as_bytes(), nth)));
+        let file = sized_jpeg(house.dir(), format!("{nth}.jpg").as_bytes(), nth, 640, 360);
+        good(picture(porch, &nth.to_string(), "2304", &file));
         good(said(porch, "event-end", &nth.to_string()));
     }
     let movie = ["movie", "--event", "1", "--camera", "cam", "--file", clip.to_str().unwrap()];
     good(crate::events::hook(porch, &movie.map(std::ffi::OsStr::new)));
     let mails = server.has(3).await;
-    let with_clip = mails.iter().find(|mail| mail.contains("video/mp4")).expect("the clip came");
-    assert_eq!(header(with_clip, "References"), header(&first, "References"), "in the same thread");
-    assert!(header(&first, "References").is_some());
-    let digest = mails.iter().find(|mail| header(mail, "Subject").is_some_and(|subject| subject.contains("3 more")));
-    assert_eq!(digest.expect("a digest of the rest").matches("Content-ID").count(), 3, "with small pictures");
+    let mails: Vec<_> = mails.iter().map(|mail| MessageParser::default().parse(mail.as_bytes()).unwrap()).collect();
+    for mail in &mails {
+        assert_eq!(is_well_made(mail), thread, "of one camera, in one thread");
+    }
+    let with_clip = mails.iter().find(|mail| shape(mail, 0).starts_with("multipart/mixed")).expect("the clip came");
+    assert_eq!(shape(with_clip, 0), "multipart/mixed{multipart/alternative{text/plain multipart/related{text/html}} video/mp4}");
+    assert_eq!(with_clip.subject(), first.subject());
+    let video = with_clip.attachments().next().unwrap();
+    assert_eq!((video.contents(), video.attachment_name()), (&[9; 50_000][..], Some("01-20261123080130.mp4")));
+    assert!(text_of(with_clip).contains("Clip: Attached to this mail"));
+    let digest = mails.iter().find(|mail| mail.subject().unwrap().contains("3 more")).expect("a digest of the rest");
+    let pictures = "image/jpeg image/jpeg image/jpeg";
+    assert_eq!(shape(digest, 0), format!("multipart/alternative{{text/plain multipart/related{{text/html {pictures}}}}}"));
+    assert_eq!(pictures_in(digest), [(320, 180); 3], "small ones");
+    assert!(text_of(digest).starts_with("porch: 3 more in a minute"), "{}", text_of(digest));
+    let ids: BTreeSet<_> = mails.iter().map(|mail| mail.message_id().unwrap()).collect();
+    assert_eq!(ids.len(), 3);
     eventually("nothing waits", async || house.status().await.mail.is_some_and(|mail| mail.waiting == 0)).await;
+}
+
+#[tokio::test]
+async fn a_snapshot_is_kept_as_one_and_not_mailed() {
+    let mut server = MailServer::new();
+    server.start(&[]);
+    let house = mailing_house(&server, "cooldown = \"0s\"").await;
+    let porch = house.camera("porch");
+    let file = jpeg(house.dir(), b"snapshot.jpg", 1);
+    let snapshot = ["picture", "--kind", "2", "--event", "1", "--camera", "cam", "--pixels", "450", "--file", file.to_str().unwrap()];
+    good(crate::events::hook(porch, &snapshot.map(std::ffi::OsStr::new)));
+    assert_eq!(house.has_events(1).await[0].kind, EventKind::Snapshot);
+    assert!(house.coordinator.cli(&["events", "--json", "--since", "1000d"]).await.good().contains("\"kind\": \"snapshot\""));
+    // Of the same name, and told to the rules of mails later.
+    good(picture(porch, "1", "450", &jpeg(house.dir(), b"1.jpg", 2)));
+    let events = house.has_events(2).await;
+    assert_eq!(events.iter().filter(|event| event.kind == EventKind::Movement).count(), 1, "{events:?}");
+    server.has(1).await;
+    eventually("nothing waits", async || house.status().await.mail.is_some_and(|mail| mail.waiting == 0)).await;
+    let mails = server.has(1).await;
+    assert!(header(&mails[0], "Subject").unwrap().contains("saw movement"));
 }
 
 #[tokio::test]
@@ -73,7 +167,7 @@ async fn a_clip_that_the_mail_server_finds_too_large_stays_at_home_and_its_mail_
     let movie = ["movie", "--event", "1", "--camera", "cam", "--file", clip.to_str().unwrap()];
     good(crate::events::hook(porch, &movie.map(std::ffi::OsStr::new)));
     let mails = server.has(2).await;
-    let mail = mail_parser::MessageParser::default().parse(mails[1].as_bytes()).unwrap();
+    let mail = MessageParser::default().parse(mails[1].as_bytes()).unwrap();
     assert_eq!(mail.attachment_count(), 0);
     for text in [mail.body_text(0).unwrap(), mail.body_html(0).unwrap()] {
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -239,8 +333,8 @@ async fn a_revoked_camera_keeps_what_it_saw_and_mails_nothing_and_its_password_i
     eventually("it says so", async || porch.camera_status().await.is_some_and(|status| status.revoked)).await;
     assert!(porch.cli(&["status"]).await.good().contains("A person revoked this node"));
     porch.cli(&["mail", "test"]).await.bad();
-    let kept = porch.camera_status().await.unwrap().outbox;
-    assert_eq!(kept.waiting, 1, "the evidence stays");
+    // What waits is counted twice a second.
+    eventually("the evidence stays", async || porch.camera_status().await.is_some_and(|status| status.outbox.waiting == 1)).await;
     house.coordinator.cli(&["mail", "test"]).await.good();
     server.has(1).await;
 }

@@ -56,7 +56,9 @@ pub fn leave(dir: &Path, id: EventId, call: &Call, file: Option<File>) -> Result
     let attempt = || -> Result<()> {
         if let Some(file) = file {
             let mut content = made(&content_name)?;
-            io::copy(&mut FromStart { file, at: 0 }, &mut content).context("cannot copy the file")?;
+            // Whoever goes on writing to it keeps no hook for ever.
+            let length = file.metadata().context("cannot see how long the file is")?.len();
+            io::copy(&mut FromStart { file, at: 0 }.take(length), &mut content).context("cannot copy the file")?;
             content.sync_all()?;
         }
         let mut entry = made(&unfinished)?;
@@ -233,6 +235,27 @@ mod tests {
         assert_eq!([found[1], found[3]], late, "nobody waits for the other");
         let first: Vec<_> = found.iter().filter(|id| !late.contains(id)).map(|id| id.made_at().0).collect();
         assert_eq!(first, (1..=AT_ONCE as u64).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn of_a_file_that_grows_meanwhile_as_much_is_left_as_there_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let call = Call {
+            said: dms3_core::event::Said::Movie,
+            event: None,
+            camera: None,
+            pixels: None,
+            at: None,
+            called: Timestamp(1),
+            file: Some(b"a.mp4".to_vec()),
+        };
+        // Its length is 0, and whoever reads it gets more.
+        for (path, length) in [("/proc/self/status", 0), ("/etc/passwd", fs::metadata("/etc/passwd").unwrap().len())] {
+            let id = EventId::new(Timestamp(1), rand::random());
+            leave(dir.path(), id, &call, Some(File::open(path).unwrap())).unwrap();
+            let (_, file) = read(dir.path(), id).unwrap();
+            assert_eq!(file.unwrap().metadata().unwrap().len(), length, "{path}");
+        }
     }
 
     #[test]

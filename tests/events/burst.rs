@@ -10,15 +10,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use dms3_core::alerting::{AlertPolicy, Effect, Input, Rule, Settings};
-use dms3_core::time::{Mono, Now, Timestamp};
-use dms3_node::store::mails::Mails;
 use mail_parser::MessageParser;
 use tokio::process::Command;
 
 use super::crashes::{found, hands_all_over, hash, of_env, stored};
+use super::telling::{Told, movements_in};
 use crate::harness::smtp::MailServer;
-use crate::harness::{BINARY, Camera, House, within};
+use crate::harness::{BINARY, Camera, within};
 use crate::mail::mailing_house;
 
 /// Hooks that are called at the same time: Motion waits for none of them.
@@ -98,7 +96,7 @@ async fn of_a_burst_of_pictures_none_is_lost_the_mails_are_few_and_count_all_and
     // However many come, each is looked at by the rules of mails; the last of them later than it is kept.
     within(Duration::from_secs(60), "the rules know of all", async || {
         let events = stored(&house).await.len();
-        told_in(&server.mails()) + told_later(&house).await >= events
+        Told::by(&server.mails()).and_later(&house, CAP, COOLDOWN).await.movements() >= events
     })
     .await;
     house.coordinator.stop().await;
@@ -111,63 +109,31 @@ async fn of_a_burst_of_pictures_none_is_lost_the_mails_are_few_and_count_all_and
     assert!((pictures.div_ceil(EACH)..=pictures).contains(&events), "{events} events");
 
     let mails = server.mails();
-    let (told, later) = (told_in(&mails), told_later(&house).await);
-    eprintln!("{events} events: {} mails tell of {told}, the next ones of {later}", mails.len());
+    let told = Told::by(&mails);
+    let mailed = told.movements();
+    let all = told.and_later(&house, CAP, COOLDOWN).await.movements();
+    eprintln!("{events} events: {} mails tell of {mailed}, those and the next ones of {all}", mails.len());
     assert!(mails.len() <= CAP, "{} mails", mails.len());
-    assert_eq!(told + later, events, "{told} were mailed and {later} will be");
+    keep_to_the_cooldown(&mails);
+    assert_eq!(all, events, "{mailed} of them were mailed");
     for (what, kib) in peaks {
         assert!(kib <= MEMORY_KIB, "{what}: {kib} KiB");
     }
 }
 
-/// Movements that the mails tell of. Between any two that are about movements lies the cooldown; one about a fault may come at any time, and
-/// counts what was held back.
-fn told_in(mails: &[String]) -> usize {
-    let mut told = 0;
+/// Between any two mails about movements lies the cooldown; one about a fault may come at any time, and counts what was held back.
+fn keep_to_the_cooldown(mails: &[String]) {
     let mut last: Option<i64> = None;
     for mail in mails {
         let mail = MessageParser::default().parse(mail.as_bytes()).unwrap();
-        let (subject, text) = (mail.subject().unwrap(), mail.body_text(0).unwrap());
-        // "3 alerts were held back since"
-        let words: Vec<_> = text.split_whitespace().collect();
-        told +=
-            words.windows(5).filter(|words| words[3..] == ["held", "back"]).map(|words| words[0].parse::<usize>().unwrap()).sum::<usize>();
-        let about_movements = match subject.split_once(" more in ") {
-            Some((before, _)) => before.rsplit(' ').next().unwrap().parse().unwrap(),
-            None => usize::from(subject.contains("saw movement")),
-        };
-        if about_movements == 0 {
+        if movements_in(&mail) == 0 {
             continue;
         }
         let at = mail.date().unwrap().to_timestamp();
-        assert!(last.is_none_or(|last| at - last >= COOLDOWN.as_secs().cast_signed() - 1), "{subject}: too soon");
+        let is_late = last.is_none_or(|last| at - last >= COOLDOWN.as_secs().cast_signed() - 1);
+        assert!(is_late, "{}: too soon", mail.subject().unwrap());
         last = Some(at);
-        told += about_movements;
     }
-    told
-}
-
-/// Movements that the mails of the next hours will tell of, by the rules that the house goes by.
-async fn told_later(house: &House) -> usize {
-    let (mails, _) = Mails::open(&house.coordinator.state_dir()).await.unwrap();
-    let memory = mails.memory().await.unwrap().expect("the rules remember");
-    let usual = Rule { cooldown: COOLDOWN, ..Rule::default() };
-    let settings = Settings { recipients: vec!["anna@example.org".to_owned()], cap: CAP as u32, usual, ..Settings::default() };
-    let now = |hours: u64| Now { at: Timestamp(hours * 3_600_000), mono: Mono(hours * 3_600_000), trusted: true };
-    let mut policy = AlertPolicy::restore(settings, memory, now(0));
-    let mut told = 0;
-    for hour in 1..10 {
-        for effect in policy.handle(Input::Tick, now(hour)) {
-            let (movements, held_back) = match effect {
-                Effect::EventMail { held_back, .. } => (1, held_back),
-                Effect::Digest(digest) => (digest.movements.len() + digest.more as usize, digest.held_back),
-                Effect::FaultMail { held_back, .. } | Effect::ClipMail { held_back, .. } => (0, held_back),
-                Effect::Arrived { .. } => (0, None),
-            };
-            told += movements + held_back.map_or(0, |held| held.events as usize);
-        }
-    }
-    told
 }
 
 /// The most memory that the process ever had.

@@ -14,13 +14,13 @@ use crate::harness::{Camera, House, Node, eventually, throughout, within};
 
 const CLIP: usize = 20 << 20;
 
-fn clip(camera: &Camera, event: &str, file: &Path) -> std::process::Output {
+pub(super) fn clip(camera: &Camera, event: &str, file: &Path) -> std::process::Output {
     let words = ["movie", "--event", event, "--camera", "cam", "--file"];
     hook(camera, &words.iter().map(std::ffi::OsStr::new).chain([file.as_os_str()]).collect::<Vec<_>>())
 }
 
 /// So many bytes of which no two files have the same.
-fn noise(path: &Path, bytes: usize, seed: u64) -> Vec<u8> {
+pub(super) fn noise(path: &Path, bytes: usize, seed: u64) -> Vec<u8> {
     let mut state = seed;
     let noise: Vec<u8> = std::iter::repeat_with(|| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -35,7 +35,7 @@ fn noise(path: &Path, bytes: usize, seed: u64) -> Vec<u8> {
 }
 
 /// Of the only content that comes now.
-fn part(coordinator: &Node) -> Option<PathBuf> {
+pub(super) fn part(coordinator: &Node) -> Option<PathBuf> {
     fs::read_dir(coordinator.state_dir().join("media/parts")).ok()?.flatten().map(|entry| entry.path()).next()
 }
 
@@ -68,11 +68,13 @@ async fn house_with_half_a_clip() -> (House, [u8; 32], File) {
 }
 
 /// All of it came, and it is the very file of which a part was there before.
-async fn goes_on(house: &House, hash: &[u8; 32], half: &File) {
+pub(super) async fn goes_on(house: &House, hash: &[u8; 32], half: &File, length: usize) {
     let events = house.has_events(1).await;
     assert_eq!(events[0].attachments.len(), 1);
-    let whole = File::open(content(&house.coordinator, "media", hash)).unwrap();
-    assert_eq!(whole.metadata().unwrap().len(), CLIP as u64);
+    let path = content(&house.coordinator, "media", hash);
+    let whole = File::open(&path).unwrap();
+    assert_eq!(whole.metadata().unwrap().len(), length as u64);
+    assert_eq!(super::crashes::hash(&fs::read(path).unwrap()), *hash);
     assert_eq!(whole.metadata().unwrap().ino(), half.metadata().unwrap().ino(), "it did not begin anew");
     let porch = house.camera("porch");
     eventually("nothing waits on the camera", async || porch.camera_status().await.is_some_and(|status| status.outbox.waiting == 0)).await;
@@ -85,7 +87,7 @@ async fn a_clip_of_which_a_part_came_before_the_coordinator_died_goes_on_where_i
     house.coordinator.sigkill().await;
     house.coordinator.start();
     house.answers().await;
-    goes_on(&house, &hash, &half).await;
+    goes_on(&house, &hash, &half, CLIP).await;
 }
 
 #[tokio::test]
@@ -95,7 +97,7 @@ async fn a_clip_goes_on_when_the_camera_dies_in_the_midst_of_it() {
     porch.sigkill().await;
     house.coordinator.signal(Signal::SIGCONT);
     porch.start();
-    goes_on(&house, &hash, &half).await;
+    goes_on(&house, &hash, &half, CLIP).await;
 }
 
 #[tokio::test]
@@ -104,7 +106,7 @@ async fn a_coordinator_that_hangs_in_the_midst_of_a_clip_gets_the_rest_of_it() {
     let there = half.metadata().unwrap().len();
     throughout(Duration::from_secs(3), "nothing comes to whoever hangs", async || half.metadata().unwrap().len() == there).await;
     house.coordinator.signal(Signal::SIGCONT);
-    goes_on(&house, &hash, &half).await;
+    goes_on(&house, &hash, &half, CLIP).await;
 }
 
 #[tokio::test]
@@ -113,7 +115,7 @@ async fn a_coordinator_that_hangs_until_its_link_is_given_up_gets_the_rest_of_a_
     let porch = house.camera("porch");
     eventually("the camera gives it up", async || porch.camera_status().await.is_some_and(|status| status.linked.is_none())).await;
     house.coordinator.signal(Signal::SIGCONT);
-    goes_on(&house, &hash, &half).await;
+    goes_on(&house, &hash, &half, CLIP).await;
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
-//! Whatever is killed at whatever moment: what a hook was told is kept arrives, and once.
+//! Whatever is killed at whatever moment: what a hook was told is kept arrives, once, and the family is told of it.
 //!
 //! `DMS3_CRASHES` says how many crashes (10), `DMS3_SEED` which ones; the order in which processes are run is theirs all the same.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -10,6 +10,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use dms3_core::event::EventKind;
+use dms3_core::id::EventId;
 use dms3_node::store::events::{Events, Filter, MOST, StoredEvent};
 use dms3_node::store::media::Media;
 use nix::sys::signal::Signal;
@@ -18,23 +20,40 @@ use rand::{Rng as _, SeedableRng as _};
 use tokio::process::Command;
 
 use super::jpeg;
+use super::telling::Told;
+use crate::harness::smtp::{MailServer, header};
 use crate::harness::{BINARY, Camera, House, eventually, within};
+use crate::mail::mailing_house;
 
 /// Hooks that are called at the same time.
 const CALLERS: usize = 3;
-/// What one caller has at least to tell while one thing is killed and started again.
-const TOLD_EACH: usize = 20;
+/// Events, of which no other picture is: they flow while things are killed, and are kept at the end.
+const EVENTS: usize = 1000;
+/// Mails of an hour, as many as may be: nearly each movement of a thousand events has its own. What are more are held back and counted.
+const CAP: usize = 1000;
 
 /// What became of the pictures that hooks were given.
 #[derive(Debug, Default)]
 struct Ledger {
     /// The hook ended with 0.
-    kept: Mutex<Vec<[u8; 32]>>,
+    kept: Mutex<HashMap<[u8; 32], Of>>,
     /// It did not, or was killed: nobody knows.
-    unknown: Mutex<Vec<[u8; 32]>>,
+    unknown: Mutex<HashMap<[u8; 32], Of>>,
     number: AtomicUsize,
-    /// Hooks of this number and above are killed.
+    /// Of those that were kept, such that are events of their own.
+    events: AtomicUsize,
+    /// Hooks that are called now are killed.
     shoot: AtomicBool,
+}
+
+/// What a picture is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Of {
+    Own,
+    /// A movement that has others, too.
+    Shared(usize),
+    Unnamed,
+    Snapshot,
 }
 
 pub(super) fn of_env(name: &str) -> Option<u64> {
@@ -42,38 +61,42 @@ pub(super) fn of_env(name: &str) -> Option<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_picture_that_a_hook_was_told_is_kept_is_lost_or_doubled_whatever_is_killed() {
-    let rounds = of_env("DMS3_CRASHES").unwrap_or(10);
+async fn no_event_that_a_hook_was_told_is_kept_is_lost_or_doubled_or_kept_quiet_whatever_is_killed() {
+    let rounds = usize::try_from(of_env("DMS3_CRASHES").unwrap_or(10)).unwrap();
     let seed = of_env("DMS3_SEED").unwrap_or_else(|| rand::random_range(0..1 << 32));
     eprintln!("DMS3_CRASHES={rounds} DMS3_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let house = House::with_cameras(["porch"]).await;
+    let mut server = MailServer::new();
+    server.start(&[]);
+    let house = mailing_house(&server, &format!("hourly_cap = {CAP}\ncooldown = \"0s\"")).await;
     let porch = house.camera("porch");
     let ledger = Ledger::default();
+    let mut cut_off = Vec::new();
     let plain = fs::read(jpeg(house.dir(), b"plain.jpg", 7)).unwrap();
+    let began = Instant::now();
     for round in 0..rounds {
         let callers: [u64; CALLERS] = std::array::from_fn(|_| random.random());
         let is_over = AtomicBool::new(false);
         let told = AtomicUsize::new(0);
+        let enough = EVENTS * (round + 1) / rounds;
         let calls = futures_util::future::join_all(callers.iter().map(|seed| {
             let (ledger, plain, is_over, told, dir) = (&ledger, &plain, &is_over, &told, house.dir());
             async move {
                 let mut random = StdRng::seed_from_u64(*seed);
-                let mut own = 0;
-                while own < TOLD_EACH || !is_over.load(Ordering::Relaxed) {
+                while ledger.events.load(Ordering::Relaxed) < enough || !is_over.load(Ordering::Relaxed) {
                     call(porch, ledger, dir, plain, &mut random).await;
-                    own += 1;
                     told.fetch_add(1, Ordering::Relaxed);
                 }
             }
         }));
         let crash = async {
-            let after = random.random_range(1..CALLERS * TOLD_EACH / 2);
+            let after = random.random_range(1..=(EVENTS / rounds).div_ceil(2));
             let pause = Duration::from_micros(random.random_range(0..40_000));
             within(Duration::from_secs(60), "hooks end", async || told.load(Ordering::Relaxed) >= after).await;
             // Anywhere in what the next call does.
             tokio::time::sleep(pause).await;
-            match random.random_range(0..5) {
+            // Whatever the others are, one is between the mail that the server has and our note of it.
+            match if round == 0 { 4 } else { random.random_range(0..6) } {
                 0 | 1 => {
                     porch.sigkill().await;
                     if random.random() {
@@ -87,6 +110,15 @@ async fn no_picture_that_a_hook_was_told_is_kept_is_lost_or_doubled_whatever_is_
                     house.coordinator.sigkill().await;
                     house.coordinator.start();
                 }
+                4 => {
+                    server.holds(true);
+                    let before = server.taken();
+                    within(Duration::from_secs(60), "a mail is there", async || server.taken() > before).await;
+                    house.coordinator.sigkill().await;
+                    cut_off.push(message_id(server.mails().last().unwrap()));
+                    server.holds(false);
+                    house.coordinator.start();
+                }
                 _ => ledger.shoot.store(true, Ordering::Relaxed),
             }
             is_over.store(true, Ordering::Relaxed);
@@ -95,20 +127,83 @@ async fn no_picture_that_a_hook_was_told_is_kept_is_lost_or_doubled_whatever_is_
         ledger.shoot.store(false, Ordering::Relaxed);
         eprintln!("{round}: {} kept, {} unknown", ledger.kept.lock().unwrap().len(), ledger.unknown.lock().unwrap().len());
     }
+    let called = began.elapsed();
     house.answers().await;
     let (kept, unknown) = (ledger.kept.into_inner().unwrap(), ledger.unknown.into_inner().unwrap());
     hands_all_over(porch, Duration::from_secs(60 + kept.len() as u64 / 10)).await;
+    let handed_over = began.elapsed();
     let outbox = porch.camera_status().await.unwrap().outbox;
     assert_eq!((outbox.lost, outbox.refused), (0, 0));
+
+    let movements = movements(&stored(&house).await);
+    let told = async || Told::by(&server.mails()).and_later(&house, CAP, Duration::ZERO).await;
+    within(Duration::from_secs(60 + movements.len() as u64 / 10), "everybody is told of every movement", async || {
+        house.look().await.and_then(|house| house.mail).is_some_and(|mail| mail.waiting == 0) && told().await.lacks(&movements) == 0
+    })
+    .await;
+    let mailed = began.elapsed();
     house.coordinator.stop().await;
 
     let found = found(&house).await;
-    let lost = kept.iter().filter(|hash| !found.contains_key(*hash)).count();
+    let lost = kept.keys().filter(|hash| !found.contains_key(*hash)).count();
     let doubled = found.values().filter(|times| **times > 1).count();
     assert_eq!((lost, doubled), (0, 0), "of {} kept and {} unknown", kept.len(), unknown.len());
-    let foreign = found.keys().filter(|hash| !kept.contains(hash) && !unknown.contains(hash)).count();
+    let foreign = found.keys().filter(|hash| !kept.contains_key(*hash) && !unknown.contains_key(*hash)).count();
     assert_eq!(foreign, 0, "nothing else is there");
-    assert!(kept.len() as u64 >= rounds * (CALLERS * TOLD_EACH) as u64 / 2, "{} kept", kept.len());
+    let events = stored(&house).await;
+    assert!(events.len() >= EVENTS, "{} events", events.len());
+    each_is_once(&events, &kept.into_iter().chain(unknown).collect());
+
+    let (mails, told) = (server.mails(), told().await);
+    assert_eq!(told.lacks(&movements), 0);
+    let ids: BTreeSet<_> = events.iter().map(|event| event.id).collect();
+    assert!(told.named.keys().all(|event| ids.contains(event)), "a mail tells of what nobody has");
+    for id in &cut_off {
+        assert!(mails.iter().filter(|mail| message_id(mail) == *id).count() > 1, "{id} was not noted as sent, and it is not sent again");
+    }
+    let twice = told.named.values().filter(|mails| **mails > 1).count();
+    eprintln!(
+        "{} events: {} movements, of which {} are named in {} mails and {} counted; doubles: {} mails came again, {twice} movements are in two; \
+         called in {called:.1?}, handed over after {handed_over:.1?}, mailed after {mailed:.1?}",
+        events.len(),
+        movements.len(),
+        told.named.len(),
+        mails.len(),
+        told.counted,
+        told.repeated,
+    );
+}
+
+/// Of a house that is armed people are told of each of these.
+fn movements(events: &[StoredEvent]) -> BTreeSet<EventId> {
+    events.iter().filter(|event| event.kind == EventKind::Movement).map(|event| event.id).collect()
+}
+
+fn message_id(mail: &str) -> String {
+    header(mail, "Message-ID").unwrap()
+}
+
+/// No event is there twice: what belongs together is together, and nothing is there without its picture.
+fn each_is_once(events: &[StoredEvent], pictures: &HashMap<[u8; 32], Of>) {
+    let mut shared: HashMap<usize, HashSet<EventId>> = HashMap::new();
+    for event in events {
+        assert!(!event.attachments.is_empty(), "event {} is one half", event.id);
+        for known in &event.attachments {
+            let of = pictures[&known.attachment.hash];
+            let kind = if of == Of::Snapshot { EventKind::Snapshot } else { EventKind::Movement };
+            assert_eq!(event.kind, kind, "{of:?}");
+            match of {
+                Of::Own | Of::Snapshot => assert_eq!(event.attachments.len(), 1, "{of:?}"),
+                Of::Shared(movement) => {
+                    shared.entry(movement).or_default().insert(event.id);
+                }
+                Of::Unnamed => {}
+            }
+        }
+    }
+    for (movement, events) in shared {
+        assert_eq!(events.len(), 1, "movement {movement} is there more than once");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -140,7 +235,7 @@ async fn what_hooks_tell_a_camera_that_hangs_is_kept_once() {
     let mut hashes: Vec<_> =
         house.events().await.iter().flat_map(|event| event.attachments.clone()).map(|known| known.attachment.hash).collect();
     hashes.sort_unstable();
-    let mut kept = ledger.kept.into_inner().unwrap();
+    let mut kept: Vec<_> = ledger.kept.into_inner().unwrap().into_keys().collect();
     kept.sort_unstable();
     assert_eq!(hashes, kept, "each once");
 }
@@ -151,13 +246,20 @@ async fn call(porch: &Camera, ledger: &Ledger, dir: &Path, plain: &[u8], random:
     let bytes = [plain, number.to_string().as_bytes()].concat();
     let file = dir.join(format!("{number}.jpg"));
     fs::write(&file, &bytes).unwrap();
+    let movement = number / 20;
+    let of = match random.random_range(0..10) {
+        0 => Of::Shared(movement),
+        1 => Of::Unnamed,
+        2 | 3 => Of::Snapshot,
+        _ => Of::Own,
+    };
     let mut command = Command::new(BINARY);
-    let shared = format!("shared-{}", number / 20);
-    match random.random_range(0..4) {
-        0 => command.args(["hook", "picture", "--kind", "1", "--event", &number.to_string(), "--camera", "cam", "--file"]).arg(&file),
-        1 => command.args(["hook", "picture", "--kind", "1", "--event", &shared, "--camera", "cam", "--pixels", "5", "--file"]).arg(&file),
-        2 => command.args(["hook", "picture", "--kind", "2", "--camera", "cam", "--file"]).arg(&file),
-        _ => command.args(["mail", "-pixels=7"]).arg(format!("-filename={}", file.display())),
+    let words = ["hook", "picture", "--camera", "cam", "--kind", if of == Of::Snapshot { "2" } else { "1" }, "--file"];
+    match of {
+        Of::Own => command.args(words).arg(&file).args(["--event", &number.to_string()]),
+        Of::Shared(_) => command.args(words).arg(&file).args(["--event", &format!("shared-{movement}"), "--pixels", "5"]),
+        Of::Snapshot => command.args(words).arg(&file),
+        Of::Unnamed => command.args(["mail", "-pixels=7"]).arg(format!("-filename={}", file.display())),
     };
     command.arg("--run-dir").arg(porch.run_dir()).arg("--spool").arg(porch.spool_dir());
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -168,7 +270,10 @@ async fn call(porch: &Camera, ledger: &Ledger, dir: &Path, plain: &[u8], random:
     }
     let status = child.wait().await.unwrap();
     let list = if status.success() { &ledger.kept } else { &ledger.unknown };
-    list.lock().unwrap().push(hash(&bytes));
+    list.lock().unwrap().insert(hash(&bytes), of);
+    if status.success() && matches!(of, Of::Own | Of::Snapshot) {
+        ledger.events.fetch_add(1, Ordering::Relaxed);
+    }
     fs::remove_file(file).unwrap();
 }
 

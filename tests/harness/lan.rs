@@ -109,6 +109,18 @@ impl Host {
         ip(&["-n", &self.switch, "link", "set", &self.port, "up"]);
     }
 
+    /// From now on it sends no more than so much ("40mbit").
+    pub(crate) fn is_slow(&self, rate: &str) {
+        let limit = ["tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "64kb", "latency", "50ms"];
+        ip(&[&["netns", "exec", &self.netns], &limit[..]].concat());
+    }
+
+    /// Bytes that it ever sent.
+    pub(crate) fn sent(&self) -> u64 {
+        let said = ip(&["netns", "exec", &self.netns, "cat", "/sys/class/net/eth0/statistics/tx_bytes"]);
+        said.trim().parse().unwrap()
+    }
+
     /// Its lease ended, and it got another IPv4 address.
     pub(crate) fn moves_to(&self, ip4: &str) {
         ip(&["-n", &self.netns, "-4", "addr", "flush", "dev", "eth0"]);
@@ -134,7 +146,9 @@ impl Drop for Lan {
     }
 }
 
-fn ip(args: &[&str]) {
+/// What it says.
+fn ip(args: &[&str]) -> String {
     let out = Command::new("ip").args(args).output().expect("`ip` of iproute2");
     assert!(out.status.success(), "ip {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
 }

@@ -1,10 +1,10 @@
 //! A real mail server (smtp_server.py): STARTTLS and a password, with a CA of its own.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, copy, sink};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
@@ -19,8 +19,6 @@ pub(crate) struct MailServer {
     dir: tempfile::TempDir,
     port: Port,
     child: Option<Child>,
-    /// What it says: whoever does not hear it brings it down.
-    out: Option<BufReader<ChildStdout>>,
 }
 
 impl MailServer {
@@ -38,7 +36,7 @@ impl MailServer {
         }
         fs::set_permissions(dir.path().join("password"), fs::Permissions::from_mode(0o600)).unwrap();
         fs::create_dir(dir.path().join("mails")).unwrap();
-        Self { dir, port: Port::free(), child: None, out: None }
+        Self { dir, port: Port::free(), child: None }
     }
 
     /// Starts it, with further options.
@@ -50,14 +48,15 @@ impl MailServer {
         });
         let mut command = Command::new(python.expect("python3-aiosmtpd is installed (scripts/needs test)"));
         command.arg(script).args(["--host", HOST, "--port", &self.port.number().to_string(), "--user", "dms3", "--password", PASSWORD]);
-        command.arg("--save").arg(self.dir.path().join("mails"));
+        command.arg("--save").arg(self.path("mails")).arg("--hold").arg(self.path("hold"));
         command.arg("--cert").arg(self.path("cert.pem")).arg("--key").arg(self.path("key.pem")).args(options);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut ready = String::new();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         out.read_line(&mut ready).unwrap();
-        self.out = Some(out);
         assert!(ready.starts_with("ready "), "{ready}");
+        // Whoever does not hear what it says brings it down.
+        std::thread::spawn(move || copy(&mut out, &mut sink()));
         self.child = Some(child);
     }
 
@@ -65,6 +64,15 @@ impl MailServer {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
+        }
+    }
+
+    /// From now on it takes mails and does not say so, or it does again.
+    pub(crate) fn holds(&self, holds: bool) {
+        if holds {
+            fs::write(self.path("hold"), "").unwrap();
+        } else {
+            fs::remove_file(self.path("hold")).unwrap();
         }
     }
 
@@ -91,18 +99,24 @@ impl MailServer {
 
     /// Mails that it took, in their order.
     pub(crate) fn mails(&self) -> Vec<String> {
-        let mut files: Vec<_> = fs::read_dir(self.path("mails"))
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .filter(|path| path.extension().is_some_and(|extension| extension == "eml"))
-            .collect();
+        let mut files = self.files();
         files.sort_by_key(|path| path.file_stem().unwrap().to_str().unwrap().parse::<u32>().unwrap());
         files.iter().map(|path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned()).collect()
     }
 
+    /// How many it took.
+    pub(crate) fn taken(&self) -> usize {
+        self.files().len()
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let names = fs::read_dir(self.path("mails")).unwrap().map(|entry| entry.unwrap().path());
+        names.filter(|path| path.extension().is_some_and(|extension| extension == "eml")).collect()
+    }
+
     /// Waits until it has so many.
     pub(crate) async fn has(&self, number: usize) -> Vec<String> {
-        eventually(&format!("{number} mails are there"), async || self.mails().len() >= number).await;
+        eventually(&format!("{number} mails are there"), async || self.taken() >= number).await;
         let mails = self.mails();
         assert_eq!(mails.len(), number, "{:?}", mails.iter().map(|mail| header(mail, "Subject")).collect::<Vec<_>>());
         mails

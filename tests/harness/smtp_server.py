@@ -37,6 +37,7 @@ options.add_argument("--data-reply", metavar="REPLY", help="this answer to every
 options.add_argument("--max-size", metavar="BYTES", type=int, help="552 to a larger message")
 options.add_argument("--hang", choices=["greeting", "rcpt", "data", "body", "end"], help="never answer from here on (body: read nothing)")
 options.add_argument("--slow", metavar="SECONDS", type=float, default=0.0, help="wait before each answer")
+options.add_argument("--hold", metavar="FILE", help="while there is such a file, save a message and do not answer")
 options.add_argument("--close", choices=["greeting", "data", "end"], help="close: at once, in the message, after it without an answer")
 option = options.parse_args()
 # aiosmtpd warns of what a test asks for on purpose.
@@ -116,6 +117,8 @@ class Handler:
                 file.write(envelope.original_content)
             os.rename(path + ".new", path + ".eml")
             say("taken", Handler.messages, time.time())
+        while option.hold and os.path.exists(option.hold):
+            await asyncio.sleep(0.01)
         if option.close == "end":
             server.transport.abort()
         return "250 2.0.0 taken"

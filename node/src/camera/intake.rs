@@ -401,4 +401,47 @@ mod tests {
         let left = |name: &str| own.join(name).exists();
         assert_eq!([left("old.mp4"), left("being-written.mp4"), left("long.mp4")], [false, true, true]);
     }
+
+    #[tokio::test]
+    async fn an_event_is_of_the_time_that_its_hook_names_then_its_files_name_then_its_file_and_else_of_the_call() {
+        let (dir, intake, _own, _kept) = intake(1000).await;
+        let written = Timestamp::from_secs(1_600_000_000);
+        let local = |hour| local_time(jiff::civil::date(2023, 11, 14).at(hour, 13, 20, 0)).unwrap();
+        let mut number = 0;
+        let mut began = async |at: Option<&str>, name: Option<&str>| {
+            let file = name.map(|name| {
+                let path = dir.path().join(name);
+                fs::write(&path, name).unwrap();
+                let file = File::open(&path).unwrap();
+                file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(written.as_secs())).unwrap();
+                file
+            });
+            number += 1;
+            let call = Call {
+                event: Some(number.to_string()),
+                at: at.map(str::to_owned),
+                called: Timestamp::from_secs(1_500_000_000),
+                file: name.map(|name| name.as_bytes().to_vec()),
+                ..call(if name.is_some() { Said::Picture } else { Said::EventStart }, "")
+            };
+            let event = intake.keep(call, file, false).await.unwrap();
+            assert!(event.attachments.iter().all(|picture| picture.taken == event.started));
+            event.started
+        };
+        let dated = Some("01-20231114221320-00.jpg");
+        assert_eq!(began(Some("1700000001"), dated).await, Timestamp::from_secs(1_700_000_001));
+        assert_eq!(began(Some("2023-11-14T21:13:20"), dated).await, local(21));
+        assert_eq!(began(Some("no time"), dated).await, local(22));
+        assert_eq!(began(None, dated).await, local(22));
+        // The 14th month.
+        assert_eq!(began(None, Some("01-20231414221320-00.jpg")).await, written);
+        assert_eq!(began(None, Some("picture.jpg")).await, written);
+        assert_eq!(began(None, None).await, Timestamp::from_secs(1_500_000_000), "when the hook was called");
+        assert_eq!(began(Some("1700000001"), None).await, Timestamp::from_secs(1_700_000_001));
+
+        let now = intake.0.clock.now().at;
+        assert!(began(Some("95000000000"), None).await.since(now) < Duration::from_secs(60), "a time that is far ahead is a mistake");
+        let fresh = intake.keep(call(Said::EventStart, ""), None, true).await.unwrap().started;
+        assert!(fresh.since(now) < Duration::from_secs(60) && fresh >= now, "{fresh:?}: a node that runs knows when it was called");
+    }
 }
