@@ -106,7 +106,7 @@ fn each_outside_library_has_one_owner() {
         ("rcgen", &["pki/src/"]),
         ("postcard", &["node/core/src/protocol/"]),
         ("sqlx", &["node/src/store/"]),
-        ("image", &["node/src/store/", "node/src/mailer/"]),
+        ("image", &["node/src/picture.rs"]),
         ("minijinja", &["web/src/"]),
         ("rtnetlink", &["node/src/coordinator/presence/", "node/src/commands/presence"]),
         ("clap", &["node/src/commands/", "node/src/main.rs"]),

@@ -2,7 +2,7 @@
 //! made.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek};
+use std::io::{BufRead, BufReader, Cursor, Read as _, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context as _, anyhow, ensure};
@@ -44,6 +44,8 @@ const MOST_PIXELS: u64 = 40_000_000;
 const MOST_MEMORY: u64 = 256 << 20;
 /// Bytes of memory for what is in a picture besides its pixels.
 const ASIDE: u64 = 8 << 20;
+/// The size of a picture stands in its first bytes; one whose head is longer is told without.
+const HEAD: u64 = 512 * 1024;
 /// Bytes of the file; a JPEG is read into memory whole.
 const LONGEST: u64 = 32 << 20;
 
@@ -56,9 +58,23 @@ pub fn small(file: File, bounds: Bounds) -> anyhow::Result<Small> {
     made.unwrap_or_else(|_| Err(anyhow!("it cannot be read: its decoder failed")))
 }
 
+/// Width and height of a picture (JPEG, PNG, WebP), from its first bytes; an error says why not.
+pub fn size_of_picture(file: &mut File) -> anyhow::Result<(u32, u32)> {
+    file.seek(SeekFrom::Start(0)).context("cannot read it from its beginning")?;
+    let mut head = Vec::new();
+    file.take(HEAD).read_to_end(&mut head).context("cannot read it")?;
+    size_of_head(&head)
+}
+
+/// The same of the first bytes of a picture.
+pub fn size_of_head(head: &[u8]) -> anyhow::Result<(u32, u32)> {
+    ensure!(!head.is_empty(), "it is empty");
+    reader(Cursor::new(head))?.into_dimensions().context("it is no whole picture")
+}
+
 /// A reader of a picture (JPEG, PNG, WebP) that spends little memory on what is in it besides: half a megabyte of a PNG's colour profile
 /// may unpack to five hundred.
-pub fn reader<R: BufRead + Seek>(from: R) -> anyhow::Result<ImageReader<R>> {
+fn reader<R: BufRead + Seek>(from: R) -> anyhow::Result<ImageReader<R>> {
     let mut reader = ImageReader::new(from).with_guessed_format().context("cannot read it")?;
     let known = matches!(reader.format(), Some(ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP));
     ensure!(known, "it is neither JPEG nor PNG nor WebP");
@@ -129,11 +145,12 @@ fn is_turned(orientation: Orientation) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Cursor, Seek as _, SeekFrom, Write as _};
+    use std::io::Write as _;
 
     use image::{GrayImage, ImageFormat, Rgb, RgbImage};
 
     use super::*;
+    use crate::store::media::Media;
 
     const FORMATS: [ImageFormat; 3] = [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP];
 
@@ -220,6 +237,22 @@ mod tests {
     }
 
     #[test]
+    fn the_size_of_a_picture_is_read_and_of_what_is_none_it_is_said_why() {
+        let picture = RgbImage::new(64, 48);
+        for format in FORMATS {
+            let mut bytes = Cursor::new(Vec::new());
+            picture.write_to(&mut bytes, format).unwrap();
+            let bytes = bytes.into_inner();
+            assert_eq!(size_of_picture(&mut file_of(&bytes)).unwrap(), (64, 48), "{format:?}");
+            assert!(size_of_picture(&mut file_of(&bytes[..12])).is_err(), "{format:?}, cut off");
+        }
+        for (what, bytes) in [("empty", &b""[..]), ("neither", b"GIF89a----"), ("neither", b"hello"), ("neither", &[0; 1000])] {
+            let why = format!("{:#}", size_of_picture(&mut file_of(bytes)).unwrap_err());
+            assert!(why.contains(what), "{why}");
+        }
+    }
+
+    #[test]
     fn a_thumbnail_has_the_shape_of_its_picture() {
         for (width, height, small) in [
             (640, 480, (320, 240)),
@@ -272,11 +305,33 @@ mod tests {
     }
 
     #[test]
+    fn a_thumbnail_lies_beside_its_picture_and_goes_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let media = Media::open(dir.path()).unwrap();
+        let hash = media.keep(&mut file_of(&picture(640, 480, ImageFormat::Jpeg)), 1 << 20).unwrap().hash;
+        media.make_thumbnail(&hash).unwrap();
+        media.make_thumbnail(&hash).unwrap();
+        let mut bytes = Vec::new();
+        media.thumbnail(&hash).unwrap().read_to_end(&mut bytes).unwrap();
+        assert_eq!(size_of(&bytes), (320, 240));
+        assert_eq!(media.list().unwrap(), [hash]);
+        media.remove(&hash).unwrap();
+        assert!(media.thumbnail(&hash).is_err());
+        // One that was being made meanwhile is not left behind; one that a crash left behind is found.
+        assert!(media.keep_thumbnail(&hash, &bytes).is_err());
+        assert!(media.list().unwrap().is_empty());
+        std::fs::write(media.path(&hash).with_extension("thumb"), &bytes).unwrap();
+        assert_eq!(media.list().unwrap(), [hash]);
+        media.remove(&hash).unwrap();
+        assert!(media.list().unwrap().is_empty() && media.make_thumbnail(&hash).is_err());
+    }
+
+    #[test]
     fn a_picture_that_would_fill_our_memory_is_refused_before_it_does() {
         let before = peak();
         // A colour profile of 75 MB in a picture of one pixel, of which a camera wants to know the size only.
         let profile = chunk(b"iCCP", &[&b"x\0\0"[..], &zeros(75 << 20)].concat());
-        let _ = crate::store::media::size_of_head(&[header(1, 8, 0), profile, chunk(b"IDAT", &zeros(2))].concat());
+        let _ = size_of_head(&[header(1, 8, 0), profile, chunk(b"IDAT", &zeros(2))].concat());
         assert!(peak() - before < 32 << 20, "{} MB", (peak() - before) >> 20);
         // 2.5 GB of zeros in a file of 16 MB.
         let great = [header(50_000, 8, 0), chunk(b"IDAT", &zeros(50_001 * 50_000)), chunk(b"IEND", b"")].concat();

@@ -5,7 +5,7 @@
 use dms3_core::event::{changed_percent, time_in_name};
 use dms3_core::protocol::frame::{CONTROL_LIMIT, HEADER, Header, decode, encode, from_bytes};
 use dms3_core::protocol::message::{BundleV1, StateV1};
-use dms3_node::store::media::size_of_head;
+use dms3_node::picture::size_of_head;
 use dms3_pki::TokenWord;
 
 /// A header and what follows it, as a link reads them: never a panic, never more than the limit, and what is a message is encoded and

@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 use self::delivery::{Delivery, deliver};
 use crate::clock::Clock;
 use crate::config_text::{Size, time};
+use crate::picture::size_of_picture;
 use crate::store::is_full;
-use crate::store::media::{Content, Media, size_of_picture};
+use crate::store::media::{Content, Media};
 use crate::store::outbox::{Opened, Outbox};
 
 mod delivery;

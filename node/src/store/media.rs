@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Cursor, Read, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,8 +16,6 @@ use crate::picture;
 
 /// Bytes at once.
 const CHUNK: usize = 64 * 1024;
-/// The size of a picture stands in its first bytes; one whose head is longer is told without.
-const HEAD: u64 = 512 * 1024;
 /// Bytes of a long file that may wait for the disk: whoever commits meanwhile (a decision of the house) may have to wait for all of them.
 const UNSYNCED: u64 = 1 << 20;
 /// Where what is not whole yet lies.
@@ -329,20 +327,6 @@ fn copy(from: &mut File, to: &Path, limit: u64) -> anyhow::Result<Content> {
     Ok(Content { hash: sum(digest), length })
 }
 
-/// Width and height of a picture (JPEG, PNG, WebP), from its first bytes; an error says why not.
-pub fn size_of_picture(file: &mut File) -> anyhow::Result<(u32, u32)> {
-    file.seek(SeekFrom::Start(0)).context("cannot read it from its beginning")?;
-    let mut head = Vec::new();
-    file.take(HEAD).read_to_end(&mut head).context("cannot read it")?;
-    size_of_head(&head)
-}
-
-/// The same of the first bytes of a picture.
-pub fn size_of_head(head: &[u8]) -> anyhow::Result<(u32, u32)> {
-    ensure!(!head.is_empty(), "it is empty");
-    picture::reader(Cursor::new(head))?.into_dimensions().context("it is no whole picture")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,30 +335,6 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
         file
-    }
-
-    #[test]
-    fn a_thumbnail_lies_beside_its_picture_and_goes_with_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let media = Media::open(dir.path()).unwrap();
-        let mut picture = Cursor::new(Vec::new());
-        image::RgbImage::new(640, 480).write_to(&mut picture, image::ImageFormat::Png).unwrap();
-        let hash = media.keep(&mut file_of(picture.get_ref()), 1 << 20).unwrap().hash;
-        media.make_thumbnail(&hash).unwrap();
-        media.make_thumbnail(&hash).unwrap();
-        let mut bytes = Vec::new();
-        media.thumbnail(&hash).unwrap().read_to_end(&mut bytes).unwrap();
-        assert_eq!(size_of_head(&bytes).unwrap(), (320, 240));
-        assert_eq!(media.list().unwrap(), [hash]);
-        media.remove(&hash).unwrap();
-        assert!(media.thumbnail(&hash).is_err());
-        // One that was being made meanwhile is not left behind; one that a crash left behind is found.
-        assert!(media.keep_thumbnail(&hash, &bytes).is_err());
-        assert!(media.list().unwrap().is_empty());
-        std::fs::write(media.path(&hash).with_extension("thumb"), &bytes).unwrap();
-        assert_eq!(media.list().unwrap(), [hash]);
-        media.remove(&hash).unwrap();
-        assert!(media.list().unwrap().is_empty() && media.make_thumbnail(&hash).is_err());
     }
 
     #[test]
@@ -445,21 +405,5 @@ mod tests {
         assert!(error.downcast_ref::<WrongHash>().is_some(), "{error:#}");
         assert_eq!(media.part_length("two"), 0, "it begins anew");
         assert!(media.part("../x").is_err());
-    }
-
-    #[test]
-    fn the_size_of_a_picture_is_read_and_of_what_is_none_it_is_said_why() {
-        let picture = image::RgbImage::new(64, 48);
-        for format in [image::ImageFormat::Jpeg, image::ImageFormat::Png, image::ImageFormat::WebP] {
-            let mut bytes = Cursor::new(Vec::new());
-            picture.write_to(&mut bytes, format).unwrap();
-            let bytes = bytes.into_inner();
-            assert_eq!(size_of_picture(&mut file_of(&bytes)).unwrap(), (64, 48), "{format:?}");
-            assert!(size_of_picture(&mut file_of(&bytes[..12])).is_err(), "{format:?}, cut off");
-        }
-        for (what, bytes) in [("empty", &b""[..]), ("neither", b"GIF89a----"), ("neither", b"hello"), ("neither", &[0; 1000])] {
-            let why = format!("{:#}", size_of_picture(&mut file_of(bytes)).unwrap_err());
-            assert!(why.contains(what), "{why}");
-        }
     }
 }

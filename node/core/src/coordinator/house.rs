@@ -324,6 +324,8 @@ impl House {
         };
         // Without a greater number only Away is left to be said: equal number and other content arm every camera.
         (next.epoch, next.rev) = grown.unwrap_or(next.version());
+        // So the last number is never that of a disarm: who held it could not be told of an arming by a greater one.
+        let state = if exhausted(next) { ArmState::Away } else { state };
         if next.arm_state() != state {
             next.since = now.at;
         }

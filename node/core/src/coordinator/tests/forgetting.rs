@@ -75,6 +75,20 @@ fn at_the_end_of_all_numbers_the_house_is_armed_and_stays_so() {
     assert!(house.dashboard().problems[0].contains("used up"));
 }
 
+#[test]
+fn the_last_number_is_never_that_of_a_disarm() {
+    let mut house = House::with_anna_home().with_porch();
+    house.held(StateV1 { epoch: u32::MAX - 1, rev: u64::MAX - 4, ..forgotten(&house, 0) });
+    let mut said = Vec::new();
+    for _ in 0..6 {
+        house.command(Command::Disarm { until: None });
+        let state = house.machine.state();
+        said.push((u64::MAX - state.rev, state.arm_state()));
+    }
+    assert_eq!(said, [(2, Disarmed), (1, Disarmed), (0, Away), (0, Away), (0, Away), (0, Away)]);
+    assert!(house.dashboard().problems[0].contains("used up"));
+}
+
 /// These bytes lie on the disks of coordinators. If this fails, append a version instead of changing.
 #[test]
 fn the_memory_of_a_coordinator_has_the_bytes_that_are_deployed() {
