@@ -228,7 +228,7 @@ fn spoil(node: &Node, section: &str) -> [String; 2] {
     let config = fs::read_to_string(node.config()).unwrap();
     let before = config.lines().position(|line| line == section).unwrap();
     fs::write(node.config(), config.replacen(section, &format!("{section}\ncolour = \"red\""), 1)).unwrap();
-    [format!("{} is not valid", node.config().display()), format!("line {}, column 1", before + 2)]
+    [format!("{} is not valid", node.config().display()), format!("line {}: [{}] colour", before + 2, section.trim_matches(['[', ']']))]
 }
 
 /// Starts a node, which refuses to run and names file, line and key.
