@@ -81,7 +81,7 @@ const CAUSES: [&str; 6] = [
     "the certificate presented is not for this use: it is no coordinator",
     "the one that answered is of another house (a rogue, or a neighbour's)",
     "the one that answered is of another house (a rogue, or a neighbour's)",
-    "the one that answered is of another house (a rogue, or a neighbour's)",
+    "the certificate presented does not carry the names of a coordinator of our house",
     "the one that answered is not named by our root as a coordinator, or is not enrolled",
     "the certificate presented is not for this use: it is no coordinator",
 ];
