@@ -22,6 +22,8 @@ const STALE: Duration = Duration::from_secs(86_400);
 const SWEEP: Duration = Duration::from_secs(3600);
 /// Thumbnails that are made before it is looked at the room again.
 const THUMBNAILS: u32 = 50;
+/// Between them: in a flood the disk and the processor are for what comes in, and thumbnails come later.
+const BREATH: Duration = Duration::from_secs(2);
 /// A picture that takes longer gets none; its thread goes on until it is done.
 const THUMBNAIL_WITHIN: Duration = Duration::from_secs(20);
 
@@ -74,8 +76,7 @@ pub async fn run(keeper: Keeper, config: EventsConfig, clock: Clock, inputs: mps
         let more = thumbnails(&keeper, &stop).await?;
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(LOOK), if !more => {}
-            () = tokio::task::yield_now(), if more => {}
+            () = tokio::time::sleep(if more { BREATH } else { LOOK }) => {}
         }
     }
 }
