@@ -143,8 +143,10 @@ impl World {
         let (version, before) = (held.as_ref().map(|held| held.0), cam.greatest.as_ref().map(|held| held.0));
         assert!(held == cam.greatest || version > before, "camera {n} went from {:?} to {held:?}", cam.greatest);
         cam.greatest = held;
-        if cam.link.is_none() && cam.lost_ends.is_none() {
-            let camera::OnLost::ArmAfter { after, .. } = cam.settings.on_coordinator_lost else { return };
+        if let camera::OnLost::ArmAfter { after, .. } = cam.settings.on_coordinator_lost
+            && cam.link.is_none()
+            && cam.lost_ends.is_none()
+        {
             cam.lost_ends = Some(cam.awake + after.as_millis() as u64);
         }
         if machine.effective() == ArmState::Disarmed {
