@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use dms3_core::event::Said;
+use dms3_core::request::Request;
 use dms3_node::clock::wall;
-use dms3_node::control::{self, Request};
+use dms3_node::control;
 use dms3_node::hook::{Answer, Call, SOCKET, encode};
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
@@ -110,7 +111,7 @@ async fn feed(run_dir: PathBuf, picture: Arc<[u8]>, until: Instant) -> Result<u6
     let mut handed_in = 0;
     while Instant::now() < until {
         let waiting = match control::ask(&run_dir.join("control.sock"), &Request::Status).await? {
-            control::Answer::Camera(camera) => camera.outbox.waiting,
+            dms3_core::request::Answer::Camera(camera) => camera.outbox.waiting,
             other => bail!("a camera answers {other:?}"),
         };
         if waiting >= WAITING {

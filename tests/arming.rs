@@ -346,7 +346,7 @@ async fn an_order_that_cannot_be_meant_is_refused() {
         house.coordinator.cli(&wrong).await.bad();
     }
     assert_eq!(house.standing().await, before);
-    let second = house.coordinator.cli(&["run"]).await.bad() + &house.coordinator.log();
+    let second = format!("{}{}", house.coordinator.cli(&["run"]).await.bad(), house.coordinator.log());
     assert!(second.contains("another"), "two nodes never share a state directory: {second}");
     assert_eq!(house.standing().await, before);
 }

@@ -19,7 +19,7 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dms3_core::event::EventKind;
-use dms3_node::store::events::StoredEvent;
+use dms3_core::event::StoredEvent;
 use image::ImageFormat;
 
 use crate::harness::{BINARY, Camera, House, eventually};

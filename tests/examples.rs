@@ -17,7 +17,7 @@ fn check_config(text: &str) -> (bool, String) {
     let file = dir.path().join("dms3.toml");
     fs::write(&file, text).unwrap();
     let answer = Command::new(env!("CARGO_BIN_EXE_dms3-node")).arg("check-config").arg("--config").arg(&file).output().unwrap();
-    (answer.status.success(), String::from_utf8_lossy(&answer.stderr).into_owned() + &String::from_utf8_lossy(&answer.stdout))
+    (answer.status.success(), format!("{}{}", String::from_utf8_lossy(&answer.stderr), String::from_utf8_lossy(&answer.stdout)))
 }
 
 #[test]
@@ -99,6 +99,8 @@ fn every_key_that_can_be_written_stands_in_the_example_of_its_role() {
                 "[coordinator.events]",
                 "[coordinator.presence]",
                 "[[coordinator.presence.person]]",
+                "[web]",
+                "[web.limits]",
                 "[mail]",
                 "[[mail.camera]]",
             ][..],
@@ -118,7 +120,8 @@ fn every_key_that_can_be_written_stands_in_the_example_of_its_role() {
             let end = text[start + 1..].find("\n[").map_or(text.len(), |end| start + 1 + end);
             for key in keys_of(role, section) {
                 let sub_section = [format!("[{key}]"), format!("{}.{key}]", section.trim_matches(['[', ']']))];
-                let other_role = ["coordinator", "camera"].contains(&key.as_str()) || (role == "camera" && key == "mail");
+                let other_role =
+                    ["coordinator", "camera"].contains(&key.as_str()) || (role == "camera" && ["mail", "web"].contains(&key.as_str()));
                 let there = text[start..end].lines().any(|line| line.trim_start_matches(['#', ' ']).starts_with(&format!("{key} = ")))
                     || sub_section.iter().any(|name| text.contains(name));
                 assert!(there || other_role, "{role}.toml does not explain {key} in {section}");

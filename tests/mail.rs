@@ -356,7 +356,7 @@ async fn a_clip_that_is_larger_than_the_config_allows_stays_at_home_and_its_mail
     let mails = server.has(2).await;
     assert!(!mails[1].contains("video/mp4"));
     let said = house.coordinator.cli(&["events", "--json", "--since", "1000d"]).await.good();
-    let event = serde_json::from_str::<Vec<dms3_node::store::events::StoredEvent>>(&said).unwrap().remove(0);
+    let event = serde_json::from_str::<Vec<dms3_core::event::StoredEvent>>(&said).unwrap().remove(0);
     let seconds = event.ended.unwrap().since(event.began).as_millis().div_ceil(1000).max(1);
     let told = words(&mails[1]);
     let words = format!("Too large to attach ({seconds} s, 51 kB). You can see it on the dashboard.");

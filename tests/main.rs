@@ -6,6 +6,7 @@
 mod architecture;
 mod arming;
 mod authority;
+mod browser;
 mod cables;
 mod cli;
 mod clocks;
@@ -20,6 +21,7 @@ mod insiders;
 mod ipv6;
 mod mail;
 mod motion;
+mod page;
 mod pairing;
 mod presence;
 mod strangers;

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use dms3_core::arming::ArmState;
+use dms3_core::event::StoredEvent;
 use dms3_core::event::{AttachmentKind, EventKind};
-use dms3_node::store::events::StoredEvent;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

@@ -4,8 +4,8 @@ use std::fs;
 use std::net::Ipv4Addr;
 
 use dms3_core::arming::ArmState;
+use dms3_core::request::TokenView;
 use dms3_core::roster::NodeRole;
-use dms3_node::coordinator::enrollment::TokenView;
 use tokio::process::Child;
 
 use crate::harness::{Camera, House, Plan, Relay, Standing, eventually};

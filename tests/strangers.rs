@@ -269,7 +269,7 @@ async fn where_no_word_lives_nobody_listens_for_new_machines() {
     let id = {
         house.token(&[]).await;
         let said = house.coordinator.cli(&["token", "list", "--json"]).await.good();
-        let tokens: Vec<dms3_node::coordinator::enrollment::TokenView> = serde_json::from_str(&said).unwrap();
+        let tokens: Vec<dms3_core::request::TokenView> = serde_json::from_str(&said).unwrap();
         tokens.iter().find(|token| token.standing == "live").unwrap().id.clone()
     };
     eventually("the port opens", async || knock().await.is_err()).await;

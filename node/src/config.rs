@@ -16,6 +16,7 @@ use crate::camera::detector::{DetectorConfig, DetectorFile, check_together};
 use crate::camera::outbox::OutboxConfig;
 use crate::config_text::{Size, Wrong, address, optional_word, time, told, word};
 use crate::coordinator::keeping::EventsConfig;
+use crate::coordinator::page::WebConfig;
 use crate::coordinator::presence::PresenceConfig;
 use crate::mailer::MailConfig;
 use crate::mailer::config::MailFile;
@@ -51,7 +52,7 @@ pub struct Config {
 
 #[derive(Debug, Clone)]
 pub enum Role {
-    Coordinator(CoordinatorConfig),
+    Coordinator(Box<CoordinatorConfig>),
     Camera(CameraConfig),
 }
 
@@ -144,6 +145,9 @@ pub struct CoordinatorConfig {
     pub sightings_for: Duration,
     pub presence: PresenceConfig,
     pub events: EventsConfig,
+    /// `[web]`
+    #[serde(skip)]
+    pub web: WebConfig,
 }
 
 impl Default for CoordinatorConfig {
@@ -156,6 +160,7 @@ impl Default for CoordinatorConfig {
             sightings_for: Duration::from_secs(7 * 86400),
             presence: PresenceConfig::default(),
             events: EventsConfig::default(),
+            web: WebConfig::default(),
         }
     }
 }
@@ -383,6 +388,7 @@ struct ConfigFile {
     #[serde(default)]
     mesh: MeshConfig,
     mail: Option<MailFile>,
+    web: Option<WebConfig>,
     coordinator: Option<CoordinatorConfig>,
     camera: Option<CameraFile>,
 }
@@ -434,10 +440,16 @@ impl Config {
         let role = match (file.role, file.coordinator, file.camera) {
             (RoleName::Coordinator, config, None) => {
                 let mut config = config.unwrap_or_default();
+                config.web = file.web.unwrap_or_default();
+                config.web.check().map_err(|wrong| wrong.within("web"))?;
                 warnings.extend(config.check(&file.mesh)?);
-                Role::Coordinator(config)
+                Role::Coordinator(Box::new(config))
             }
             (RoleName::Camera, None, config) => {
+                if file.web.is_some() {
+                    let why = "role is \"camera\": remove the section [web], the coordinator serves the dashboard";
+                    return Err(Wrong::new("web", why));
+                }
                 let config = CameraConfig::try_from(config.unwrap_or_default())?;
                 let unusual = config.mail_after != MailAfter::default() || config.lost_alert_after != LOST_ALERT_AFTER;
                 if mail.is_none() && unusual {

@@ -6,20 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use dms3_core::coordinator::{Command, Decision};
-use dms3_core::dashboard::Dashboard;
-use dms3_core::id::{EventId, NodeId};
-use dms3_core::time::Timestamp;
-use serde::{Deserialize, Serialize};
+use dms3_core::request::{Answer, Request};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-
-use crate::coordinator::enrollment::{NewToken, TokenRequest, TokenView};
-use crate::store::AuditEntry;
-use crate::store::events::StoredEvent;
 
 /// Longest request, in bytes.
 const LIMIT: u64 = 1 << 20;
@@ -33,98 +25,6 @@ const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 32;
 /// Whoever is in this group may command the house.
 const GROUP: &str = "dms3";
-
-/// What a command asks of the running node.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Request {
-    Status,
-    Command(Command),
-    TokenNew(TokenRequest),
-    TokenList,
-    TokenCancel {
-        id: String,
-    },
-    Rename {
-        node: String,
-        name: String,
-    },
-    Revoke {
-        node: String,
-    },
-    Log {
-        since: Timestamp,
-    },
-    /// A mail to try whether mail works.
-    MailTest,
-    /// Coordinator only: what the cameras saw, the newest first; a page of them.
-    Events {
-        since: Timestamp,
-        camera: Option<String>,
-        /// What comes after the event at this place.
-        before: Option<(Timestamp, EventId)>,
-    },
-    Event {
-        id: EventId,
-    },
-    /// Coordinator only: a person says that the machine's clock is right.
-    TimeAccept,
-    Forget {
-        person: String,
-    },
-    /// Camera only: stop the detectors by hand, or go on.
-    Pause {
-        secs: Option<u64>,
-    },
-}
-
-/// What the node answers.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Answer {
-    House(Box<Dashboard>),
-    Camera(Box<CameraStatus>),
-    Token(Box<NewToken>),
-    Tokens(Vec<TokenView>),
-    Log(Log),
-    Events(Vec<StoredEvent>),
-    Event(Box<StoredEvent>),
-    Done(String),
-    Refused(String),
-}
-
-/// What was decided, and what happened to the authority of the house, oldest first.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Log {
-    pub decisions: Vec<Decision>,
-    pub audit: Vec<AuditEntry>,
-    /// Older rows were left out.
-    pub cut: bool,
-}
-
-/// What a camera node says of itself.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct CameraStatus {
-    pub node: NodeId,
-    pub name: Option<String>,
-    /// The coordinator it is linked to: "address", or `None`.
-    pub linked: Option<String>,
-    /// Why not, in words.
-    pub trouble: Option<String>,
-    pub effective: dms3_core::arming::ArmState,
-    pub raised: bool,
-    pub paused_secs: Option<u64>,
-    pub epoch: Option<u32>,
-    pub rev: Option<u64>,
-    pub detectors: Vec<dms3_core::dashboard::DetectorView>,
-    pub clock_trusted: bool,
-    pub outbox: dms3_core::protocol::message::OutboxV1,
-    /// What waits of the mails that it sends by itself; `None`: it does not mail.
-    pub mail: Option<dms3_core::dashboard::MailView>,
-    /// Why it mails nothing, in words.
-    pub mail_troubles: Vec<String>,
-    pub revoked: bool,
-}
 
 /// A request with who asks ("root", a user name) and where the answer goes.
 #[derive(Debug)]

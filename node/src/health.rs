@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
+use dms3_core::health::Machine;
 use dms3_core::protocol::message::{HealthV1, OutboxV1};
 use dms3_core::time::{Mono, Now};
 use nix::sys::statvfs::statvfs;
@@ -16,18 +17,6 @@ const EVERY: Duration = Duration::from_secs(30);
 const TEMPERATURE: &str = "sys/class/thermal/thermal_zone0/temp";
 /// Longest fact in Hello, in characters: what a machine calls itself is not ours to trust.
 const FACT_LIMIT: usize = 64;
-
-/// What does not change while the node runs, for [`dms3_core::protocol::message::HelloV1`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
-    pub hostname: String,
-    /// "debian 12"; "unknown" if the system does not tell.
-    pub os: String,
-    /// "linux x86_64".
-    pub platform: String,
-    /// "6.12.25".
-    pub kernel: String,
-}
 
 /// What the files of the machine do not tell.
 #[derive(Debug, Clone, Copy, Default)]
@@ -58,12 +47,12 @@ pub async fn run(
 }
 
 /// Read once, at the start.
-pub fn facts() -> Facts {
+pub fn facts() -> Machine {
     let names = nix::sys::utsname::uname().ok();
     let name = |part: fn(&nix::sys::utsname::UtsName) -> &std::ffi::OsStr| {
         names.as_ref().map_or_else(|| "unknown".to_owned(), |names| short(&part(names).to_string_lossy()))
     };
-    Facts {
+    Machine {
         hostname: name(|names| names.nodename()),
         os: os_of(&fs::read_to_string("/etc/os-release").or_else(|_| fs::read_to_string("/usr/lib/os-release")).unwrap_or_default()),
         platform: format!("{} {}", name(|names| names.sysname()).to_lowercase(), name(|names| names.machine())),

@@ -10,6 +10,7 @@ pub mod coordinator;
 pub mod health;
 pub mod hook;
 pub mod lines;
+pub mod log_tail;
 pub mod mailer;
 pub mod mesh;
 pub mod owner;

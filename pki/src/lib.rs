@@ -18,6 +18,7 @@ mod state;
 pub mod tls;
 mod token;
 mod trusted_time;
+mod web_authority;
 
 pub use admission::{Admission, Admit};
 pub use authority::{AUTHORITY_DIR, Authority, node_of_request};
@@ -31,6 +32,7 @@ pub use root_export::PASSPHRASE_MIN;
 pub use state::{StateError, own_state, sign_state, verify_state};
 pub use token::{EXPORTER_LABEL, MAX_HINTS, Secret, TokenError, TokenKey, TokenWord, token_key, verify_begin};
 pub use trusted_time::{FAR_AHEAD, TrustedTime, VOUCHING_NEEDED};
+pub use web_authority::{WEB_DIR, WebAuthority, WebPapers};
 
 /// Random bytes of the system.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], PkiError> {

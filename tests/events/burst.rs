@@ -10,13 +10,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use dms3_node::store::mails::Mails;
 use mail_parser::MessageParser;
 use tokio::process::Command;
 
 use super::crashes::{found, hands_all_over, hash, of_env, stored};
 use super::telling::{Told, movements_in};
 use crate::harness::smtp::MailServer;
-use crate::harness::{BINARY, Camera, within};
+use crate::harness::{BINARY, Camera, eventually, within};
 use crate::mail::mailing_house;
 
 /// Hooks that are called at the same time: Motion waits for none of them.
@@ -99,7 +100,16 @@ async fn of_a_burst_of_pictures_none_is_lost_the_mails_are_few_and_count_all_and
         Told::by(&server.mails()).and_later(&house, CAP, COOLDOWN).await.movements() >= events
     })
     .await;
-    house.coordinator.stop().await;
+    // What was on its way when it was stopped goes out when it is back.
+    loop {
+        house.coordinator.stop().await;
+        let (mails, _) = Mails::open(&house.coordinator.state_dir()).await.unwrap();
+        if mails.counts().await.unwrap().waiting == 0 {
+            break;
+        }
+        house.coordinator.start();
+        eventually("no mail waits", async || house.look().await.and_then(|house| house.mail).is_some_and(|mail| mail.waiting == 0)).await;
+    }
     let mut found = found(&house).await;
     for hash in &kept {
         assert_eq!(found.remove(hash), Some(1), "each is there, once");

@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dms3_node::store::events::{Events, Filter};
+use dms3_core::event::EventFilter;
+use dms3_node::store::events::Events;
 use nix::sys::signal::Signal;
 
 use super::crashes::hash;
@@ -122,7 +123,7 @@ async fn a_coordinator_that_hangs_until_its_link_is_given_up_gets_the_rest_of_a_
 async fn what_is_left_of_an_event_that_went_meanwhile_is_forgotten_at_once_by_its_camera() {
     let (house, hash, half) = house_with_half_a_clip().await;
     let store = Events::open(&house.coordinator.state_dir()).await.unwrap().events;
-    let event = store.events(&Filter { limit: 1, ..Filter::default() }).await.unwrap().remove(0);
+    let event = store.events(&EventFilter { limit: 1, ..EventFilter::default() }).await.unwrap().remove(0);
     store.delete_event(event.id, event.began).await.unwrap();
     house.coordinator.signal(Signal::SIGCONT);
     let porch = house.camera("porch");

@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use dms3_core::event::EventKind;
+use dms3_core::event::StoredEvent;
+use dms3_core::event::{EventFilter, MOST};
 use dms3_core::id::EventId;
-use dms3_node::store::events::{Events, Filter, MOST, StoredEvent};
+use dms3_node::store::events::Events;
 use dms3_node::store::media::Media;
 use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
@@ -137,8 +139,15 @@ async fn no_event_that_a_hook_was_told_is_kept_is_lost_or_doubled_or_kept_quiet_
 
     let movements = movements(&stored(&house).await);
     let told = async || Told::by(&server.mails()).and_later(&house, CAP, Duration::ZERO).await;
+    let mut last = (None, usize::MAX);
     within(Duration::from_secs(60 + movements.len() as u64 / 10), "everybody is told of every movement", async || {
-        house.look().await.and_then(|house| house.mail).is_some_and(|mail| mail.waiting == 0) && told().await.lacks(&movements) == 0
+        let waiting = house.look().await.and_then(|house| house.mail).map(|mail| mail.waiting);
+        let lacks = told().await.lacks(&movements);
+        let before = std::mem::replace(&mut last, (waiting, lacks));
+        if before != last {
+            eprintln!("{waiting:?} mails wait, {lacks} movements are not told of");
+        }
+        waiting == Some(0) && lacks == 0
     })
     .await;
     let mailed = began.elapsed();
@@ -319,7 +328,7 @@ pub(super) async fn stored(house: &House) -> Vec<StoredEvent> {
     let mut all: Vec<StoredEvent> = Vec::new();
     loop {
         let before = all.last().map(StoredEvent::place);
-        let page = store.events(&Filter { limit: MOST, before, ..Filter::default() }).await.unwrap();
+        let page = store.events(&EventFilter { limit: MOST, before, ..EventFilter::default() }).await.unwrap();
         if page.is_empty() {
             return all;
         }

@@ -6,8 +6,8 @@ use std::path::Path;
 use dms3_core::arming::ArmState;
 use dms3_core::dashboard::{Dashboard, NodeView};
 use dms3_core::id::NodeId;
+use dms3_core::request::{Answer, Request};
 use dms3_core::roster::NodeStatus;
-use dms3_node::control::{Answer, Request};
 use dms3_pki::Identity;
 use tempfile::TempDir;
 
@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) mesh: String,
     /// Further keys of `[camera]`.
     pub(crate) camera: String,
+    /// Keys of `[web]` of the coordinator; `None`: it serves no dashboard.
+    pub(crate) web: Option<String>,
     /// Every node gets a host of its own there, and all ports are the usual ones.
     pub(crate) lan: Option<Lan>,
 }
@@ -80,15 +82,19 @@ impl House {
         let dir = tempfile::Builder::new().prefix("dms3-").tempdir().unwrap();
         let (mesh_port, enroll_port, mdns_port) = (Port::free(), Port::free(), Port::free());
         let presence = plan.presence.as_deref().unwrap_or("[coordinator.presence]\nenabled = false\n");
+        let web = match &plan.web {
+            Some(keys) => format!("[web]\nlisten = \"127.0.0.1:0\"\n{keys}\n"),
+            None => String::new(),
+        };
         let coordinator = match &plan.lan {
             Some(lan) => {
                 let host = lan.host("coordinator");
-                let sections = format!("[mesh]\n{}\n[coordinator]\nexit_delay = \"0s\"\n{presence}", plan.mesh);
+                let sections = format!("{web}[mesh]\n{}\n[coordinator]\nexit_delay = \"0s\"\n{presence}", plan.mesh);
                 Node::new(dir.path(), "coordinator", "coordinator", Some(&host.netns), &sections)
             }
             None => {
                 let sections = format!(
-                    "{}listen = \"{}\"\n{}\n[coordinator]\nexit_delay = \"0s\"\nenroll_listen = \"{}\"\n{presence}",
+                    "{web}{}listen = \"{}\"\n{}\n[coordinator]\nexit_delay = \"0s\"\nenroll_listen = \"{}\"\n{presence}",
                     mesh_section(&mdns_port),
                     mesh_port.address(),
                     plan.mesh,
@@ -130,6 +136,14 @@ impl House {
     /// Pairs a new machine and starts it.
     pub(crate) async fn add_camera(&mut self, name: &str) {
         self.add_camera_with(name, Make::Plain).await;
+    }
+
+    /// With a word that somebody made on the page.
+    pub(crate) async fn add_camera_by(&mut self, name: &str, word: &str) {
+        let camera = self.new_camera_in(name, self.dir.path(), Make::Plain);
+        camera.cli_with(&["enroll", "-"], word).await.good();
+        camera.start();
+        self.cameras.push(camera);
     }
 
     /// With a detector of that make.

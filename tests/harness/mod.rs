@@ -1,5 +1,6 @@
 //! What the tests of a house are told with: houses, networks, a detector that only says that it was started, and patience.
 
+mod browser;
 mod fake_motion;
 mod house;
 mod lan;
@@ -11,9 +12,11 @@ pub(crate) mod rogue;
 pub(crate) mod skip;
 pub(crate) mod smtp;
 mod terminal;
+mod visitor;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use browser::{Browser, LOOKS};
 pub(crate) use fake_motion::{FakeMotion, Make};
 pub(crate) use house::{Camera, House, Plan, Standing};
 pub(crate) use lan::{Addresses, Host, Lan};
@@ -22,6 +25,7 @@ pub(crate) use node::{BINARY, Node};
 pub(crate) use port::Port;
 pub(crate) use relay::Relay;
 pub(crate) use terminal::Terminal;
+pub(crate) use visitor::{PASSWORD, Page, Visitor};
 
 /// Longest wait for what has no promised time. Machines that run tests are slow and shared.
 const PATIENCE: Duration = Duration::from_secs(30);

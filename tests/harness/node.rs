@@ -6,7 +6,8 @@ use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use dms3_node::control::{Answer, CameraStatus, Request, ask};
+use dms3_core::request::{Answer, CameraStatus, Request};
+use dms3_node::control::ask;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt as _;
@@ -67,7 +68,9 @@ impl Node {
             child: Mutex::new(None),
         };
         let (state, run) = (node.state_dir(), node.dir.join("run"));
-        fs::write(node.config(), format!("role = {role:?}\nstate_dir = {state:?}\nrun_dir = {run:?}\n{sections}")).unwrap();
+        // Many houses stand on this machine, and the dashboard has a port of its own only where it is asked for.
+        let web = if role == "coordinator" && !sections.contains("[web]") { "[web]\nenabled = false\n" } else { "" };
+        fs::write(node.config(), format!("role = {role:?}\nstate_dir = {state:?}\nrun_dir = {run:?}\n{web}{sections}")).unwrap();
         node
     }
 

@@ -26,6 +26,21 @@ pub(crate) fn cannot_fake_clocks(test: &str) -> bool {
     missing
 }
 
+/// What looks for barriers in a page (npm package axe-core), where scripts/needs puts it.
+pub(super) fn axe() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join("target/axe-core-4.14.1.js")
+}
+
+/// Whether no browser can be started here; else the test is to return.
+pub(crate) fn cannot_browse(test: &str) -> bool {
+    let in_path = |name: &str| std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).exists()));
+    let missing = !["chromium", "chromedriver", "certutil"].into_iter().all(in_path) || !axe().exists();
+    if missing {
+        skipped(test, "browser", "needs Chromium with its driver, certutil and axe-core (scripts/needs test)");
+    }
+    missing
+}
+
 /// Notes that a test did not run. Panics where all must run.
 pub(crate) fn skipped(test: &str, kind: &str, why: &str) {
     let may = std::env::var("DMS3_MAY_SKIP").unwrap_or_default();

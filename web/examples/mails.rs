@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::{env, fs, io};
 
 use dms3_web::mail::*;
-use dms3_web::templates::Templates;
+use dms3_web::templates::MAIL;
 
 #[path = "../src/mail/samples.rs"]
 #[allow(clippy::expect_used, reason = "made for tests")]
@@ -24,7 +24,7 @@ fn main() -> io::Result<()> {
     fs::create_dir_all(&dir)?;
     let picture: String = PORCH.bytes().map(|byte| format!("%{byte:02x}")).collect();
     for (name, mail) in samples::all() {
-        let mut mail = mail.render(&Templates::default());
+        let mut mail = mail.render(&MAIL.templates(None));
         for n in (0..20).rev() {
             mail.html = mail.html.replace(&format!("cid:p{n}@dms3"), &format!("data:image/svg+xml,{picture}"));
         }

@@ -1,4 +1,33 @@
-//! What people see of DMS3: today the mails, later the dashboard.
+//! What people see of DMS3: mails, and the dashboard.
 
+mod assets;
+mod gate;
+pub mod house;
+mod live;
 pub mod mail;
+mod page;
+mod server;
 pub mod templates;
+mod view;
+
+use std::io;
+use std::net::TcpListener;
+
+use tokio_util::sync::CancellationToken;
+
+pub use page::{Authority, Settings};
+pub use server::{Limits, Papers};
+pub use view::node::Limits as HealthLimits;
+
+/// Serves the dashboard of `house` until the stop.
+pub async fn serve(
+    listener: TcpListener,
+    limits: Limits,
+    settings: Settings,
+    house: house::House,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let papers = settings.papers.clone();
+    let app = page::Page::new(house, settings).app();
+    server::serve(listener, papers, limits, app, stop).await
+}

@@ -110,9 +110,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::templates::MAIL;
 
     fn ours(mail: &Mail) -> Rendered {
-        let rendered = mail.render(&Templates::default());
+        let rendered = mail.render(&MAIL.templates(None));
         assert_eq!(rendered.complaints, Vec::<String>::new());
         rendered
     }

@@ -1,6 +1,6 @@
 //! Our templates, and a user's in their place: file by file, and never so that a mail is lost by it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
@@ -15,20 +15,36 @@ mod words;
 
 /// A user's file that is larger is refused.
 pub const MAX_FILE: u64 = 256 * 1024;
-/// What a template makes may not grow longer. Gmail cuts a mail off after 102 kB, so nobody needs more.
-pub const MAX_OUTPUT: usize = 1024 * 1024;
-/// Work that one rendering may do. Our longest mail takes 2 000; this much is over in a fraction of a second on the oldest Pi and can take
-/// 64 bytes a unit, 6.4 MB.
-const FUEL: u64 = 100_000;
 /// How deep templates may include and call each other. Ours go four deep.
 const MAX_DEPTH: usize = 40;
 
-macro_rules! ours {
-    ($($name:literal),* $(,)?) => { &[$(($name, include_str!(concat!("../templates/mail/", $name)))),*] };
+/// Templates that belong together.
+#[derive(Debug)]
+pub struct Family {
+    /// Each template by its name. A user's directory is asked for these names and no other, so no name can lead out of it.
+    files: &'static [(&'static str, &'static str)],
+    /// Work that one rendering may do.
+    fuel: u64,
+    /// Bytes that a template may make.
+    longest: usize,
+    /// What a template stands on: blamed after it.
+    foundations: fn(&str) -> &'static [&'static str],
+    /// What its templates may call.
+    functions: fn(&mut Environment<'static>),
 }
 
-/// Each template by its name. A user's directory is asked for these names and no other, so no name can lead out of it.
-const OURS: &[(&str, &str)] = ours![
+macro_rules! files {
+    ($dir:literal: $($name:literal),* $(,)?) => { &[$(($name, include_str!(concat!("../templates/", $dir, "/", $name)))),*] };
+}
+
+/// Of mails. Our longest takes 2 000 units of work; this much is over in a fraction of a second on the oldest Pi and can take 64 bytes a unit,
+/// 6.4 MB. Gmail cuts a mail off after 102 kB, so nobody needs longer ones.
+pub static MAIL: Family = Family {
+    fuel: 100_000,
+    longest: 1024 * 1024,
+    foundations: |name| if name.ends_with(".html") { &["words.txt", "frame.html"] } else { &["words.txt", "frame.txt"] },
+    functions: |_| {},
+    files: files!["mail":
     "frame.html",
     "frame.txt",
     "words.txt",
@@ -44,39 +60,91 @@ const OURS: &[(&str, &str)] = ours![
     "test.subject.txt",
     "test.txt",
     "test.html",
-];
+    ],
+};
+
+/// Of pages. The first screen with 50 nodes takes some 100 000 units of work.
+pub static PAGE: Family = Family {
+    fuel: 5_000_000,
+    longest: 4 * 1024 * 1024,
+    foundations: |_| &["macros.html", "frame.html", "door.html"],
+    functions: |env| env.add_function("asset", asset),
+    files: files!["page":
+        "account.html",
+        "cameras.html",
+        "door.html",
+        "error.html",
+        "event.html",
+        "events.html",
+        "frame.html",
+        "home.html",
+        "log.html",
+        "macros.html",
+        "node-add.html",
+        "node.html",
+        "parts/banner.html",
+        "parts/chart.html",
+        "parts/confirm.html",
+        "parts/events.html",
+        "parts/first.html",
+        "parts/node.html",
+        "parts/nodes.html",
+        "parts/pairing.html",
+        "parts/people.html",
+        "parts/state.html",
+        "parts/token.html",
+        "parts/why.html",
+        "set-up.html",
+        "sign-in.html",
+        "system.html",
+    ],
+};
+
+/// `{{ asset("app.css") }}`: where it is found.
+fn asset(name: &str) -> Result<String, Error> {
+    crate::assets::url(name).ok_or_else(|| Error::new(minijinja::ErrorKind::InvalidOperation, format!("there is no asset {name:?}")))
+}
 
 /// Where templates come from.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Templates {
+    family: &'static Family,
     dir: Option<PathBuf>,
 }
 
-impl Templates {
-    /// `dir`: a user's own templates; a file there with the name of one of ours takes its place. `None`: only ours.
-    pub fn new(dir: Option<PathBuf>) -> Self {
-        Self { dir }
-    }
-
+impl Family {
     /// The names of all templates that a user may replace.
-    pub fn names() -> impl Iterator<Item = &'static str> {
-        OURS.iter().map(|(name, _)| *name)
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.files.iter().map(|(name, _)| *name)
     }
 
     /// The text of one of ours, to start one's own from.
-    pub fn ours(name: &str) -> Option<&'static str> {
-        OURS.iter().find(|(ours, _)| *ours == name).map(|(_, source)| *source)
+    pub fn ours(&self, name: &str) -> Option<&'static str> {
+        self.files.iter().find(|(ours, _)| *ours == name).map(|(_, source)| *source)
+    }
+
+    /// `dir`: a user's own templates; a file there with the name of one of ours takes its place. `None`: only ours.
+    pub fn templates(&'static self, dir: Option<PathBuf>) -> Templates {
+        Templates { family: self, dir }
+    }
+}
+
+impl Templates {
+    pub(crate) fn is_users(&self) -> bool {
+        self.dir.is_some()
     }
 
     /// Reads the user's files anew, so that an edit counts from the next mail on and needs no restart.
     pub(crate) fn read(&self) -> Set {
-        let mut set = Set { env: environment(), users: BTreeSet::new(), dir: self.dir.clone(), complaints: Vec::new() };
+        let family = self.family;
+        let env = environment(family);
+        let mut set = Set { family, env, users: BTreeSet::new(), read: BTreeMap::new(), dir: self.dir.clone(), complaints: Vec::new() };
         if let Some(dir) = &self.dir
             && let Err(error) = fs::read_dir(dir)
         {
             set.complaints.push(format!("The directory of your templates, {}, cannot be read ({error}); our own are used.", dir.display()));
         }
-        for &(name, source) in OURS {
+        for &(name, source) in family.files {
             set.add(name, source);
         }
         set
@@ -85,15 +153,29 @@ impl Templates {
 
 /// The templates as they are now.
 pub(crate) struct Set {
+    family: &'static Family,
     env: Environment<'static>,
     /// Which of them are the user's.
     users: BTreeSet<&'static str>,
+    /// The user's files as they were read, or why they were not.
+    read: BTreeMap<&'static str, String>,
     dir: Option<PathBuf>,
     /// One sentence for each file of the user that cannot be used.
     pub(crate) complaints: Vec<String>,
 }
 
 impl Set {
+    pub(crate) fn log_complaints(&self) {
+        for complaint in &self.complaints {
+            tracing::warn!("{complaint}");
+        }
+    }
+
+    /// Whether they were made of the same files: one that failed meanwhile is not tried again before it is edited.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.read == other.read
+    }
+
     /// Fails only if one of our own templates does, which is a fault of ours that the tests look for.
     pub(crate) fn render(&mut self, name: &'static str, facts: &Value) -> Result<String, Error> {
         loop {
@@ -104,15 +186,15 @@ impl Set {
             // Each round puts at least one of the user's files aside, so this ends.
             let Some(culprit) = self.culprit(name, &error) else { return Err(error) };
             let source = self.env.get_template(culprit).map(|template| template.source().to_owned()).unwrap_or_default();
-            self.complain(culprit, place(&error, culprit, &source), &reason(&error));
+            self.complain(culprit, place(&error, culprit, &source), &reason(&error, self.family.longest));
             self.put_ours_back(culprit);
         }
     }
 
-    fn attempt(&self, name: &str, facts: &Value) -> Result<String, Error> {
-        let mut out = Capped(Vec::new());
+    pub(crate) fn attempt(&self, name: &str, facts: &Value) -> Result<String, Error> {
+        let mut out = Capped { bytes: Vec::new(), longest: self.family.longest };
         self.env.get_template(name)?.render_captured_to(facts.clone(), &mut out)?;
-        let text = String::from_utf8_lossy(&out.0).trim().to_owned();
+        let text = String::from_utf8_lossy(&out.bytes).trim().to_owned();
         if text.is_empty() { Err(Error::new(minijinja::ErrorKind::InvalidOperation, "it says nothing")) } else { Ok(text) }
     }
 
@@ -122,12 +204,19 @@ impl Set {
             Ok(None) => {}
             Ok(Some(users)) => match self.env.add_template_owned(name, users.clone()) {
                 Ok(()) => {
+                    self.read.insert(name, users);
                     self.users.insert(name);
                     return;
                 }
-                Err(error) => self.complain(name, place(&error, name, &users), &reason(&error)),
+                Err(error) => {
+                    self.complain(name, place(&error, name, &users), &reason(&error, self.family.longest));
+                    self.read.insert(name, users);
+                }
             },
-            Err(why) => self.complain(name, String::new(), &why.to_string()),
+            Err(why) => {
+                self.complain(name, String::new(), &why.to_string());
+                self.read.insert(name, why.to_string());
+            }
         }
         if let Err(error) = self.env.add_template(name, source) {
             self.complaints.push(format!("Our own template {name} is broken: {error}."));
@@ -136,7 +225,7 @@ impl Set {
 
     fn put_ours_back(&mut self, name: &'static str) {
         self.users.remove(name);
-        if let Some(source) = Templates::ours(name) {
+        if let Some(source) = self.family.ours(name) {
             // Ours was parsed by the tests; if it fails all the same, the next rendering tells.
             let _ = self.env.add_template(name, source);
         }
@@ -146,7 +235,8 @@ impl Set {
     fn culprit(&self, name: &str, error: &Error) -> Option<&'static str> {
         let mut suspects: Vec<&str> = errors(error).filter_map(Error::name).collect();
         suspects.reverse();
-        suspects.extend([name, "words.txt", if name.ends_with(".html") { "frame.html" } else { "frame.txt" }]);
+        suspects.push(name);
+        suspects.extend((self.family.foundations)(name));
         suspects.into_iter().find_map(|name| self.users.get(name)).copied()
     }
 
@@ -159,17 +249,18 @@ impl Set {
     }
 }
 
-fn environment() -> Environment<'static> {
+fn environment(family: &Family) -> Environment<'static> {
     let mut env = Environment::new();
     env.set_auto_escape_callback(|name| if name.ends_with(".html") { AutoEscape::Html } else { AutoEscape::None });
     env.set_undefined_behavior(UndefinedBehavior::Strict);
-    env.set_fuel(Some(FUEL));
+    env.set_fuel(Some(family.fuel));
     env.set_recursion_limit(MAX_DEPTH);
     // A line with nothing but a tag leaves no empty line in a plain text.
     if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
         env.set_syntax(syntax);
     }
     words::add_to(&mut env);
+    (family.functions)(&mut env);
     env
 }
 
@@ -211,12 +302,12 @@ fn place(error: &Error, name: &str, source: &str) -> String {
     format!("line {line}, `{}`: ", one_line(text, 80))
 }
 
-fn reason(error: &Error) -> String {
+fn reason(error: &Error, longest: usize) -> String {
     use minijinja::ErrorKind::{InvalidOperation, OutOfFuel, UndefinedError, WriteFailure};
     let error = errors(error).last().unwrap_or(error);
     match (error.kind(), error.detail()) {
         (OutOfFuel, _) => "it does not come to an end, or needs too much memory".into(),
-        (WriteFailure, _) => format!("what it makes is longer than {} KiB", MAX_OUTPUT / 1024),
+        (WriteFailure, _) => format!("what it makes is longer than {} KiB", longest / 1024),
         (UndefinedError, None) => "it names something that does not exist".into(),
         (InvalidOperation, Some(detail)) => detail.to_owned(),
         (kind, Some(detail)) => format!("{kind}: {detail}"),
@@ -225,14 +316,17 @@ fn reason(error: &Error) -> String {
 }
 
 /// A writer that refuses what is too much.
-struct Capped(Vec<u8>);
+struct Capped {
+    bytes: Vec<u8>,
+    longest: usize,
+}
 
 impl Write for Capped {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_OUTPUT {
+        if self.bytes.len() + bytes.len() > self.longest {
             return Err(ErrorKind::FileTooLarge.into());
         }
-        self.0.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -257,7 +351,7 @@ mod tests {
 
     fn house() -> (TempDir, Templates) {
         let dir = tempfile::tempdir().unwrap();
-        let templates = Templates::new(Some(dir.path().to_owned()));
+        let templates = MAIL.templates(Some(dir.path().to_owned()));
         (dir, templates)
     }
 
@@ -269,7 +363,7 @@ mod tests {
 
     /// The mail is ours, and one sentence says which file and why.
     fn falls_back(mail: &Rendered, name: &str, why: &str) {
-        let ours = event(&Templates::default());
+        let ours = event(&MAIL.templates(None));
         assert_eq!((&mail.subject, &mail.text, &mail.html), (&ours.subject, &ours.text, &ours.html));
         assert_eq!(mail.complaints.len(), 1, "{:?}", mail.complaints);
         let complaint = &mail.complaints[0];
@@ -279,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_users_template_replaces_just_its_file() {
-        let ours = event(&Templates::default());
+        let ours = event(&MAIL.templates(None));
         let mail = with("event.txt", "Bewegung: {{ camera }} um {{ when.time }}");
         assert_eq!(mail.text, "Bewegung: porch um 08:01:30\n");
         assert_eq!((mail.subject, mail.html), (ours.subject.clone(), ours.html.clone()));
@@ -370,7 +464,7 @@ mod tests {
         drop(dir);
         let mail = event(&templates);
         assert!(mail.complaints.len() == 1 && mail.complaints[0].contains("directory of your templates"), "{:?}", mail.complaints);
-        assert_eq!(mail.html, event(&Templates::default()).html);
+        assert_eq!(mail.html, event(&MAIL.templates(None)).html);
     }
 
     #[test]
@@ -389,9 +483,9 @@ mod tests {
     fn each_of_our_templates_is_what_lies_in_the_directory() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates/mail");
         let there: BTreeSet<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        assert_eq!(there, Templates::names().map(str::to_owned).collect());
-        for name in Templates::names() {
-            environment().add_template(name, Templates::ours(name).unwrap()).unwrap();
+        assert_eq!(there, MAIL.names().map(str::to_owned).collect());
+        for name in MAIL.names() {
+            environment(&MAIL).add_template(name, MAIL.ours(name).unwrap()).unwrap();
         }
     }
 }

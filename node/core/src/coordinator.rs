@@ -14,6 +14,7 @@ use self::troubles::Troubles;
 use crate::arming::{ArmState, Override};
 use crate::dashboard::{Dashboard, PersonView};
 use crate::fault::Fault;
+use crate::health::Machine;
 use crate::id::{MeshId, NodeId};
 use crate::presence::{Device, Person, Presence, Sensor};
 use crate::protocol::message::{AckV1, DetectorsV1, HealthV1, HelloV1, StateV1};
@@ -31,6 +32,8 @@ const NOBODY_TELLS: &str =
 pub struct Settings {
     pub mesh: MeshId,
     pub me: NodeId,
+    /// Our own.
+    pub machine: Machine,
     pub zone: String,
     /// False: the explicit manual-only house.
     pub presence_enabled: bool,
@@ -252,6 +255,11 @@ impl Coordinator {
         &self.house.memory.state
     }
 
+    /// Whether somebody's arm command waits for its exit delay.
+    pub fn is_arming(&self) -> bool {
+        self.house.memory.pending.is_some()
+    }
+
     /// The devices of a person of the config.
     pub fn devices_of(&self, person: &str) -> Vec<Device> {
         let people = self.settings.people.iter().filter(|known| known.name == person);
@@ -277,6 +285,7 @@ impl Coordinator {
             pending: memory.pending.as_ref().map(|(over, when)| (over.state, *when)),
             presence: self.house.presence,
             blind: self.house.tracker.blindness(now.mono).filter(|_| self.settings.presence_enabled).map(|(why, _)| why.to_owned()),
+            presence_enabled: self.settings.presence_enabled,
             people: self.house.tracker.person_views(now.mono),
             nodes: self.nodes.views(&self.settings, &self.house, now),
             problems: troubles::all(&self.settings, &self.house, &self.nodes, now).into_iter().map(|trouble| trouble.text).collect(),

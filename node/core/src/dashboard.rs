@@ -26,6 +26,9 @@ pub struct Dashboard {
     pub presence: Presence,
     /// Why the sensors see nothing, if so.
     pub blind: Option<String>,
+    /// False: the house looks for nobody, by its config.
+    #[serde(default)]
+    pub presence_enabled: bool,
     pub people: Vec<PersonView>,
     /// The coordinator first, then by name.
     pub nodes: Vec<NodeView>,
@@ -71,6 +74,14 @@ pub struct NodeView {
     pub liveness: String,
     pub address: Option<String>,
     pub hostname: Option<String>,
+    /// "debian 12"
+    #[serde(default)]
+    pub os: Option<String>,
+    /// "linux aarch64"
+    #[serde(default)]
+    pub platform: Option<String>,
+    #[serde(default)]
+    pub kernel: Option<String>,
     pub version: Option<String>,
     pub last_contact: Option<Timestamp>,
     /// What it acknowledged last: (epoch, rev).

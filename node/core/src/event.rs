@@ -1,5 +1,7 @@
 //! What a detector saw, from start to end: one event is built from what its hooks say, in whatever order they say it.
 
+mod stored;
+
 use std::time::Duration;
 
 use jiff::civil::DateTime;
@@ -8,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::arming::ArmState;
 use crate::id::EventId;
 use crate::time::{SinceBoot, Timestamp};
+
+pub use stored::{EventCounts, EventFilter, MOST, StoredAttachment, StoredEvent, Thumbnail};
 
 /// Hooks that name no event (the Go program's line) tell of the same movement while no more than this lies between them.
 pub const GAP: Duration = Duration::from_secs(30);

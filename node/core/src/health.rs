@@ -2,7 +2,26 @@
 
 use std::time::Duration;
 
+use crate::protocol::message::HelloV1;
 use crate::time::Mono;
+
+/// What a node's machine is, as it says itself: nothing is decided by it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Machine {
+    pub hostname: String,
+    /// "debian 12"; "unknown" if the system does not tell.
+    pub os: String,
+    /// "linux aarch64".
+    pub platform: String,
+    /// "6.12.25".
+    pub kernel: String,
+}
+
+impl Machine {
+    pub fn of(hello: &HelloV1) -> Self {
+        Self { hostname: hello.hostname.clone(), os: hello.os.clone(), platform: hello.platform.clone(), kernel: hello.kernel.clone() }
+    }
+}
 
 /// A node that was not heard of for this long is lost, which is an alert while armed.
 pub const LOST_AFTER: Duration = Duration::from_secs(30);

@@ -332,6 +332,7 @@ impl World {
             away_after: AWAY_AFTER,
         });
         let settings = coordinator::Settings {
+            machine: crate::health::Machine::default(),
             mesh: MESH,
             me: ME,
             zone: "Europe/Berlin".to_owned(),

@@ -1,5 +1,6 @@
 //! The rules of DMS3: who is home, what state holds, what nodes say to each other. No sockets, files, clocks, tasks or randomness.
 
+pub mod accounts;
 pub mod alerting;
 pub mod arming;
 pub mod camera;
@@ -14,5 +15,6 @@ mod histories;
 pub mod id;
 pub mod presence;
 pub mod protocol;
+pub mod request;
 pub mod roster;
 pub mod time;

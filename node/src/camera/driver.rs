@@ -16,7 +16,8 @@ use super::detector::WatchOrder;
 use super::memory::Memory;
 use super::uplink::LinkStatus;
 use crate::clock::Clock;
-use crate::control::{Answer, Asked, CameraStatus, Request};
+use crate::control::Asked;
+use dms3_core::request::{Answer, CameraStatus, Request};
 
 const TICK: Duration = Duration::from_millis(500);
 

@@ -11,7 +11,7 @@ use dms3_core::dashboard::MailView;
 use dms3_core::id::BootId;
 use dms3_core::protocol::message::{DetectorReportV1, OutboxV1, SignedStateV1};
 use dms3_pki::Identity;
-use dms3_web::templates::Templates;
+use dms3_web::templates::MAIL;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -248,7 +248,7 @@ fn mailing(
         desk: DeskContext {
             settings: mail.rules.clone(),
             mails: mails.clone(),
-            writer: Writer::new(mail, Templates::new(mail.template_dir.clone()), media.clone()),
+            writer: Writer::new(mail, MAIL.templates(mail.template_dir.clone()), media.clone()),
             clock: clock.clone(),
             machine: desk::machine().unwrap_or_else(|| "a camera".to_owned()),
             post,

@@ -1,10 +1,11 @@
 //! `dms3-node ca`: takes the root key of the house off this machine, and brings it back.
 
-use std::io::{IsTerminal as _, Read as _};
-use std::path::PathBuf;
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use dms3_pki::{AUTHORITY_DIR, Authority, PASSPHRASE_MIN};
+use dms3_pki::files::write_new_anywhere;
+use dms3_pki::{AUTHORITY_DIR, Authority, PASSPHRASE_MIN, WEB_DIR};
 use zeroize::Zeroizing;
 
 use super::ConfigArg;
@@ -27,6 +28,13 @@ enum CaCommand {
         /// Where to: a USB stick, say; print it too
         file: PathBuf,
     },
+    /// Write the certificate that phones and browsers are to trust, for the dashboard (PEM): to FILE, or to standard output
+    Export {
+        /// Of the dashboard's own authority; the root of the house never goes onto a phone
+        #[arg(long, required = true)]
+        web: bool,
+        file: Option<PathBuf>,
+    },
     /// Bring the root key back from such a file
     ImportRoot { file: PathBuf },
 }
@@ -34,6 +42,9 @@ enum CaCommand {
 pub(super) fn run(args: Args, at: &ConfigArg) -> Result<()> {
     let config = at.load()?;
     config.coordinator()?;
+    if let CaCommand::Export { file, .. } = args.command {
+        return export_web(&config.state_dir, file);
+    }
     let dir = config.state_dir.join(AUTHORITY_DIR);
     // Whoever may not read the keys is told so by the first of them; root reads and writes FILE as root, on whatever stick it lies.
     let authority = Authority::open(&dir).context("cannot open the authority of this house (if it is not yours, run this with sudo)")?;
@@ -61,6 +72,26 @@ pub(super) fn run(args: Args, at: &ConfigArg) -> Result<()> {
                  takes it off again."
             );
         }
+        // Done above.
+        CaCommand::Export { .. } => {}
+    }
+    Ok(())
+}
+
+fn export_web(state_dir: &Path, file: Option<PathBuf>) -> Result<()> {
+    let path = state_dir.join(WEB_DIR).join("ca.crt");
+    let pem = std::fs::read(&path).with_context(|| {
+        format!(
+            "cannot read {} (use sudo; it is made by `init`, or when the dashboard is served for the first time with a certificate of our own)",
+            path.display()
+        )
+    })?;
+    match file {
+        Some(file) => {
+            write_new_anywhere(&file, &pem, 0o644)?;
+            println!("{} is for phones and browsers that open the dashboard: install it there as an authority (a CA).", file.display());
+        }
+        None => std::io::stdout().write_all(&pem).context("cannot write to standard output")?,
     }
     Ok(())
 }

@@ -14,9 +14,11 @@ use super::text::{age, clock_time, table};
 use crate::clock;
 use crate::config::Config;
 use crate::config_text::Size;
-use crate::control::{Answer, Request, ask};
-use crate::store::events::{MEDIA_DIR, StoredAttachment, StoredEvent};
+use crate::control::ask;
+use crate::store::events::MEDIA_DIR;
 use crate::store::media::Media;
+use dms3_core::event::{EventFilter, MOST, StoredAttachment, StoredEvent};
+use dms3_core::request::{Answer, Request};
 
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -62,7 +64,8 @@ async fn list(config: &Config, since: Duration, camera: Option<String>, json: bo
     let mut events: Vec<StoredEvent> = Vec::new();
     loop {
         let before = events.last().map(StoredEvent::place);
-        let request = Request::Events { since: now - since, camera: camera.clone(), before };
+        let filter = EventFilter { since: Some(now - since), camera: camera.clone(), limit: MOST, before, ..EventFilter::default() };
+        let request = Request::Events { filter };
         let Answer::Events(page) = ask(&config.control_socket(), &request).await? else { bail!("the node gave an unexpected answer") };
         if page.is_empty() {
             break;

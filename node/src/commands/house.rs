@@ -14,7 +14,8 @@ use jiff::tz::TimeZone;
 use super::ConfigArg;
 use super::status::print_house;
 use crate::clock;
-use crate::control::{Answer, Request, ask};
+use crate::control::ask;
+use dms3_core::request::{Answer, Request};
 
 /// A person who armed the house is told once the cameras confirmed, or after this.
 const CONFIRMED_WITHIN: Duration = Duration::from_millis(1500);

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use dms3_core::presence::MacAddr;
+use dms3_core::request::WebCode;
 use dms3_core::roster::{NodeRole, NodeStatus, RosterRow, check_name};
+use dms3_core::time::Timestamp;
 use dms3_pki::files::create_dir_private;
 use dms3_pki::{AUTHORITY_DIR, Authority, KEY_FILE, NodeKey};
 
@@ -15,8 +17,11 @@ use super::ConfigArg;
 use super::time::is_right;
 use crate::clock::{Clock, build_time, date, date_and_time, wall};
 use crate::config::Config;
+use crate::coordinator::accounts::new_code;
+use crate::coordinator::page::{self, WebConfig};
 use crate::mesh::keys::MeshKeys;
 use crate::owner::AsOwner;
+use crate::store::accounts::Accounts;
 use crate::store::{STORE_FILE, Store};
 
 #[derive(Debug, clap::Args)]
@@ -95,7 +100,22 @@ pub(super) async fn run(args: Args, at: &ConfigArg) -> Result<()> {
         println!("Add the people who live here to {}.", config.path.display());
     }
     println!("Next: start it (`sudo systemctl enable --now dms3-node`), then pair a camera (`sudo dms3-node token new`).");
+    if own.web.enabled {
+        print!("Then: {}", super::web::words(&first_visit(dir, &own.web, now.at).await?));
+    }
     Ok(())
+}
+
+/// What makes the owner of the dashboard, before it is served for the first time.
+async fn first_visit(dir: &Path, web: &WebConfig, now: Timestamp) -> Result<WebCode> {
+    let accounts = Accounts::open(dir).await?.accounts;
+    let code = new_code(&accounts, now).await?;
+    accounts.close().await;
+    let fingerprint = match (web.plain_http, &web.certificate) {
+        (false, None) => Some(page::ours(dir, now)?.1.fingerprint),
+        _ => None,
+    };
+    Ok(WebCode { code, address: Some(page::address_of(web, web.listen)), fingerprint })
 }
 
 /// A clock far ahead of the build is right on a machine that was installed late, and wrong on one whose battery died: a person knows.

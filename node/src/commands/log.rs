@@ -10,8 +10,9 @@ use dms3_core::time::Timestamp;
 use super::ConfigArg;
 use super::text::{age, clock_time};
 use crate::clock;
-use crate::control::{Answer, Request, ask};
-use crate::store::AuditEntry;
+use crate::control::ask;
+use dms3_core::request::AuditEntry;
+use dms3_core::request::{Answer, Request};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

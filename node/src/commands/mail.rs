@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::ConfigArg;
-use crate::control::{Answer, Request, ask};
+use crate::control::ask;
+use dms3_core::request::{Answer, Request};
 
 /// How long a mail server may take before we say that it takes long.
 const PATIENCE: Duration = Duration::from_secs(40);

@@ -25,6 +25,7 @@ mod status;
 mod text;
 mod time;
 pub mod token;
+mod web;
 
 /// Cameras that watch when nobody is home, and do not when somebody is.
 #[derive(Debug, Parser)]
@@ -90,6 +91,8 @@ enum Command {
     Resume,
     /// The root key of the house: take it off this machine, bring it back
     Ca(ca::Args),
+    /// The dashboard: its first visit, its owner, its templates
+    Web(web::WebArgs),
     /// Say that this machine's clock is right
     Time(time::Args),
     /// Read a config and say what is wrong with it
@@ -133,6 +136,7 @@ impl Cli {
                     Command::Pause(args) => house::pause(args, config).await,
                     Command::Resume => house::resume(config).await,
                     Command::Ca(args) => ca::run(args, config),
+                    Command::Web(args) => web::run(args, config).await,
                     Command::Time(args) => time::run(args, config).await,
                     Command::CheckConfig => check_config::run(config),
                     Command::Mail(command) => mail::run(command, config).await,

@@ -9,7 +9,8 @@ use dms3_core::time::Timestamp;
 use super::ConfigArg;
 use super::text::{age, table};
 use crate::clock;
-use crate::control::{Answer, Request, ask};
+use crate::control::ask;
+use dms3_core::request::{Answer, Request};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

@@ -19,17 +19,20 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::ConfigArg;
 use crate::clock::{Clock, build_time, wall};
 use crate::config::{Config, LogConfig, LogTarget, Role};
-use crate::control::{Answer, Asked, Control};
+use crate::control::{Asked, Control};
+use crate::log_tail::LogTail;
 use crate::services::Services;
 use crate::state_lock::Running;
 use crate::{camera, coordinator, systemd};
+use dms3_core::request::Answer;
 
 /// How often a camera that is not paired looks whether it was.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(at: &ConfigArg) -> Result<()> {
     let config = at.load()?;
-    start_log(&config.log)?;
+    let tail = LogTail::default();
+    start_log(&config.log, tail.clone())?;
     tracing::info!("dms3-node {} starts as {} with {}", env!("CARGO_PKG_VERSION"), config.role.word(), config.path.display());
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -58,7 +61,7 @@ pub(super) async fn run(at: &ConfigArg) -> Result<()> {
     let mut services = Services::default();
     let start = async {
         match &config.role {
-            Role::Coordinator(own) => coordinator::start(&config, own, identity, boot, clock, &mut services).await,
+            Role::Coordinator(own) => coordinator::start(&config, own, identity, boot, clock, tail, &mut services).await,
             Role::Camera(own) => camera::start(&config, own, identity, boot, clock, &mut services).await,
         }
     };
@@ -134,7 +137,7 @@ fn shutdown() -> Result<impl Future<Output = ()>> {
 
 /// `RUST_LOG` wins over the config. mdns-sd repeats itself at info and below; netlink-proto warns of each answer that came in parts;
 /// QUIC and TLS warn of whatever a stranger sends, as often as he likes.
-fn start_log(config: &LogConfig) -> Result<()> {
+fn start_log(config: &LogConfig, tail: LogTail) -> Result<()> {
     let (origin, text) = match std::env::var("RUST_LOG") {
         Ok(text) if !text.is_empty() => ("RUST_LOG", text),
         _ => (
@@ -146,9 +149,9 @@ fn start_log(config: &LogConfig) -> Result<()> {
         format!("{origin} cannot be read: write a level (error, warn, info, debug, trace), and target=level, with commas")
     })?;
     match &config.target {
-        LogTarget::Stderr => subscribe(filter, std::io::stderr, std::io::IsTerminal::is_terminal(&std::io::stderr())),
-        LogTarget::Stdout => subscribe(filter, std::io::stdout, std::io::IsTerminal::is_terminal(&std::io::stdout())),
-        LogTarget::File(path) => subscribe(filter, open_log(path)?, false),
+        LogTarget::Stderr => subscribe(filter, tail, std::io::stderr, std::io::IsTerminal::is_terminal(&std::io::stderr())),
+        LogTarget::Stdout => subscribe(filter, tail, std::io::stdout, std::io::IsTerminal::is_terminal(&std::io::stdout())),
+        LogTarget::File(path) => subscribe(filter, tail, open_log(path)?, false),
     }
     Ok(())
 }
@@ -164,7 +167,8 @@ fn open_log(path: &Path) -> Result<std::sync::Mutex<std::fs::File>> {
     })?))
 }
 
-fn subscribe<W: for<'a> MakeWriter<'a> + Send + Sync + 'static>(filter: Targets, to: W, colours: bool) {
+fn subscribe<W: for<'a> MakeWriter<'a> + Send + Sync + 'static>(filter: Targets, tail: LogTail, to: W, colours: bool) {
     let lines = tracing_subscriber::fmt::layer().with_writer(to).with_ansi(colours).with_target(false);
-    tracing_subscriber::registry().with(filter).with(lines).init();
+    let last = tracing_subscriber::fmt::layer().with_writer(tail).with_ansi(false).with_target(false);
+    tracing_subscriber::registry().with(filter).with(lines).with(last).init();
 }

@@ -12,7 +12,8 @@ use super::ConfigArg;
 use super::text::{age, clock_time};
 use crate::clock;
 use crate::config_text::Size;
-use crate::control::{Answer, CameraStatus, Request, ask};
+use crate::control::ask;
+use dms3_core::request::{Answer, CameraStatus, Request};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -164,6 +165,9 @@ mod tests {
             liveness: liveness.to_owned(),
             address: None,
             hostname: None,
+            os: None,
+            platform: None,
+            kernel: None,
             version: None,
             last_contact: Some(ago(60)),
             applied: None,
@@ -181,6 +185,7 @@ mod tests {
     /// Everybody left a quarter of an hour ago, and one camera is gone.
     fn empty_house() -> Dashboard {
         Dashboard {
+            presence_enabled: true,
             state: ArmState::Away,
             epoch: 0,
             rev: 3,

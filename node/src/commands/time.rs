@@ -7,10 +7,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::ConfigArg;
 use crate::clock::{Clock, date_and_time, wall};
 use crate::config::Config;
-use crate::control::{Answer, Request, ask};
+use crate::control::ask;
 use crate::owner::AsOwner;
 use crate::state_lock;
 use crate::store::Store;
+use dms3_core::request::{Answer, Request};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

@@ -12,8 +12,9 @@ use qrcode::{EcLevel, QrCode};
 
 use crate::clock::wall;
 use crate::commands::ConfigArg;
-use crate::control::{Answer, Request, ask};
-use crate::coordinator::enrollment::{NewToken, TokenRequest, TokenView};
+use crate::control::ask;
+use dms3_core::request::{Answer, Request};
+use dms3_core::request::{NewToken, TokenRequest, TokenView};
 
 /// UDP port of enrollment where nothing else is said.
 const ENROLL_PORT: u16 = 47101;

@@ -18,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 use super::events::Keeper;
 use crate::clock::minute_of_day;
 use crate::mailer::desk::{Book, Circumstances, Desk, DeskContext, label};
-use crate::store::events::{Events, Filter, MOST, StoredEvent};
+use crate::store::events::Events;
+use dms3_core::event::StoredEvent;
+use dms3_core::event::{EventFilter, MOST};
 
 /// So far back it is looked at least when something may have been missed, and how far at most: afterwards it is no news any more.
 const LOOK_BACK: Duration = Duration::from_secs(3600);
@@ -179,7 +181,7 @@ fn look_from(caught_up: Option<Timestamp>, now: Timestamp) -> Timestamp {
 
 /// Events that came since then, the oldest first.
 async fn since(events: &Events, then: Timestamp) -> Result<VecDeque<EventId>> {
-    let mut filter = Filter { received_since: Some(then), limit: MOST, ..Filter::default() };
+    let mut filter = EventFilter { received_since: Some(then), limit: MOST, ..EventFilter::default() };
     let mut found = VecDeque::new();
     loop {
         let page = events.events(&filter).await?;
@@ -251,7 +253,7 @@ mod tests {
     use dms3_core::event::{Attachment, EventKind};
     use dms3_core::fault::FaultKind;
     use dms3_core::id::NodeId;
-    use dms3_web::templates::Templates;
+    use dms3_web::templates::MAIL;
 
     use super::*;
     use crate::clock::{Clock, StandStill};
@@ -276,7 +278,7 @@ mod tests {
         let desk = DeskContext {
             settings: Settings { recipients: vec!["anna@example.org".to_owned()], ..Settings::default() },
             mails: MailBox::new(dir.path().to_owned()),
-            writer: Writer { templates: Templates::new(None), media, dashboard: None, max_attachment: 1000, with_pictures: true },
+            writer: Writer { templates: MAIL.templates(None), media, dashboard: None, max_attachment: 1000, with_pictures: true },
             clock,
             machine: "hall".to_owned(),
             post: watch::Sender::new(()),

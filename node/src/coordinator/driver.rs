@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use dms3_core::coordinator::{Coordinator, Decision, Effect, Input, MemoryV1};
-use dms3_core::dashboard::MailView;
+use dms3_core::dashboard::{Dashboard, MailView};
 use dms3_core::presence::Device;
 use dms3_core::protocol::message::SignedStateV1;
+use dms3_core::roster::NodeRole;
 use dms3_core::time::Mono;
 use dms3_pki::{Authority, NodeKey, sign_state};
 use tokio::sync::{broadcast, mpsc, watch};
@@ -16,9 +17,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::accounts::Doors;
 use super::alerts::{Faults, Word};
 use super::enrollment::Tokens;
 use super::events::Keeper;
+use super::page::Served;
 use super::roster::Roster;
 use crate::clock::Clock;
 use crate::control::Asked;
@@ -27,6 +30,8 @@ use crate::store::Store;
 /// What has no end of its own is shown for so long, and no more of it at once.
 pub(super) const NOTICE_FOR: Duration = Duration::from_secs(86_400);
 const NOTICES: usize = 20;
+/// How often open pages hear of what is no new state.
+const SHOW_EVERY: Duration = Duration::from_millis(450);
 /// The rules never wait longer than this for time to pass.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -76,6 +81,13 @@ pub(super) struct Driver {
     pub(super) keeper: Keeper,
     /// Answers about events that are being looked up: no decision waits for a long list.
     pub(super) lookups: JoinSet<()>,
+    /// What open pages show.
+    pub(super) shown: watch::Sender<Option<Arc<Dashboard>>>,
+    /// When that was made, and of which state.
+    pub(super) shown_at: Option<(Instant, (u32, u64), bool)>,
+    /// `None`: this house has no page.
+    pub(super) doors: Option<Doors>,
+    pub(super) served: watch::Receiver<Option<Served>>,
 }
 
 impl Driver {
@@ -94,6 +106,7 @@ impl Driver {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            self.show();
             let input = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 _ = tick.tick() => {
@@ -120,6 +133,31 @@ impl Driver {
             };
             self.take(input).await?;
         }
+    }
+
+    /// For open pages: a state at once, what else changes a little later. Nothing is made if nobody looks.
+    fn show(&mut self) {
+        // The page's service holds one receiver itself.
+        if self.shown.receiver_count() <= 1 {
+            self.shown_at = None;
+            return;
+        }
+        let state = self.machine.state();
+        let of = ((state.epoch, state.rev), self.machine.is_arming());
+        if self.shown_at.is_some_and(|(at, version, arming)| (version, arming) == of && at.elapsed() < SHOW_EVERY) {
+            return;
+        }
+        self.shown_at = Some((Instant::now(), of.0, of.1));
+        let mut house = self.house();
+        // Of itself the coordinator always just heard, which is no news.
+        house.nodes.iter_mut().filter(|node| node.role == NodeRole::Coordinator).for_each(|node| node.last_contact = None);
+        self.shown.send_if_modified(|shown| {
+            let is_news = shown.as_deref() != Some(&house);
+            if is_news {
+                *shown = Some(Arc::new(house));
+            }
+            is_news
+        });
     }
 
     /// What a service has to say to people.

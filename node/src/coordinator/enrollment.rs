@@ -26,7 +26,7 @@ use crate::store::{Redemption, Store};
 
 mod tokens;
 
-pub use tokens::{NewToken, TokenRequest, TokenView, Tokens};
+pub use tokens::Tokens;
 
 /// Characters that are shown of what a refused machine calls itself.
 const HOST_SHOWN: usize = 64;

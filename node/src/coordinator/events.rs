@@ -47,6 +47,8 @@ pub struct Keeper {
     news: Option<News>,
     /// Troubles that were told, of each node its own.
     told: Arc<Mutex<HashMap<NodeId, Told>>>,
+    /// Counts up when events came or went, or were seen: for open pages.
+    changes: Arc<watch::Sender<u64>>,
 }
 
 /// Who is told of events that were kept. Nobody waits for him: what he could not take he looks up.
@@ -67,7 +69,20 @@ pub struct Room {
 
 impl Keeper {
     pub fn new(state_dir: PathBuf, clock: Clock, news: Option<News>) -> Self {
-        Self { state_dir, room: Arc::default(), clock, news, told: Arc::default() }
+        Self { state_dir, room: Arc::default(), clock, news, told: Arc::default(), changes: Arc::new(watch::Sender::new(0)) }
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.clock.now().at
+    }
+
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Something of the events is other than it was.
+    pub fn changed(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Opened when it is first asked for, and again until that succeeds: a house that cannot keep events guards all the same.
@@ -266,6 +281,7 @@ impl Keeper {
     }
 
     fn tell_news(&self, id: EventId) {
+        self.changed();
         if let Some(News { ids, missed }) = &self.news
             && ids.try_send(id).is_err()
         {

@@ -99,6 +99,7 @@ async fn keep(keeper: &Keeper, policy: Policy, clock: &Clock, stop: &Cancellatio
     }
     if let Some(why) = why {
         tracing::info!("removed {gone} events with their pictures and clips ({})", why.word());
+        keeper.changed();
     }
     Ok(short)
 }
@@ -126,6 +127,9 @@ async fn thumbnails(keeper: &Keeper, stop: &CancellationToken) -> Result<bool> {
             }
         };
         room.events.thumbnail_tried(*hash, made).await?;
+    }
+    if !wanting.is_empty() {
+        keeper.changed();
     }
     Ok(wanting.len() == THUMBNAILS as usize)
 }

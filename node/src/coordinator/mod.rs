@@ -10,15 +10,17 @@ use dms3_core::dashboard::MailView;
 use dms3_core::id::{BootId, EventId};
 use dms3_core::presence::Device;
 use dms3_pki::{AUTHORITY_DIR, Authority, Identity};
-use dms3_web::templates::Templates;
+use dms3_web::templates::MAIL;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::accounts::Doors;
 use self::alerts::{Alerts, Faults};
 use self::driver::{Driver, MailDesk};
 use self::enrollment::{EnrollmentContext, Tokens};
 use self::events::{Keeper, News};
+use self::page::{Kept, PageContext};
 use self::peers::PeersContext;
 use self::presence::PresenceSensors;
 use self::renewal::Renewal;
@@ -27,6 +29,7 @@ use crate::clock::Clock;
 use crate::config::{Config, CoordinatorConfig};
 use crate::control::Control;
 use crate::health::{self, Counted};
+use crate::log_tail::LogTail;
 use crate::mailer::MailConfig;
 use crate::mailer::desk::DeskContext;
 use crate::mailer::letters::Writer;
@@ -40,11 +43,13 @@ use crate::store::mails::MailBox;
 use crate::store::media::Media;
 use crate::store::{Keep, Store};
 
+pub mod accounts;
 pub mod alerts;
 mod driver;
 pub mod enrollment;
 pub mod events;
 pub mod keeping;
+pub mod page;
 pub mod peers;
 pub mod presence;
 pub mod renewal;
@@ -64,6 +69,7 @@ pub async fn start(
     identity: Identity,
     boot: BootId,
     clock: Clock,
+    log: LogTail,
     services: &mut Services,
 ) -> Result<()> {
     let store = Store::open(&config.state_dir).await?;
@@ -89,6 +95,7 @@ pub async fn start(
     let settings = Settings {
         mesh: identity.mesh(),
         me: identity.node(),
+        machine: health::facts(),
         zone,
         presence_enabled: own.presence.enabled,
         people: people.clone(),
@@ -120,6 +127,9 @@ pub async fn start(
 
     let ((ids, ids_in), (missed, missed_in)) = (mpsc::channel(256), watch::channel(()));
     let keeper = Keeper::new(config.state_dir.clone(), clock.clone(), config.mail.is_some().then_some(News { ids, missed }));
+    let doors = Doors::new(config.state_dir.clone(), clock.clone(), words.clone());
+    let (shown, dashboard) = watch::channel(None);
+    let served = Arc::new(watch::Sender::new(None));
     let desk = config.mail.as_ref().map(|mail| mailing(config, mail, &keeper, (ids_in, missed_in), &clock, &identity, services));
     let driver = Driver {
         machine,
@@ -138,6 +148,10 @@ pub async fn start(
         lasting: BTreeMap::new(),
         keeper: keeper.clone(),
         lookups: JoinSet::new(),
+        shown,
+        shown_at: None,
+        doors: own.web.enabled.then(|| doors.clone()),
+        served: served.subscribe(),
     };
     services.vital("driver", driver.run(effects, inputs_in, requests_in, words_in, stop.clone()));
     services.vital(
@@ -159,6 +173,31 @@ pub async fn start(
     );
     let (kept, told) = (keeper.clone(), words.clone());
     services.restarting("events", move |stop| kept.clone().open(told.clone(), stop), |_| {});
+    if own.web.enabled {
+        let (accounts, asks) = mpsc::channel(64);
+        let context = PageContext {
+            config: own.web.clone(),
+            kept: Kept {
+                events: own.events,
+                decisions: own.decisions_for,
+                sightings: own.sightings_for,
+                mail_to: config.mail.as_ref().map(|mail| mail.to.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+            },
+            log,
+            state_dir: config.state_dir.clone(),
+            clock: clock.clone(),
+            dashboard,
+            keeper: keeper.clone(),
+            media: Media::at(&config.state_dir.join(MEDIA_DIR)),
+            requests: requests.clone(),
+            accounts,
+            less: doors.changes(),
+            served,
+        };
+        let asks = Arc::new(Mutex::new(asks));
+        services.restarting("accounts", move |stop| doors.clone().run(asks.clone(), stop), |_| {});
+        services.restarting("page", move |stop| page::run(context.clone(), stop), |_| {});
+    }
     let control = Arc::new(control);
     services.restarting("control", move |stop| control.clone().run(requests.clone(), stop), |_| {});
 
@@ -256,7 +295,7 @@ fn mailing(
     let (counts, counts_in) = watch::channel(MailView::default());
     let (unmade, unmade_in) = watch::channel(None);
     let (unsent, unsent_in) = watch::channel(None);
-    let templates = Templates::new(mail.template_dir.clone());
+    let templates = MAIL.templates(mail.template_dir.clone());
     let desk = DeskContext {
         settings: mail.rules.clone(),
         mails: mails.clone(),
@@ -340,14 +379,14 @@ async fn prune(store: Store, keeper: Keeper, keep: Keep, clock: Clock, stop: Can
 #[cfg(test)]
 mod tests {
     use dms3_core::presence::Presence;
-    use dms3_core::time::Timestamp;
     use dms3_pki::{KEY_FILE, NodeKey};
 
     use super::*;
     use crate::config::Role;
-    use crate::control::{Answer, Request, ask};
+    use crate::control::ask;
     use crate::mesh::testing::{DAY, eventually};
     use crate::store::events::EVENTS_FILE;
+    use dms3_core::request::{Answer, Request};
 
     /// The state directory of a house that was founded so long ago, with a certificate of that age.
     async fn founded(age: Duration, clock: &Clock) -> (tempfile::TempDir, Config, Identity) {
@@ -361,7 +400,7 @@ mod tests {
         Store::create(dir.path()).await.unwrap().close().await;
         let text = format!(
             "role = \"coordinator\"\nstate_dir = {0:?}\nrun_dir = {0:?}\n[mesh]\nlisten = \"127.0.0.1:0\"\nmdns = \"off\"\n\
-             [coordinator]\nenroll_listen = \"127.0.0.1:0\"\n[coordinator.presence]\nenabled = false\n",
+             [web]\nenabled = false\n[coordinator]\nenroll_listen = \"127.0.0.1:0\"\n[coordinator.presence]\nenabled = false\n",
             dir.path().display().to_string()
         );
         let config = Config::parse(&text, &dir.path().join("dms3.toml")).unwrap();
@@ -371,7 +410,7 @@ mod tests {
     async fn started(config: &Config, identity: Identity, clock: &Clock) -> Services {
         let Role::Coordinator(own) = &config.role else { panic!("a coordinator") };
         let mut services = Services::default();
-        start(config, own, identity, BootId([1; 4]), clock.clone(), &mut services).await.unwrap();
+        start(config, own, identity, BootId([1; 4]), clock.clone(), LogTail::default(), &mut services).await.unwrap();
         services
     }
 
@@ -452,7 +491,7 @@ mod tests {
         assert!(house.clock_trusted && house.problems.is_empty(), "{house:?}");
         let store = Store::open(&config.state_dir).await.unwrap();
         let audit = store.audit(clock.floor() - DAY).await.unwrap();
-        assert!(audit.iter().any(|entry| entry.kind == crate::store::AuditKind::TimeAccepted), "who did is written down: {audit:?}");
+        assert!(audit.iter().any(|entry| entry.kind == dms3_core::request::AuditKind::TimeAccepted), "who did is written down: {audit:?}");
     }
 
     #[tokio::test]
@@ -463,7 +502,7 @@ mod tests {
         let _services = started(&config, identity, &clock).await;
         eventually("it is a problem", async || status(&config).await.problems.iter().any(|problem| problem.contains("events.damaged-1")))
             .await;
-        let request = Request::Events { since: Timestamp(0), camera: None, before: None };
+        let request = Request::Events { filter: dms3_core::event::EventFilter::default() };
         let Answer::Events(events) = ask(&config.control_socket(), &request).await.unwrap() else { panic!("events") };
         assert_eq!(events, []);
     }

@@ -5,12 +5,14 @@ use dms3_core::coordinator::Input;
 use dms3_core::dashboard::Dashboard;
 use dms3_core::roster::check_name;
 
+use super::accounts::Doors;
 use super::driver::{Driver, NOTICE_FOR};
 use super::events::Keeper;
+use super::page::Served;
 use super::renewal::ISSUING_LAST_YEAR;
 use crate::clock::{date, date_and_time};
-use crate::control::{Answer, Asked, Log, Request};
-use crate::store::events::{Filter, MOST};
+use crate::control::Asked;
+use dms3_core::request::{Answer, Log, Request, WebCode};
 
 /// Decisions, and audit rows, in one answer: a few hundred bytes each.
 const ROWS: usize = 1000;
@@ -18,8 +20,16 @@ const ROWS: usize = 1000;
 impl Driver {
     /// A request that cannot be done is refused in words; only a failing store ends the driver.
     pub(super) async fn answer(&mut self, asked: Asked) -> Result<()> {
-        if matches!(asked.request, Request::Events { .. } | Request::Event { .. }) {
+        if is_about_events(&asked.request) {
             self.lookups.spawn(answer_from(self.keeper.clone(), asked));
+            return Ok(());
+        }
+        if let Request::WebCode { reset } = asked.request {
+            let (doors, served) = (self.doors.clone(), self.served.borrow().clone());
+            self.lookups.spawn(async move {
+                let answer = web_code(doors, served, reset, &asked).await.unwrap_or_else(|error| Answer::Refused(format!("{error:#}")));
+                drop(asked.answer.send(answer));
+            });
             return Ok(());
         }
         let answer = match asked.request {
@@ -42,7 +52,7 @@ impl Driver {
     }
 
     /// All that is shown, with what only this machine knows of its authority.
-    fn house(&mut self) -> Dashboard {
+    pub(super) fn house(&mut self) -> Dashboard {
         let now = self.clock.vouched_now();
         self.notices.retain(|_, (at, _)| now.mono.since(*at) < NOTICE_FOR);
         let mut house = self.machine.dashboard(now);
@@ -154,7 +164,14 @@ impl Driver {
                     "{person:?} is forgotten: {changed} rows were changed. What was written to the system's log stays there.{again}"
                 ))
             }
-            Request::Events { .. } | Request::Event { .. } => Answer::Refused("events are looked up elsewhere".to_owned()),
+            Request::Events { .. }
+            | Request::Event { .. }
+            | Request::EventDays { .. }
+            | Request::EventTotals
+            | Request::Unseen { .. }
+            | Request::MarkSeen { .. }
+            | Request::DeleteEvent { .. } => Answer::Refused("events are looked up elsewhere".to_owned()),
+            Request::WebCode { .. } => Answer::Refused("set-up codes are made elsewhere".to_owned()),
             Request::Pause { .. } => Answer::Refused("only a camera can be paused: run this on the camera".to_owned()),
         })
     }
@@ -179,24 +196,74 @@ fn what_it_knew(waiting: u64) -> String {
     known.iter().map(|one| format!("  - {one}\n")).collect()
 }
 
-/// Beside the driver: what cameras saw may be a long list.
+/// Whether it is answered beside the driver: what cameras saw may be a long list.
+pub(super) fn is_about_events(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Events { .. }
+            | Request::Event { .. }
+            | Request::EventDays { .. }
+            | Request::EventTotals
+            | Request::Unseen { .. }
+            | Request::MarkSeen { .. }
+            | Request::DeleteEvent { .. }
+    )
+}
+
+async fn web_code(doors: Option<Doors>, served: Option<Served>, reset: bool, asked: &Asked) -> Result<Answer> {
+    let Some(doors) = doors else {
+        return Ok(Answer::Refused("this house has no dashboard: [web] enabled is false in the coordinator's config".to_owned()));
+    };
+    if reset && asked.uid != 0 {
+        return Ok(Answer::Refused("only root removes the owner: use sudo".to_owned()));
+    }
+    let code = doors.code(reset).await?;
+    if reset {
+        tracing::warn!("{} removed the owner of the dashboard; a new set-up code was made", asked.by);
+    } else {
+        tracing::info!("{} made a set-up code for the dashboard", asked.by);
+    }
+    let (address, fingerprint) = served.map_or((None, None), |served| (Some(served.address), served.fingerprint));
+    Ok(Answer::WebCode(WebCode { code, address, fingerprint }))
+}
+
 async fn answer_from(keeper: Keeper, asked: Asked) {
     let answer = look_up_events(&keeper, asked.request).await.unwrap_or_else(|error| Answer::Refused(format!("{error:#}")));
     // Whoever asked may have gone away.
     drop(asked.answer.send(answer));
 }
 
-async fn look_up_events(keeper: &Keeper, request: Request) -> Result<Answer> {
-    let events = &keeper.room().await?.events;
+pub(super) async fn look_up_events(keeper: &Keeper, request: Request) -> Result<Answer> {
+    let room = keeper.room().await?;
+    let events = &room.events;
     Ok(match request {
-        Request::Events { since, camera, before } => {
-            let filter = Filter { since: Some(since), camera, limit: MOST, before, ..Filter::default() };
-            Answer::Events(events.events(&filter).await?)
-        }
+        Request::Events { filter } => Answer::Events(events.events(&filter).await?),
         Request::Event { id } => match events.event(id).await? {
             Some(event) => Answer::Event(Box::new(event)),
             None => Answer::Refused(format!("no event {id} is kept here")),
         },
+        Request::EventDays { bounds } => Answer::Counts(events.counts_between(&bounds).await?),
+        Request::EventTotals => Answer::Totals(events.totals().await?),
+        Request::Unseen { who } => Answer::Counts(vec![events.unseen(&who).await?]),
+        Request::MarkSeen { ids, who } => {
+            let now = keeper.now();
+            match ids {
+                Some(ids) => {
+                    for id in ids {
+                        events.mark_seen(id, &who, now).await?;
+                    }
+                }
+                None => events.mark_all_seen(&who, now).await?,
+            }
+            keeper.changed();
+            Answer::Done("Seen.".to_owned())
+        }
+        Request::DeleteEvent { id } => {
+            let unneeded = events.delete_event(id, keeper.now()).await?;
+            events.discard(&room.media, &unneeded).await?;
+            keeper.changed();
+            Answer::Done(format!("Event {id} is removed, with its pictures and clip."))
+        }
         _ => Answer::Refused("this is no question about events".to_owned()),
     })
 }

@@ -230,7 +230,7 @@ fn mime_of(name: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use dms3_web::templates::Templates;
+    use dms3_web::templates::MAIL;
 
     use super::*;
     use crate::clock::StandStill;
@@ -247,7 +247,7 @@ mod tests {
         let context = DeskContext {
             settings: Settings::default(),
             mails: MailBox::new(dir.path().to_owned()),
-            writer: Writer { templates: Templates::new(None), media, dashboard: None, max_attachment: 1000, with_pictures: true },
+            writer: Writer { templates: MAIL.templates(None), media, dashboard: None, max_attachment: 1000, with_pictures: true },
             clock: Clock::unkept(),
             machine: "hall".to_owned(),
             post: watch::Sender::new(()),

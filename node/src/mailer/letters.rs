@@ -277,13 +277,15 @@ fn span(duration: Duration) -> Name {
 
 #[cfg(test)]
 mod tests {
+    use dms3_web::templates::MAIL;
+
     use super::*;
 
     #[test]
     fn a_mail_that_loses_its_clip_on_the_way_no_longer_says_that_it_is_attached() {
         let dir = tempfile::tempdir().unwrap();
         let writer = |dashboard: Option<&str>| Writer {
-            templates: Templates::default(),
+            templates: MAIL.templates(None),
             media: Media::open(dir.path()).unwrap(),
             dashboard: dashboard.and_then(Link::new),
             max_attachment: 1000,
@@ -320,7 +322,7 @@ mod tests {
     fn each_fault_is_mailed_in_words_of_its_own_with_its_facts_and_its_end_in_those_of_its_end() {
         let dir = tempfile::tempdir().unwrap();
         let writer = Writer {
-            templates: Templates::default(),
+            templates: MAIL.templates(None),
             media: Media::open(dir.path()).unwrap(),
             dashboard: None,
             max_attachment: 1000,

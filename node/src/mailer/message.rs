@@ -9,6 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use data_encoding::HEXLOWER;
+use dms3_core::id::EventId;
 use dms3_core::time::Timestamp;
 use lettre::message::header::{ContentDisposition, ContentTransferEncoding, ContentType, HeaderName, HeaderValue, Headers};
 use lettre::message::{Attachment, Mailbox, Mailboxes, MultiPart, MultiPartKind, SinglePart, header};
@@ -26,6 +27,8 @@ pub struct Letter {
     /// When it was written, for `Date`. Part of the identity of the message: it must not change when it is sent again.
     pub at: Timestamp,
     pub thread: Thread,
+    /// What it tells of: two mails that say the same of two events are two, though no word of them differs.
+    pub events: Vec<EventId>,
     /// All who get it, as the message says. Whom it is sent to is told to [`super::send`].
     pub to: Vec<Address>,
     pub subject: String,
@@ -218,6 +221,9 @@ fn fingerprint(letter: &Letter) -> Context {
     add(&mut print, &letter.at.0.to_be_bytes());
     for text in [&letter.thread.house, &letter.thread.about, &letter.subject, &letter.text, &letter.html] {
         add(&mut print, text.as_bytes());
+    }
+    for event in &letter.events {
+        add(&mut print, &event.0);
     }
     for picture in &letter.pictures {
         add(&mut print, picture.cid.as_bytes());

@@ -21,6 +21,7 @@ fn letter() -> Letter {
         html: format!("<html><body>{}<img src=\"cid:p1@dms3\"></body></html>", "<p>grün</p>".repeat(300)),
         pictures: vec![Inline { cid: "p1@dms3".into(), jpeg: JPEG.to_vec() }],
         clip: None,
+        events: vec![EventId([7; 16])],
     }
 }
 
@@ -129,9 +130,10 @@ fn the_same_letter_is_the_same_message_to_the_last_byte_and_another_one_has_anot
         Letter { text: "other".into(), ..letter() },
         Letter { html: "other".into(), ..letter() },
         Letter { pictures: Vec::new(), ..letter() },
+        Letter { events: vec![EventId([8; 16])], ..letter() },
     ];
     let ids: std::collections::BTreeSet<_> = others.into_iter().map(id).collect();
-    assert_eq!(ids.len(), 8);
+    assert_eq!(ids.len(), 9);
 }
 
 #[test]

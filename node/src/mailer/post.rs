@@ -210,6 +210,7 @@ impl Post {
             html: kept.html.clone(),
             pictures: kept.pictures.iter().map(|(cid, jpeg)| Inline { cid: cid.clone(), jpeg: jpeg.clone() }).collect(),
             clip,
+            events: kept.events.clone(),
         }
     }
 }

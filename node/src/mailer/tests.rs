@@ -33,6 +33,7 @@ static PICTURE: LazyLock<Vec<u8>> = LazyLock::new(|| {
 
 fn letter(clip: Option<Content>) -> Letter {
     Letter {
+        events: Vec::new(),
         at: Timestamp::from_secs(1_795_420_890),
         thread: Thread { house: "house".into(), about: "porch".into() },
         to: vec!["anna@example.org".parse().unwrap(), "ben@example.org".parse().unwrap()],

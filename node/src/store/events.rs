@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use dms3_core::event::{AttachmentKind, Event};
+use dms3_core::event::{AttachmentKind, Event, Thumbnail};
 use dms3_core::id::{EventId, NodeId};
 use dms3_core::time::Timestamp;
 use sqlx::sqlite::SqlitePool;
 use sqlx::{Row as _, Sqlite, SqliteConnection, Transaction};
 use tokio::sync::RwLock;
 
+use self::read::thumbnail_column;
 use self::telling::{Telling, keep};
 use super::apart::{self, Kind, Ready};
 use super::group::Writer;
@@ -23,7 +24,7 @@ mod telling;
 #[cfg(test)]
 mod tests;
 
-pub use read::{Announced, EventCounts, Filter, MOST, StoredAttachment, StoredEvent, Thumbnail};
+pub use read::Announced;
 pub use retention::{Policy, Removals, Removed, Why};
 
 /// The file, in the coordinator's state directory.
@@ -171,6 +172,18 @@ impl Events {
         tx.commit().await.context("cannot write down who has seen the event")
     }
 
+    /// Somebody has seen all that there is.
+    pub async fn mark_all_seen(&self, who: &str, now: Timestamp) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        sqlx::query("INSERT INTO seen (event, who, at) SELECT id, $1, $2 FROM event WHERE TRUE ON CONFLICT (event, who) DO NOTHING")
+            .bind(who)
+            .bind(stamp(now))
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("UPDATE event SET seen_by_any = 1 WHERE seen_by_any = 0").execute(&mut *tx).await?;
+        tx.commit().await.context("cannot write down who has seen the events")
+    }
+
     /// At most `limit` pictures that are here and of which nobody tried to make a thumbnail yet.
     pub async fn without_thumbnail(&self, limit: u32) -> anyhow::Result<Vec<[u8; 32]>> {
         let hashes: Vec<Vec<u8>> =
@@ -186,7 +199,7 @@ impl Events {
     pub async fn thumbnail_tried(&self, hash: [u8; 32], made: bool) -> anyhow::Result<()> {
         sqlx::query("UPDATE attachment SET thumbnail = $2 WHERE hash = $1 AND kind = $3")
             .bind(hash.as_slice())
-            .bind(if made { Thumbnail::Made } else { Thumbnail::Impossible }.to_column())
+            .bind(thumbnail_column(if made { Thumbnail::Made } else { Thumbnail::Impossible }))
             .bind(i64::from(AttachmentKind::Picture.to_wire()))
             .execute(&self.pool)
             .await

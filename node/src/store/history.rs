@@ -9,9 +9,9 @@ use dms3_core::coordinator::Decision;
 use dms3_core::dashboard::PersonView;
 use dms3_core::id::NodeId;
 use dms3_core::presence::{Device, MacAddr};
+use dms3_core::request::{AuditEntry, AuditKind};
 use dms3_core::roster::without_name;
 use dms3_core::time::Timestamp;
-use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, SqliteConnection};
 
 use super::{Store, fixed, parsed, stamp, unstamp};
@@ -32,64 +32,6 @@ impl Default for Keep {
     fn default() -> Self {
         Self { decisions: DAY * 30, sightings: DAY * 7, audit: DAY * 365 }
     }
-}
-
-/// What happened to the authority of this house.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum AuditKind {
-    Enrolled,
-    Revoked,
-    Renamed,
-    TokenMade,
-    TokenCancelled,
-    TokenLocked,
-    BadSignature,
-    Forgotten,
-    TimeAccepted,
-}
-
-impl AuditKind {
-    const ALL: [Self; 9] = [
-        Self::Enrolled,
-        Self::Revoked,
-        Self::Renamed,
-        Self::TokenMade,
-        Self::TokenCancelled,
-        Self::TokenLocked,
-        Self::BadSignature,
-        Self::Forgotten,
-        Self::TimeAccepted,
-    ];
-
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Enrolled => "enrolled",
-            Self::Revoked => "revoked",
-            Self::Renamed => "renamed",
-            Self::TokenMade => "token-made",
-            Self::TokenCancelled => "token-cancelled",
-            Self::TokenLocked => "token-locked",
-            Self::BadSignature => "bad-signature",
-            Self::Forgotten => "forgotten",
-            Self::TimeAccepted => "time-accepted",
-        }
-    }
-}
-
-impl std::str::FromStr for AuditKind {
-    type Err = ();
-    fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|kind| kind.word() == text).ok_or(())
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditEntry {
-    pub at: Timestamp,
-    pub kind: AuditKind,
-    pub node: Option<NodeId>,
-    pub detail: String,
 }
 
 impl Store {

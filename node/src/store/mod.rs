@@ -13,6 +13,7 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{SqlSafeStr as _, Sqlite, Transaction};
 
+pub mod accounts;
 mod apart;
 pub mod events;
 mod group;
@@ -27,7 +28,7 @@ mod tokens;
 #[cfg(test)]
 mod tests;
 
-pub use history::{AuditEntry, AuditKind, Keep};
+pub use history::Keep;
 pub use memory::Remembered;
 pub use roster::Revocation;
 pub use tokens::Redemption;

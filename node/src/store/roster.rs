@@ -7,7 +7,9 @@ use dms3_core::time::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
-use super::history::{AuditKind, note};
+use dms3_core::request::AuditKind;
+
+use super::history::note;
 use super::{Store, fixed, stamp, unstamp};
 
 /// What a revocation did.

@@ -7,6 +7,7 @@ use dms3_core::enrollment::{BAD_SIGNATURES, DEFAULT_TTL, Redeemed, TokenRow};
 use dms3_core::id::{MeshId, NodeId, TokenId};
 use dms3_core::presence::{Device, MacAddr, Presence, Sensor};
 use dms3_core::protocol::message::{DenyCode, SignedStateV1, StateV1};
+use dms3_core::request::AuditKind;
 use dms3_core::roster::{NodeRole, NodeStatus, RosterRow};
 
 use super::*;

@@ -7,7 +7,7 @@ use super::Settings;
 use super::house::House;
 use crate::arming::ArmState;
 use crate::dashboard::{DetectorView, NodeView};
-use crate::health::{Liveness, liveness};
+use crate::health::{Liveness, Machine, liveness};
 use crate::id::NodeId;
 use crate::protocol::message::{AckV1, DetectorPhase, DetectorsV1, HealthV1, HelloV1};
 use crate::roster::{NodeRole, NodeStatus, RosterRow};
@@ -41,7 +41,7 @@ pub(super) struct Facts {
     last: Option<Mono>,
     last_contact: Option<Timestamp>,
     address: Option<String>,
-    hostname: Option<String>,
+    machine: Option<Machine>,
     version: Option<String>,
     applied: Option<(u32, u64)>,
     /// It was linked when the newest state was published, so that its acknowledgement can be timed.
@@ -98,7 +98,7 @@ impl Nodes {
         facts.owes_since = Some(now.mono);
         facts.linked_at_publish = false;
         facts.address = Some(address);
-        facts.hostname = Some(hello.hostname.clone());
+        facts.machine = Some(Machine::of(hello));
         facts.version = Some(hello.version.clone());
         // What it holds now it will say when the state of now was pushed to it.
         facts.applied = None;
@@ -209,6 +209,9 @@ impl Nodes {
             liveness: "never seen".to_owned(),
             address: None,
             hostname: None,
+            os: None,
+            platform: None,
+            kernel: None,
             version: None,
             last_contact: None,
             applied: None,
@@ -220,6 +223,7 @@ impl Nodes {
         let version = house.memory.state.version();
         if row.node == settings.me {
             view.liveness = "online".to_owned();
+            tell(&mut view, Some(&settings.machine));
             view.version = Some(env!("CARGO_PKG_VERSION").to_owned());
             view.last_contact = Some(now.at);
             view.applied = Some(version);
@@ -228,7 +232,7 @@ impl Nodes {
         } else if let Some(facts) = self.facts.get(&row.node) {
             view.liveness = facts.liveness_words(now.mono).to_owned();
             view.address.clone_from(&facts.address);
-            view.hostname.clone_from(&facts.hostname);
+            tell(&mut view, facts.machine.as_ref());
             view.version.clone_from(&facts.version);
             view.last_contact = facts.last_contact;
             view.applied = facts.applied;
@@ -259,6 +263,14 @@ impl Nodes {
     }
 }
 
+fn tell(view: &mut NodeView, machine: Option<&Machine>) {
+    let of = |fact: fn(&Machine) -> &String| machine.map(fact).filter(|text| !text.is_empty()).cloned();
+    view.hostname = of(|machine| &machine.hostname);
+    view.os = of(|machine| &machine.os);
+    view.platform = of(|machine| &machine.platform);
+    view.kernel = of(|machine| &machine.kernel);
+}
+
 impl Facts {
     fn new(since: Mono, newcomer: bool) -> Self {
         Self {
@@ -269,7 +281,7 @@ impl Facts {
             last: None,
             last_contact: None,
             address: None,
-            hostname: None,
+            machine: None,
             version: None,
             applied: None,
             linked_at_publish: false,

@@ -26,6 +26,7 @@ fn phone(n: u8) -> Device {
 fn settings() -> Settings {
     let person = |name: &str, n| Person { name: name.to_owned(), devices: vec![phone(n)], away_after: Duration::from_secs(60) };
     Settings {
+        machine: crate::health::Machine::default(),
         mesh: MeshId([1; 10]),
         me: ME,
         zone: "Europe/Berlin".to_owned(),

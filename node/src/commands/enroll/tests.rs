@@ -21,11 +21,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::camera::enrollment::{Enrolled, Enrollment, enrol};
 use crate::clock::Clock;
 use crate::coordinator::alerts::Word;
-use crate::coordinator::enrollment::{self, EnrollmentContext, TokenRequest, Tokens};
+use crate::coordinator::enrollment::{self, EnrollmentContext, Tokens};
 use crate::coordinator::roster::Roster;
 use crate::mesh::dial::{DialError, remembered};
 use crate::mesh::enrollment::{Channel, Listener, dial};
 use crate::store::{Redemption, Store};
+use dms3_core::request::TokenRequest;
 
 use super::{EnrollArgs, Machine, read_token, resolve, run, wipe};
 

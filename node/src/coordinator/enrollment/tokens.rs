@@ -1,63 +1,20 @@
 //! Tokens as a person at the coordinator handles them: made, listed, cancelled.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
 use dms3_core::enrollment::{DEFAULT_TTL, TTL, TokenRow, USES};
 use dms3_core::id::TokenId;
+use dms3_core::request::{NewToken, TokenRequest, TokenView};
 use dms3_core::roster::check_name;
 use dms3_core::time::Timestamp;
 use dms3_pki::{Authority, Secret, TokenWord, token_key};
-use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::coordinator::roster::Roster;
 use crate::store::Store;
-
-/// What a person asks for with `token new`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TokenRequest {
-    #[serde(default)]
-    pub name: Option<String>,
-    #[serde(default)]
-    pub ttl_secs: Option<u64>,
-    #[serde(default)]
-    pub uses: Option<u32>,
-    /// Where the enrollment port is, for networks without mDNS.
-    #[serde(default)]
-    pub hints: Vec<SocketAddr>,
-}
-
-/// A token as it is shown. The word is never part of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TokenView {
-    pub id: String,
-    pub name: Option<String>,
-    pub issued_at: Timestamp,
-    pub expires_at: Timestamp,
-    pub uses: u32,
-    /// Names of the nodes that used it.
-    pub used_by: Vec<String>,
-    /// "live", "used", "expired", "cancelled", "locked"
-    pub standing: String,
-}
-
-/// The answer to `token new`. Shown once: nobody, not even the store, has the word afterwards.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct NewToken {
-    pub word: String,
-    pub token: TokenView,
-}
-
-impl std::fmt::Debug for NewToken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NewToken").field("token", &self.token).finish_non_exhaustive()
-    }
-}
 
 /// The coordinator's tokens. Clones share them; the enrollment service wakes at each change.
 #[derive(Debug, Clone)]

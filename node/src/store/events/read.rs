@@ -4,59 +4,18 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use dms3_core::arming::ArmState;
-use dms3_core::event::{Attachment, AttachmentKind, EventKind, OwnMail};
+use dms3_core::event::{
+    Attachment, AttachmentKind, EventCounts, EventFilter, EventKind, MOST, OwnMail, StoredAttachment, StoredEvent, Thumbnail,
+};
 use dms3_core::id::{EventId, NodeId};
 use dms3_core::time::Timestamp;
-use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::Events;
 use crate::store::{fixed, stamp, unstamp};
 
-/// No page is longer.
-pub const MOST: u32 = 500;
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoredEvent {
-    pub id: EventId,
-    pub node: NodeId,
-    /// Name of the node when it told of the event first.
-    pub camera: String,
-    /// Name of the source on its node.
-    pub source: String,
-    pub kind: EventKind,
-    /// By the camera's clock.
-    pub started: Timestamp,
-    /// By the camera's clock; `None` while it goes on.
-    pub ended: Option<Timestamp>,
-    /// By the coordinator's clock, as well as it knows: events are ordered by it.
-    pub began: Timestamp,
-    /// First heard of.
-    pub received_at: Timestamp,
-    /// Percent of the picture, 0..=100.
-    pub changed: Option<u8>,
-    /// What the camera obeyed when it began.
-    pub state: ArmState,
-    pub rev: u32,
-    /// Whether its camera mails it itself.
-    pub own_mail: OwnMail,
-    /// Bytes that its attachments take on this disk.
-    pub size: u64,
-    /// In the order in which they were made.
-    pub attachments: Vec<StoredAttachment>,
-    /// Who has seen it, in the order in which they did.
-    pub seen_by: Vec<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoredAttachment {
-    pub attachment: Attachment,
-    /// `None`: it is not whole on this disk.
-    pub kept_at: Option<Timestamp>,
-    pub thumbnail: Thumbnail,
-}
 
 /// An attachment as its camera told of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,82 +26,9 @@ pub struct Announced {
     pub kept: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Thumbnail {
-    NotTried,
-    Made,
-    /// It is a clip, or a picture that cannot be read.
-    Impossible,
-}
-
-/// Which events are asked for. [`Filter::default`]: the newest 50.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Filter {
-    /// Began then or later.
-    pub since: Option<Timestamp>,
-    /// First heard of then or later.
-    pub received_since: Option<Timestamp>,
-    /// Began before then.
-    pub until: Option<Timestamp>,
-    /// Name of the node, of the source, or `node/source`.
-    pub camera: Option<String>,
-    pub kind: Option<EventKind>,
-    /// Not those that this one has seen.
-    pub unseen_by: Option<String>,
-    /// At most so many, and never more than [`MOST`].
-    pub limit: u32,
-    /// The next page: what comes after the event at this place ([`StoredEvent::place`]), also if that one was removed meanwhile.
-    pub before: Option<(Timestamp, EventId)>,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EventCounts {
-    /// Since midnight.
-    pub today: u64,
-    /// In the last 7 times 24 hours.
-    pub week: u64,
-    pub all: u64,
-    /// What nobody has seen.
-    pub unseen: u64,
-    /// Bytes of all attachments on this disk; one that belongs to several events counts once.
-    pub bytes: u64,
-}
-
-impl Default for Filter {
-    fn default() -> Self {
-        Self { since: None, received_since: None, until: None, camera: None, kind: None, unseen_by: None, limit: 50, before: None }
-    }
-}
-
-impl StoredEvent {
-    /// Where it stands in the order of events.
-    pub fn place(&self) -> (Timestamp, EventId) {
-        (self.began, self.id)
-    }
-}
-
-impl Thumbnail {
-    pub(super) fn to_column(self) -> i64 {
-        match self {
-            Self::NotTried => 0,
-            Self::Made => 1,
-            Self::Impossible => 2,
-        }
-    }
-
-    fn from_column(number: i64) -> Self {
-        match number {
-            0 => Self::NotTried,
-            1 => Self::Made,
-            _ => Self::Impossible,
-        }
-    }
-}
-
 impl Events {
     /// The events that the filter lets through, the newest first.
-    pub async fn events(&self, filter: &Filter) -> anyhow::Result<Vec<StoredEvent>> {
+    pub async fn events(&self, filter: &EventFilter) -> anyhow::Result<Vec<StoredEvent>> {
         let before = filter.before.unwrap_or((Timestamp(u64::MAX), EventId([0xff; 16])));
         let mut tx = self.pool.begin().await?;
         let rows = sqlx::query(
@@ -203,6 +89,39 @@ impl Events {
         let Some(row) = row else { return Ok(None) };
         let kept_at: Option<i64> = row.try_get("kept_at")?;
         Ok(Some(Announced { length: u64::try_from(row.try_get::<i64, _>("length")?)?, kept: kept_at.is_some() }))
+    }
+
+    /// How many began between each of these moments and the next.
+    pub async fn counts_between(&self, bounds: &[Timestamp]) -> anyhow::Result<Vec<u64>> {
+        let mut tx = self.pool.begin().await?;
+        let mut counts = Vec::with_capacity(bounds.len());
+        for pair in bounds.windows(2) {
+            let count: i64 = sqlx::query_scalar("SELECT count(*) FROM event WHERE began >= $1 AND began < $2")
+                .bind(stamp(pair[0]))
+                .bind(stamp(pair[1]))
+                .fetch_one(&mut *tx)
+                .await
+                .context("cannot count the events")?;
+            counts.push(u64::try_from(count)?);
+        }
+        Ok(counts)
+    }
+
+    /// How many there are of each node.
+    pub async fn totals(&self) -> anyhow::Result<Vec<(NodeId, u64)>> {
+        let rows = sqlx::query("SELECT node, count(*) AS total FROM event GROUP BY node").fetch_all(&self.pool).await;
+        let rows = rows.context("cannot count the events")?;
+        rows.into_iter().map(|row| Ok((NodeId(fixed(row.try_get("node")?)?), u64::try_from(row.try_get::<i64, _>("total")?)?))).collect()
+    }
+
+    /// How many of them this one has not seen.
+    pub async fn unseen(&self, who: &str) -> anyhow::Result<u64> {
+        let count: i64 = sqlx::query_scalar("SELECT (SELECT count(*) FROM event) - (SELECT count(*) FROM seen WHERE who = $1)")
+            .bind(who)
+            .fetch_one(&self.pool)
+            .await
+            .context("cannot count the events")?;
+        Ok(u64::try_from(count).unwrap_or(0))
     }
 
     /// How many there are. `midnight` is when this day began where the house stands: the store knows no zone.
@@ -280,8 +199,24 @@ fn read_attachment(row: SqliteRow) -> anyhow::Result<StoredAttachment> {
             hash: fixed(row.try_get("hash")?)?,
         },
         kept_at: kept_at.map(unstamp),
-        thumbnail: Thumbnail::from_column(row.try_get("thumbnail")?),
+        thumbnail: thumbnail(row.try_get("thumbnail")?),
     })
+}
+
+pub(super) fn thumbnail_column(thumbnail: Thumbnail) -> i64 {
+    match thumbnail {
+        Thumbnail::NotTried => 0,
+        Thumbnail::Made => 1,
+        Thumbnail::Impossible => 2,
+    }
+}
+
+fn thumbnail(column: i64) -> Thumbnail {
+    match column {
+        0 => Thumbnail::NotTried,
+        1 => Thumbnail::Made,
+        _ => Thumbnail::Impossible,
+    }
 }
 
 /// What is too great for a byte is unknown as any other unknown value.

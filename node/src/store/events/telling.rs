@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 
 use anyhow::{Context as _, ensure};
-use dms3_core::event::{ATTACHMENTS, AttachmentKind, Event};
+use dms3_core::event::{ATTACHMENTS, AttachmentKind, Event, Thumbnail};
 use dms3_core::id::{EventId, NodeId};
 use dms3_core::time::Timestamp;
 use sqlx::{Row as _, SqliteConnection};
 
-use super::{ForeignEvent, Kept, Thumbnail, measure, own};
+use super::read::thumbnail_column;
+use super::{ForeignEvent, Kept, measure, own};
 use crate::store::{fixed, stamp};
 
 /// What a camera tells, and when.
@@ -119,7 +120,7 @@ async fn put_attachments(
                 .bind(&attachment.name)
                 .bind(stamp(attachment.taken))
                 .bind(i64::try_from(attachment.length).context("an attachment is longer than any disk")?)
-                .bind(thumbnail.to_column());
+                .bind(thumbnail_column(thumbnail));
         }
         query.execute(&mut *connection).await.context("cannot keep the attachments")?;
         changed = true;

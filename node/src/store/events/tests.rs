@@ -2,7 +2,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use dms3_core::arming::ArmState;
-use dms3_core::event::{ATTACHMENTS, Attachment, EventKind};
+use dms3_core::event::{ATTACHMENTS, Attachment, EventCounts, EventFilter, EventKind, StoredEvent, Thumbnail};
 use dms3_core::protocol::events::EventV1;
 use ring::digest::{SHA256, digest};
 
@@ -53,7 +53,7 @@ impl House {
         self.store.event(event.id).await.unwrap().unwrap()
     }
 
-    async fn ids(&self, filter: &Filter) -> Vec<EventId> {
+    async fn ids(&self, filter: &EventFilter) -> Vec<EventId> {
         self.store.events(filter).await.unwrap().into_iter().map(|event| event.id).collect()
     }
 }
@@ -152,7 +152,7 @@ async fn story(store: &Events, media: &Media) {
     // The shed's camera is lost a minute later.
     let lost = Event { kind: EventKind::CameraLost, source: "shed".to_owned(), ..movement(2, T0 + Duration::from_secs(60)) };
     assert!(keep(SHED, "shed-pi", &lost, 0, T0 + Duration::from_secs(60)).await.unwrap().fresh);
-    let all = store.events(&Filter::default()).await.unwrap();
+    let all = store.events(&EventFilter::default()).await.unwrap();
     assert_eq!(all.iter().map(|event| event.id).collect::<Vec<_>>(), [lost.id, porch.id]);
     let counts = store.event_counts(T0, T0 + HOUR).await.unwrap();
     assert_eq!(counts, EventCounts { today: 1, week: 2, all: 2, unseen: 2, bytes: stored.size });
@@ -162,7 +162,7 @@ async fn story(store: &Events, media: &Media) {
     store.mark_seen(porch.id, "Ann", T0 + 2 * HOUR).await.unwrap();
     assert_eq!(store.event(porch.id).await.unwrap().unwrap().seen_by, ["Ann"]);
     for (who, unseen) in [("Ann", 1), ("Bob", 2)] {
-        let filter = Filter { unseen_by: Some(who.to_owned()), ..Filter::default() };
+        let filter = EventFilter { unseen_by: Some(who.to_owned()), ..EventFilter::default() };
         assert_eq!(store.events(&filter).await.unwrap().len(), unseen, "{who}");
     }
 
@@ -260,7 +260,7 @@ async fn writes_that_wait_together_share_a_commit_and_one_that_fails_takes_no_ot
     let foreign = kept[0].as_ref().unwrap_err();
     assert_eq!(foreign.downcast_ref(), Some(&ForeignEvent(events[0].id)));
     assert!(kept[1..].iter().all(|kept| kept.as_ref().is_ok_and(|kept| kept.fresh)), "{kept:?}");
-    assert_eq!(house.ids(&Filter::default()).await.len(), 20);
+    assert_eq!(house.ids(&EventFilter::default()).await.len(), 20);
     assert_eq!(house.read(&events[0]).await.node, PORCH);
 }
 
@@ -294,17 +294,17 @@ async fn events_are_found_by_time_camera_kind_and_page() {
         events.push(event.id);
     }
     let newest_first: Vec<_> = events.iter().rev().copied().collect();
-    assert_eq!(house.ids(&Filter::default()).await, newest_first);
-    let window = Filter { since: Some(T0 + HOUR), until: Some(T0 + 2 * HOUR), ..Filter::default() };
+    assert_eq!(house.ids(&EventFilter::default()).await, newest_first);
+    let window = EventFilter { since: Some(T0 + HOUR), until: Some(T0 + 2 * HOUR), ..EventFilter::default() };
     assert_eq!(house.ids(&window).await, [events[3], events[2]]);
     for (camera, found) in [("garden", 3), ("porch-pi", 6), ("porch-pi/garden", 3), ("porch-pi/attic", 0), ("gar", 0), ("%", 0)] {
-        assert_eq!(house.ids(&Filter { camera: Some(camera.to_owned()), ..Filter::default() }).await.len(), found, "{camera}");
+        assert_eq!(house.ids(&EventFilter { camera: Some(camera.to_owned()), ..EventFilter::default() }).await.len(), found, "{camera}");
     }
-    assert_eq!(house.ids(&Filter { kind: Some(EventKind::Snapshot), ..Filter::default() }).await.len(), 3);
+    assert_eq!(house.ids(&EventFilter { kind: Some(EventKind::Snapshot), ..EventFilter::default() }).await.len(), 3);
     // Page by page, although the last of each page is removed before the next one is asked for.
     let (mut pages, mut before) = (Vec::new(), None);
     loop {
-        let page = house.store.events(&Filter { limit: 2, before, ..Filter::default() }).await.unwrap();
+        let page = house.store.events(&EventFilter { limit: 2, before, ..EventFilter::default() }).await.unwrap();
         let Some(last) = page.last() else { break };
         before = Some(last.place());
         house.store.delete_event(last.id, T0).await.unwrap();

@@ -46,7 +46,7 @@ async fn what_is_older_than_it_is_kept_goes_and_the_rest_stays() {
     let young = house.saw(3, 5, true).await;
     let policy = Policy { max_age: 3 * DAY, ..ALL };
     assert_eq!(house.tidies(policy, T0 + 5 * DAY, FREE).await, [(old, Why::Age), (seen, Why::Age)]);
-    assert_eq!(house.ids(&Filter::default()).await, [young]);
+    assert_eq!(house.ids(&EventFilter::default()).await, [young]);
     assert_eq!(house.media.list().unwrap().len(), 1);
 }
 
@@ -78,7 +78,7 @@ async fn where_room_is_wanted_what_was_seen_goes_first_and_what_just_came_goes_l
         let gone = house.tidies(policy, now, room).await;
         let expected = [seen[0], seen[1], unseen[0], unseen[1], today_seen].map(|id| (id, why));
         assert_eq!(gone, expected);
-        assert_eq!(house.ids(&Filter::default()).await, [today_unseen, lost.id]);
+        assert_eq!(house.ids(&EventFilter::default()).await, [today_unseen, lost.id]);
         let told = house.store.removals(T0).await.unwrap();
         assert_eq!(told, [Removals { why, events: 5, bytes: 5000 }]);
     }

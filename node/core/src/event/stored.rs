@@ -1,0 +1,106 @@
+//! Events as the coordinator keeps them, and as they are shown.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Attachment, EventKind, OwnMail};
+use crate::arming::ArmState;
+use crate::id::{EventId, NodeId};
+use crate::time::Timestamp;
+
+/// No page of events is longer.
+pub const MOST: u32 = 500;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredEvent {
+    pub id: EventId,
+    pub node: NodeId,
+    /// Name of the node when it told of the event first.
+    pub camera: String,
+    /// Name of the source on its node.
+    pub source: String,
+    pub kind: EventKind,
+    /// By the camera's clock.
+    pub started: Timestamp,
+    /// By the camera's clock; `None` while it goes on.
+    pub ended: Option<Timestamp>,
+    /// By the coordinator's clock, as well as it knows: events are ordered by it.
+    pub began: Timestamp,
+    /// First heard of.
+    pub received_at: Timestamp,
+    /// Percent of the picture, 0..=100.
+    pub changed: Option<u8>,
+    /// What the camera obeyed when it began.
+    pub state: ArmState,
+    pub rev: u32,
+    /// Whether its camera mails it itself.
+    pub own_mail: OwnMail,
+    /// Bytes that its attachments take on this disk.
+    pub size: u64,
+    /// In the order in which they were made.
+    pub attachments: Vec<StoredAttachment>,
+    /// Who has seen it, in the order in which they did.
+    pub seen_by: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredAttachment {
+    pub attachment: Attachment,
+    /// `None`: it is not whole on this disk.
+    pub kept_at: Option<Timestamp>,
+    pub thumbnail: Thumbnail,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Thumbnail {
+    NotTried,
+    Made,
+    /// It is a clip, or a picture that cannot be read.
+    Impossible,
+}
+
+impl StoredEvent {
+    /// Where it stands in the order of events.
+    pub fn place(&self) -> (Timestamp, EventId) {
+        (self.began, self.id)
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventCounts {
+    /// Since midnight.
+    pub today: u64,
+    /// In the last 7 times 24 hours.
+    pub week: u64,
+    pub all: u64,
+    /// What nobody has seen.
+    pub unseen: u64,
+    /// Bytes of all attachments on this disk; one that belongs to several events counts once.
+    pub bytes: u64,
+}
+
+/// Which events are asked for. [`EventFilter::default`]: the newest 50.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventFilter {
+    /// Began then or later.
+    pub since: Option<Timestamp>,
+    /// First heard of then or later.
+    pub received_since: Option<Timestamp>,
+    /// Began before then.
+    pub until: Option<Timestamp>,
+    /// Name of the node, of the source, or `node/source`.
+    pub camera: Option<String>,
+    pub kind: Option<EventKind>,
+    /// Not those that this one has seen.
+    pub unseen_by: Option<String>,
+    /// At most so many, and never more than [`MOST`].
+    pub limit: u32,
+    /// The next page: what comes after the event at this place ([`StoredEvent::place`]), also if that one was removed meanwhile.
+    pub before: Option<(Timestamp, EventId)>,
+}
+
+impl Default for EventFilter {
+    fn default() -> Self {
+        Self { since: None, received_since: None, until: None, camera: None, kind: None, unseen_by: None, limit: 50, before: None }
+    }
+}

@@ -1,0 +1,111 @@
+//! The dashboard in a real browser.
+
+use dms3_core::arming::ArmState;
+
+use crate::events::{good, picture, said};
+use crate::harness::skip::cannot_browse;
+use crate::harness::{Browser, House, LOOKS, PASSWORD, Plan};
+
+async fn house() -> House {
+    let plan = Plan { web: Some("title = \"DMS3 · Home\"".to_owned()), ..Plan::default() };
+    House::planned_with_cameras(plan, ["porch"]).await
+}
+
+/// Ann, by the code of `init`.
+async fn set_up(house: &House, browser: &Browser) {
+    browser.opens("/").await;
+    browser.comes_to("Welcome to your house").await;
+    browser.types("code", &house.setup_code().await).await;
+    browser.types("name", "Ann").await;
+    browser.types("password", PASSWORD).await;
+    browser.types("again", PASSWORD).await;
+    browser.presses("Become the owner").await;
+    browser.comes_to("1 of 1").await;
+}
+
+#[tokio::test]
+async fn a_browser_that_trusts_the_house_sets_it_up_arms_it_and_sees_what_changes_as_it_does() {
+    if cannot_browse("a_browser_that_trusts_the_house_sets_it_up_arms_it_and_sees_what_changes_as_it_does") {
+        return;
+    }
+    let house = house().await;
+    house.arm().await;
+    let browser = Browser::at(&house).await;
+    set_up(&house, &browser).await;
+    browser.presses("Disarm").await;
+    browser.comes_to("No camera has to watch now.").await;
+    house.agrees(ArmState::Disarmed).await;
+    // Somebody else arms it; the page that is open says so.
+    house.arm().await;
+    browser.shows("Armed · away").await;
+    browser.shows("1 of 1 watching").await;
+
+    let porch = house.camera("porch");
+    let file = house.dir().join("1-20261124080130-01.jpg");
+    image::RgbImage::from_pixel(640, 480, image::Rgb([90, 60, 200])).save(&file).unwrap();
+    good(said(porch, "event-start", "7"));
+    good(picture(porch, "7", "15360", &file));
+    browser.shows("5 %").await;
+
+    // A coordinator that goes and comes back under an open page.
+    house.coordinator.stop().await;
+    browser.shows("Cut off from the house").await;
+    house.coordinator.start();
+    house.answers().await;
+    browser.quits().await;
+}
+
+#[tokio::test]
+async fn every_page_can_be_read_by_everybody_on_a_phone_and_on_a_desk_by_day_and_by_night() {
+    if cannot_browse("every_page_can_be_read_by_everybody_on_a_phone_and_on_a_desk_by_day_and_by_night") {
+        return;
+    }
+    let house = house().await;
+    house.arm().await;
+    let browser = Browser::at(&house).await;
+    browser.opens("/").await;
+    browser.comes_to("Welcome").await;
+    let at_each = async |name: &str| {
+        for look in LOOKS {
+            browser.is_looked_at(name, look).await;
+            // Both widths and both colour schemes.
+            if look.dark == (look.width > 600) {
+                browser.has_no_barriers(name).await;
+            }
+        }
+    };
+    at_each("set-up").await;
+    set_up(&house, &browser).await;
+    let (porch, file) = (house.camera("porch"), house.dir().join("1-20261124080130-01.jpg"));
+    image::RgbImage::from_fn(640, 480, |x, y| image::Rgb([(x / 3) as u8, (y / 2) as u8, 120])).save(&file).unwrap();
+    good(said(porch, "event-start", "7"));
+    good(picture(porch, "7", "15360", &file));
+    browser.shows("5 %").await;
+    let event = house.has_events(1).await.remove(0);
+    let node = house.node_of(porch);
+    let pages = [
+        ("home", "/".to_owned()),
+        ("events", "/events".to_owned()),
+        ("event", format!("/events/{}", event.id)),
+        ("cameras", "/cameras".to_owned()),
+        ("node", format!("/nodes/{node}")),
+        ("node-add", "/nodes/add".to_owned()),
+        ("log", "/log".to_owned()),
+        ("system", "/system".to_owned()),
+        ("account", "/account".to_owned()),
+        ("error", "/no-such-page".to_owned()),
+    ];
+    for (name, path) in pages {
+        browser.opens(&path).await;
+        at_each(name).await;
+    }
+    browser.opens("/nodes/add").await;
+    browser.presses("Make a word for it").await;
+    browser.comes_to("Waiting for the camera").await;
+    at_each("node-add-word").await;
+    browser.opens("/account").await;
+    browser.presses("Sign out").await;
+    browser.comes_to("Sign in").await;
+    at_each("sign-in").await;
+    browser.quits().await;
+}

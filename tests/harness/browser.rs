@@ -1,0 +1,179 @@
+//! A real browser at the dashboard: Chromium that trusts the house's own authority, by chromedriver.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use thirtyfour::common::capabilities::chromium::ChromiumLikeCapabilities as _;
+use thirtyfour::prelude::*;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Child;
+
+use super::{House, eventually};
+
+/// What was looked at, for people: target/screens.
+fn screens() -> PathBuf {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("target/screens");
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+pub(crate) struct Browser {
+    driver: WebDriver,
+    base: String,
+    _chromedriver: Child,
+    // Last: processes end before their files go.
+    _home: tempfile::TempDir,
+}
+
+/// How somebody holds it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Look {
+    pub(crate) name: &'static str,
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    pub(crate) dark: bool,
+}
+
+pub(crate) const LOOKS: [Look; 4] = [
+    Look { name: "phone-light", width: 390, height: 844, dark: false },
+    Look { name: "phone-dark", width: 390, height: 844, dark: true },
+    Look { name: "desk-light", width: 1280, height: 900, dark: false },
+    Look { name: "desk-dark", width: 1280, height: 900, dark: true },
+];
+
+impl Browser {
+    pub(crate) async fn at(house: &House) -> Self {
+        let base = house.page_address().await;
+        // The client of the driver asks for one, though it speaks no TLS. Another test may have set it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let home = tempfile::Builder::new().prefix("dms3-browser-").tempdir().unwrap();
+        let nss = home.path().join(".pki/nssdb");
+        std::fs::create_dir_all(&nss).unwrap();
+        let database = format!("sql:{}", nss.display());
+        let authority = house.coordinator.state_dir().join("web/ca.crt");
+        for args in [&["-N", "--empty-password"][..], &["-A", "-t", "C,,", "-n", "house", "-i", authority.to_str().unwrap()]] {
+            let done = Command::new("certutil").args(["-d", &database]).args(args).stdout(Stdio::null()).status().expect("certutil");
+            assert!(done.success(), "certutil {args:?}");
+        }
+        let mut command = tokio::process::Command::new("chromedriver");
+        command
+            .arg("--port=0")
+            .env("HOME", home.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        let mut chromedriver = command.spawn().expect("chromedriver");
+        let mut said = BufReader::new(chromedriver.stdout.take().unwrap()).lines();
+        let port = loop {
+            let line = said.next_line().await.unwrap().expect("chromedriver says its port");
+            if let Some((_, port)) = line.split_once("successfully on port ") {
+                break port.trim_end_matches('.').to_owned();
+            }
+        };
+        let mut chrome = DesiredCapabilities::chrome();
+        for flag in [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+        ] {
+            chrome.add_arg(flag).unwrap();
+        }
+        chrome.add_arg(&format!("--user-data-dir={}", home.path().join("profile").display())).unwrap();
+        let driver = WebDriver::new(format!("http://127.0.0.1:{port}"), chrome).await.unwrap();
+        Self { driver, base, _chromedriver: chromedriver, _home: home }
+    }
+
+    pub(crate) async fn opens(&self, path: &str) {
+        self.driver.goto(format!("{}{path}", self.base)).await.unwrap();
+    }
+
+    pub(crate) async fn types(&self, field: &str, text: &str) {
+        let field = self.driver.find(By::Id(field)).await.unwrap();
+        field.clear().await.unwrap();
+        field.send_keys(text).await.unwrap();
+    }
+
+    /// The first button or link that is to be seen and says that.
+    pub(crate) async fn presses(&self, text: &str) {
+        let path = format!("//*[self::button or self::a or self::summary][contains(normalize-space(.), \"{text}\")]");
+        for found in self.driver.find_all(By::XPath(path)).await.unwrap() {
+            if found.is_displayed().await.unwrap() {
+                return found.click().await.unwrap();
+            }
+        }
+        panic!("nothing to press says {text:?}");
+    }
+
+    /// Text of the page as somebody reads it.
+    pub(crate) async fn reads(&self) -> String {
+        self.driver.find(By::Tag("body")).await.unwrap().text().await.unwrap()
+    }
+
+    /// Waits until the page says that, without being loaded anew.
+    pub(crate) async fn shows(&self, text: &str) {
+        self.driver.execute("window.stays = true", vec![]).await.unwrap();
+        eventually(&format!("the page shows {text:?}"), async || self.reads().await.contains(text)).await;
+        let stays = self.driver.execute("return window.stays === true", vec![]).await.unwrap();
+        assert_eq!(stays.json().as_bool(), Some(true), "it was loaded anew");
+    }
+
+    /// Waits until a page says that.
+    pub(crate) async fn comes_to(&self, text: &str) {
+        eventually(&format!("a page shows {text:?}"), async || {
+            self.driver.find(By::Tag("body")).await.is_ok() && self.reads().await.contains(text)
+        })
+        .await;
+    }
+
+    pub(crate) async fn is_held(&self, look: Look) {
+        let emulation = self.driver.cdp();
+        emulation.emulation().set_device_metrics_override(look.width, look.height, 1.0, look.width < 600).await.unwrap();
+        let scheme = if look.dark { "dark" } else { "light" };
+        emulation
+            .send_raw(
+                "Emulation.setEmulatedMedia",
+                serde_json::json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] }),
+            )
+            .await
+            .unwrap();
+    }
+
+    /// Takes a picture of the whole page, and sees that nothing of it lies beside the screen.
+    pub(crate) async fn is_looked_at(&self, name: &str, look: Look) {
+        self.is_held(look).await;
+        let sizes = self
+            .driver
+            .execute("return [document.documentElement.scrollWidth, innerWidth, document.documentElement.scrollHeight]", vec![])
+            .await;
+        let sizes: Vec<u64> = sizes.unwrap().convert().unwrap();
+        assert!(sizes[0] <= sizes[1], "{name} on {}: it scrolls sideways, {} of {}", look.name, sizes[0], sizes[1]);
+        let height = u32::try_from(sizes[2].clamp(u64::from(look.height), 5000)).unwrap();
+        self.driver.cdp().emulation().set_device_metrics_override(look.width, height, 1.0, look.width < 600).await.unwrap();
+        let png = self.driver.screenshot_as_png().await.unwrap();
+        std::fs::write(screens().join(format!("{name}-{}.png", look.name)), png).unwrap();
+    }
+
+    /// What axe finds that keeps somebody out: of serious and critical weight.
+    pub(crate) async fn has_no_barriers(&self, name: &str) {
+        let axe = std::fs::read_to_string(super::skip::axe()).unwrap();
+        self.driver.execute(axe, vec![]).await.unwrap();
+        let script = "const done = arguments[0]; axe.run(document, { resultTypes: ['violations'] }).then((found) => done(found.violations\
+                      .filter((one) => ['serious', 'critical'].includes(one.impact))\
+                      .map((one) => `${one.id}: ${one.nodes.map((node) => node.html).slice(0, 3).join(' | ')}`)), (why) => done([String(why)]))";
+        let found: Vec<String> = self.driver.execute_async(script, vec![]).await.unwrap().convert().unwrap();
+        assert!(found.is_empty(), "{name}: {found:#?}");
+    }
+
+    pub(crate) async fn quits(self) {
+        // What is left of it is killed with its driver.
+        let _ = tokio::time::timeout(Duration::from_secs(10), self.driver.quit()).await;
+    }
+}

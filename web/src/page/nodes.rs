@@ -1,0 +1,246 @@
+//! One node, a new one, and pictures of all.
+
+use axum::Extension;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Redirect, Response};
+use dms3_core::dashboard::{Dashboard, NodeView};
+use dms3_core::request::{Answer, NewToken, Request, TokenRequest, TokenView};
+use dms3_core::roster::{NodeRole, NodeStatus};
+use minijinja::value::Serde;
+use minijinja::{Value, context};
+use serde::{Deserialize, Serialize};
+
+use super::{Page, Place};
+use crate::gate::{Guest, Posted, encoded, way_back};
+use crate::view::node::{self, Light, NodeCard};
+use crate::view::{self, Clock, Moment};
+
+/// What somebody types on the new machine.
+const COMMAND: &str = "sudo dms3-node enroll";
+/// What putting a node out of the house means.
+const REVOKE_MEANS: [&str; 4] = [
+    "Its link is cut at once, and it is let in no more. Pairing words that it used end.",
+    "What it saw and did not hand over stays on its own disk.",
+    "Whoever has the machine may know whether the house was armed while it was linked, and passwords in its own config: change those of its cameras and of its mail account.",
+    "To use the machine again, remove its state directory and pair it anew.",
+];
+
+#[derive(Deserialize)]
+pub(super) struct Name {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    back: String,
+}
+
+/// A word that was made on a page, for the session that made it: nobody else sees it, and it is nowhere else.
+#[derive(Clone)]
+pub(crate) struct Made {
+    word: String,
+    id: String,
+    until: dms3_core::time::Timestamp,
+    uses: u32,
+}
+
+#[derive(Serialize)]
+pub(crate) struct TokenCard {
+    word: String,
+    command: &'static str,
+    qr_svg: String,
+    until: Moment,
+    uses: u32,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Pairing {
+    name: String,
+    step: &'static str,
+    done: bool,
+    failed: bool,
+}
+
+pub(super) async fn node(State(page): State<Page>, Extension(guest): Extension<Guest>, Path(id): Path<String>) -> Response {
+    let house = match page.dashboard().await {
+        Ok(house) => house,
+        Err(trouble) => return trouble,
+    };
+    let Some(found) = find(&house, &id) else {
+        return page.trouble(Some(&guest), StatusCode::NOT_FOUND, "There is no such node: it may have been put out of the house.");
+    };
+    let path = format!("/nodes/{}", found.node);
+    let facts = context! {
+        node => Value::from(Serde(card(&page, found, &guest.visitor.name).await)),
+        revoke_means => REVOKE_MEANS.to_vec(),
+        events_url => format!("/events?camera={}", encoded(&found.name)),
+        state => Value::from(Serde(view::home::pill(&house))),
+    };
+    page.show_with(StatusCode::OK, Some(&guest), Place { here: "nodes", path: &path }, "node.html", facts)
+}
+
+pub(crate) fn find<'a>(house: &'a Dashboard, id: &str) -> Option<&'a NodeView> {
+    house.nodes.iter().find(|node| node.node.to_string() == id)
+}
+
+pub(crate) async fn card(page: &Page, found: &NodeView, who: &str) -> NodeCard {
+    let events = match page.house.ask(Request::EventTotals, who).await {
+        Answer::Totals(totals) => totals.into_iter().find(|(node, _)| *node == found.node).map_or(0, |(_, count)| count),
+        _ => 0,
+    };
+    node::card(found, events, &page.settings.limits, &page.clock())
+}
+
+pub(super) async fn rename(
+    State(page): State<Page>,
+    Extension(guest): Extension<Guest>,
+    Path(id): Path<String>,
+    Posted(form): Posted<Name>,
+) -> Response {
+    let answer = page.house.ask(Request::Rename { node: id.clone(), name: form.name }, &guest.visitor.name).await;
+    page.answered(&guest, &format!("/nodes/{}", encoded(&id)), answer)
+}
+
+#[derive(Deserialize)]
+pub(super) struct Nothing {}
+
+pub(super) async fn revoke(
+    State(page): State<Page>,
+    Extension(guest): Extension<Guest>,
+    Path(id): Path<String>,
+    Posted(Nothing {}): Posted<Nothing>,
+) -> Response {
+    let name = match page.dashboard().await {
+        Ok(house) => find(&house, &id).map(|node| node.name.clone()),
+        Err(trouble) => return trouble,
+    };
+    let answer = match page.house.ask(Request::Revoke { node: id }, &guest.visitor.name).await {
+        Answer::Done(_) => Answer::Done(format!("{} is out of the house for good.", name.as_deref().unwrap_or("The node"))),
+        other => other,
+    };
+    page.answered(&guest, "/", answer)
+}
+
+pub(super) async fn add_page(State(page): State<Page>, Extension(guest): Extension<Guest>) -> Response {
+    let house = match page.dashboard().await {
+        Ok(house) => house,
+        Err(trouble) => return trouble,
+    };
+    let blocked = (!house.clock_trusted).then_some(
+        "The coordinator's clock cannot be trusted now, and a word carries the time. It is set by itself over the network; if it is right, say so on the coordinator: sudo dms3-node time accept",
+    );
+    let (token, pairing) = shown(&page, &guest, &house).await;
+    let facts = context! {
+        token => Value::from(Serde(token)),
+        pairing => Value::from(Serde(pairing)),
+        blocked,
+        state => Value::from(Serde(view::home::pill(&house))),
+    };
+    page.show_with(StatusCode::OK, Some(&guest), Place { here: "nodes", path: "/nodes/add" }, "node-add.html", facts)
+}
+
+pub(super) async fn add(State(page): State<Page>, Extension(guest): Extension<Guest>, Posted(form): Posted<Name>) -> Response {
+    let name = Some(form.name.trim().to_owned()).filter(|name| !name.is_empty());
+    let request = Request::TokenNew(TokenRequest { name, ..TokenRequest::default() });
+    let back = if way_back(&form.back) == "/" { "/" } else { "/nodes/add" };
+    match page.house.ask(request, &guest.visitor.name).await {
+        Answer::Token(new) => {
+            let NewToken { word, token: TokenView { id, expires_at, uses, .. } } = *new;
+            page.made_token(&guest, Made { word, id, until: expires_at, uses });
+            Redirect::to(back).into_response()
+        }
+        other => page.answered(&guest, back, other),
+    }
+}
+
+/// The word that this session made, as long as it pairs somebody, and how far that is.
+pub(crate) async fn shown(page: &Page, guest: &Guest, house: &Dashboard) -> (Option<TokenCard>, Vec<Pairing>) {
+    let Some(made) = page.token_of(guest) else { return (None, Vec::new()) };
+    let Answer::Tokens(tokens) = page.house.ask(Request::TokenList, &guest.visitor.name).await else { return (None, Vec::new()) };
+    let Some(token) = tokens.into_iter().find(|token| token.id == made.id) else { return (None, Vec::new()) };
+    let over = matches!(token.standing.as_str(), "expired" | "cancelled" | "locked");
+    let pairing = pairing(&token, house);
+    if over && pairing.is_empty() {
+        return (None, Vec::new());
+    }
+    (Some(token_card(&made, &page.clock())), pairing)
+}
+
+fn pairing(token: &TokenView, house: &Dashboard) -> Vec<Pairing> {
+    let step = |name: &String| {
+        let node = house.nodes.iter().find(|node| node.name == *name && node.status == NodeStatus::Active);
+        let (step, done) = match node.map(|node| node.liveness.as_str()) {
+            Some("online") => ("is here, and obeys", true),
+            Some(_) => ("is paired, and connects", false),
+            None => ("is paired", false),
+        };
+        Pairing { name: name.clone(), step, done, failed: false }
+    };
+    token.used_by.iter().map(step).collect()
+}
+
+fn token_card(made: &Made, clock: &Clock) -> TokenCard {
+    TokenCard { word: made.word.clone(), command: COMMAND, qr_svg: qr(&made.word), until: clock.moment(made.until), uses: made.uses }
+}
+
+/// One path, in black on white whatever the page's colours are: cameras read it. Capitals make it smaller, and mean the same.
+fn qr(word: &str) -> String {
+    let Ok(code) = qrcode::QrCode::new(word.to_ascii_uppercase()) else { return String::new() };
+    let (width, colors) = (code.width(), code.to_colors());
+    let mut path = String::new();
+    for (at, _) in colors.iter().enumerate().filter(|(_, color)| **color == qrcode::Color::Dark) {
+        path.push_str(&format!("M{} {}h1v1h-1z", at % width + 2, at / width + 2));
+    }
+    let side = width + 4;
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {side} {side}\" width=\"200\" height=\"200\"><rect width=\"{side}\" height=\"{side}\" fill=\"#fff\"/><path fill=\"#000\" d=\"{path}\"/></svg>"
+    )
+}
+
+#[derive(Serialize)]
+struct Still {
+    id: String,
+    name: String,
+    light: Light,
+    words: String,
+    img: Option<String>,
+    why: &'static str,
+    url: String,
+}
+
+pub(super) async fn cameras(State(page): State<Page>, Extension(guest): Extension<Guest>) -> Response {
+    let house = match page.dashboard().await {
+        Ok(house) => house,
+        Err(trouble) => return trouble,
+    };
+    let clock = page.clock();
+    let cameras = house.nodes.iter().filter(|node| node.role == NodeRole::Camera && node.status == NodeStatus::Active);
+    let stills: Vec<_> = cameras
+        .map(|found| {
+            let card = node::card(found, 0, &page.settings.limits, &clock);
+            Still {
+                url: format!("/nodes/{}", card.id),
+                id: card.short,
+                name: card.name,
+                light: card.light,
+                words: card.words,
+                img: None,
+                why: "This version brings no live picture yet",
+            }
+        })
+        .collect();
+    let facts = context! { cameras => Value::from(Serde(stills)), state => Value::from(Serde(view::home::pill(&house))) };
+    page.show_with(StatusCode::OK, Some(&guest), Place { here: "cameras", path: "/cameras" }, "cameras.html", facts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_shown_as_a_picture_that_a_camera_reads() {
+        let svg = qr("dms31q940mpkqqypqxpq9d6g290x2u8trp72s6mf6ljd73gqqzqsrqszsvpcgpy9qkrqdpc8s4936k5");
+        // 79 characters of capitals and digits fit into 33 modules.
+        assert!(svg.contains("viewBox=\"0 0 37 37\""), "{}", &svg[..120]);
+        assert!(!svg.contains("style"));
+    }
+}

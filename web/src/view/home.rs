@@ -1,0 +1,258 @@
+//! The first screen: what holds, why, whether every camera obeys, who is home.
+
+use dms3_core::arming::ArmState;
+use dms3_core::coordinator::Decision;
+use dms3_core::dashboard::{Dashboard, Missing};
+use dms3_core::presence::Presence;
+use dms3_core::roster::{NodeRole, NodeStatus};
+use serde::Serialize;
+
+use super::{Button, Clock, Moment, capital, state_name, state_word};
+
+/// An override that ends within this time says so loudly.
+const ENDING: u64 = 600;
+/// Colours for people without a picture.
+const HUES: u32 = 8;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Banner {
+    pub(crate) state: &'static str,
+    pub(crate) word: &'static str,
+    pub(crate) symbol: &'static str,
+    pub(crate) reason: String,
+    pub(crate) since: Moment,
+    pub(crate) until: Option<Moment>,
+    pub(crate) overridden: bool,
+    /// It ends within minutes.
+    pub(crate) ending: bool,
+    /// What comes after the override.
+    pub(crate) then: Option<&'static str>,
+    pub(crate) pending: Option<Pending>,
+    pub(crate) blind: Option<String>,
+    pub(crate) presence: &'static str,
+    pub(crate) button: Option<Button>,
+    pub(crate) choices: Vec<Button>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Pending {
+    pub(crate) word: &'static str,
+    pub(crate) at: Moment,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Confirm {
+    pub(crate) should: usize,
+    pub(crate) watching: usize,
+    /// From the decision to the last camera's word.
+    pub(crate) confirmed_ms: Option<u64>,
+    pub(crate) missing: Vec<NotWatching>,
+    pub(crate) problems: Vec<String>,
+    pub(crate) notes: Vec<String>,
+    /// Where no camera has to watch.
+    pub(crate) words: Option<&'static str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct NotWatching {
+    pub(crate) name: String,
+    pub(crate) since: Option<Moment>,
+    pub(crate) why: String,
+    pub(crate) todo: Option<&'static str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct PersonCard {
+    pub(crate) name: String,
+    pub(crate) initial: String,
+    pub(crate) hue: u32,
+    pub(crate) presence: &'static str,
+    pub(crate) seen: Option<Moment>,
+    pub(crate) device: Option<String>,
+}
+
+/// The state on every page but the first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Pill {
+    pub(crate) state: &'static str,
+    pub(crate) word: &'static str,
+    pub(crate) reason: String,
+    pub(crate) trouble: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Why {
+    pub(crate) at: Moment,
+    pub(crate) state: &'static str,
+    pub(crate) word: &'static str,
+    pub(crate) reason: String,
+}
+
+pub(crate) fn banner(house: &Dashboard, clock: &Clock) -> Banner {
+    let state = house.state;
+    let pending = house.pending.map(|(state, at)| Pending { word: state_word(state), at: clock.second(at) });
+    let ending = house.override_until.is_some_and(|until| until.since(clock.now).as_secs() < ENDING);
+    let then = house.override_until.map(|_| match (state, house.presence) {
+        (ArmState::Disarmed, Presence::Away) => "Then the house arms: nobody is home",
+        (ArmState::Disarmed, _) => "Then the house decides again",
+        (_, Presence::Home) => "Then the house disarms: somebody is home",
+        (_, _) => "Then the house decides again",
+    });
+    let blind = house.blind.as_ref().map(|why| {
+        format!(
+            "Not known who is home: {}. The house stays as it is. Until that is mended, arm and disarm by hand.",
+            why.trim_end_matches('.')
+        )
+    });
+    Banner {
+        state: state_name(state),
+        word: state_word(state),
+        symbol: match state {
+            ArmState::Disarmed => "shield-off",
+            ArmState::Night => "moon-star",
+            ArmState::Away => "shield-check",
+        },
+        reason: capital(&house.reason),
+        since: clock.moment(house.since),
+        until: house.override_until.map(|until| clock.moment(until)),
+        overridden: house.overridden,
+        ending,
+        then: then.filter(|_| house.overridden),
+        blind,
+        // A house that looks for nobody does not wonder who is home.
+        presence: if house.presence_enabled { presence_name(house.presence) } else { "home" },
+        button: Some(button(state, pending.is_some())),
+        choices: choices(state, pending.is_some(), house.overridden),
+        pending,
+    }
+}
+
+fn button(state: ArmState, pending: bool) -> Button {
+    match (state, pending) {
+        (_, true) => Button { label: "Cancel", action: "/disarm", fields: vec![("for", "")] },
+        (ArmState::Disarmed, false) => Button { label: "Arm", action: "/arm", fields: vec![("state", "away"), ("for", "")] },
+        (_, false) => Button { label: "Disarm", action: "/disarm", fields: vec![("for", "")] },
+    }
+}
+
+fn choices(state: ArmState, pending: bool, overridden: bool) -> Vec<Button> {
+    let arm = |label, state, time, now: bool| {
+        let mut fields = vec![("state", state), ("for", time)];
+        fields.extend(now.then_some(("now", "1")));
+        Button { label, action: "/arm", fields }
+    };
+    let disarm = |label, time| Button { label, action: "/disarm", fields: vec![("for", time)] };
+    let mut choices = match (state, pending) {
+        (_, true) => vec![arm("Arm now, no time to leave", "away", "", true)],
+        (ArmState::Disarmed, false) => vec![
+            arm("Arm now, no time to leave", "away", "", true),
+            arm("Arm for 2 hours", "away", "2h", false),
+            arm("Arm for the night", "night", "", true),
+            arm("Arm for the night, until the morning", "night", "morning", true),
+        ],
+        (armed, false) => vec![
+            disarm("Disarm for 1 hour", "1h"),
+            disarm("Disarm for 2 hours", "2h"),
+            disarm("Disarm until the morning", "morning"),
+            match armed {
+                ArmState::Night => arm("Arm for away instead", "away", "", true),
+                _ => arm("Arm for the night instead", "night", "", true),
+            },
+        ],
+    };
+    if overridden {
+        choices.push(Button { label: "Let the house decide again", action: "/auto", fields: vec![] });
+    }
+    choices
+}
+
+pub(crate) fn confirm(house: &Dashboard, clock: &Clock) -> Confirm {
+    let (should, missing) = house.watch();
+    let cameras = house.nodes.iter().filter(|node| node.role == NodeRole::Camera && node.status == NodeStatus::Active);
+    let cameras: Vec<_> = cameras.collect();
+    let slowest = cameras.iter().filter(|camera| !camera.detectors.is_empty()).map(|camera| camera.ack_ms.filter(|_| camera.current));
+    let confirmed_ms =
+        slowest.collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().max()).filter(|_| missing.is_empty() && should > 0);
+    let words = match (should, cameras.len()) {
+        (1.., _) => None,
+        (_, 0) => Some("There is no camera yet."),
+        _ => Some("No camera has to watch now."),
+    };
+    let missing: Vec<_> = missing.iter().map(|one| not_watching(one, clock)).collect();
+    // What is said of a camera above needs not be said twice.
+    let said = |text: &String| missing.iter().any(|one| text.starts_with(&format!("{} ", one.name)));
+    let problems = house.problems.iter().filter(|text| !said(text)).cloned().collect();
+    Confirm { should, watching: should - missing.len(), confirmed_ms, missing, problems, notes: house.notes.clone(), words }
+}
+
+fn not_watching(one: &Missing<'_>, clock: &Clock) -> NotWatching {
+    let (node, detector) = (one.node, one.detector);
+    let heard = node.last_contact.map(|at| clock.moment(at));
+    let (since, why, todo) = match node.liveness.as_str() {
+        "online" => {
+            let detail = detector.detail.trim_end_matches('.');
+            let why = if detail.is_empty() {
+                format!("{}.", capital(&detector.phase))
+            } else {
+                format!("{}: {detail}.", capital(&detector.phase))
+            };
+            let todo = match detector.phase.as_str() {
+                "failed" => Some("It is started again by itself. If this stays, look at its picture cable and at its log."),
+                "paused by hand" => Some("On the camera, `sudo dms3-node resume` ends the pause."),
+                _ => None,
+            };
+            (detector.since.map(|at| clock.moment(at)), why, todo)
+        }
+        "never seen" => (None, "It was paired, and never linked yet.".to_owned(), Some("Is it on, and in this network?")),
+        _ => {
+            let why = "The house has not heard from it. It may have no power or no network.".to_owned();
+            (heard, why, Some("Look at its plug and its network."))
+        }
+    };
+    NotWatching { name: one.name(), since, why, todo }
+}
+
+pub(crate) fn people(house: &Dashboard, clock: &Clock) -> Vec<PersonCard> {
+    house
+        .people
+        .iter()
+        .map(|person| PersonCard {
+            name: person.name.clone(),
+            initial: person.name.chars().next().map_or_else(String::new, |first| first.to_uppercase().collect()),
+            hue: person.name.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into())) % HUES,
+            presence: presence_name(person.presence),
+            seen: person.last_seen.map(|at| clock.moment(at)),
+            device: person.device.clone(),
+        })
+        .collect()
+}
+
+pub(crate) fn pill(house: &Dashboard) -> Pill {
+    let (_, missing) = house.watch();
+    Pill {
+        state: state_name(house.state),
+        word: state_word(house.state),
+        reason: capital(&house.reason),
+        trouble: !missing.is_empty() || !house.problems.is_empty(),
+    }
+}
+
+pub(crate) fn why(decisions: &[Decision], clock: &Clock) -> Vec<Why> {
+    let newest = decisions.iter().rev();
+    newest
+        .map(|decision| Why {
+            at: clock.moment(decision.at),
+            state: state_name(decision.state),
+            word: state_word(decision.state),
+            reason: capital(&decision.reason),
+        })
+        .collect()
+}
+
+pub(crate) fn presence_name(presence: Presence) -> &'static str {
+    match presence {
+        Presence::Home => "home",
+        Presence::Away => "away",
+        Presence::Unknown => "unknown",
+    }
+}
