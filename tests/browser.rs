@@ -52,7 +52,6 @@ async fn a_browser_that_trusts_the_house_sets_it_up_arms_it_and_sees_what_change
     browser.shows("Cut off from the house").await;
     house.coordinator.start();
     house.answers().await;
-    browser.quits().await;
 }
 
 #[tokio::test]
@@ -107,5 +106,4 @@ async fn every_page_can_be_read_by_everybody_on_a_phone_and_on_a_desk_by_day_and
     browser.presses("Sign out").await;
     browser.comes_to("Sign in").await;
     at_each("sign-in").await;
-    browser.quits().await;
 }

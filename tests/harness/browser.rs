@@ -1,8 +1,8 @@
 //! A real browser at the dashboard: Chromium that trusts the house's own authority, by chromedriver.
 
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use thirtyfour::common::capabilities::chromium::ChromiumLikeCapabilities as _;
 use thirtyfour::prelude::*;
@@ -19,11 +19,27 @@ fn screens() -> PathBuf {
 }
 
 pub(crate) struct Browser {
-    driver: WebDriver,
+    // Its own end would wait for a driver that is gone.
+    driver: ManuallyDrop<WebDriver>,
     base: String,
     _chromedriver: Child,
     // Last: processes end before their files go.
-    _home: tempfile::TempDir,
+    home: tempfile::TempDir,
+}
+
+/// Whatever became of the test, no browser of it stays: its driver starts many processes, all of which name its directory.
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let home = self.home.path().to_str().unwrap().as_bytes();
+        for process in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let words = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            if words.windows(home.len()).any(|part| part == home) {
+                // It may be gone already.
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            }
+        }
+    }
 }
 
 /// How somebody holds it.
@@ -88,7 +104,7 @@ impl Browser {
         }
         chrome.add_arg(&format!("--user-data-dir={}", home.path().join("profile").display())).unwrap();
         let driver = WebDriver::new(format!("http://127.0.0.1:{port}"), chrome).await.unwrap();
-        Self { driver, base, _chromedriver: chromedriver, _home: home }
+        Self { driver: ManuallyDrop::new(driver), base, _chromedriver: chromedriver, home }
     }
 
     pub(crate) async fn opens(&self, path: &str) {
@@ -101,20 +117,27 @@ impl Browser {
         field.send_keys(text).await.unwrap();
     }
 
-    /// The first button or link that is to be seen and says that.
+    /// The first button or link that is to be seen and says that. The page may be on its way there, or be changed just now.
     pub(crate) async fn presses(&self, text: &str) {
         let path = format!("//*[self::button or self::a or self::summary][contains(normalize-space(.), \"{text}\")]");
-        for found in self.driver.find_all(By::XPath(path)).await.unwrap() {
-            if found.is_displayed().await.unwrap() {
-                return found.click().await.unwrap();
+        let press = async || -> WebDriverResult<bool> {
+            for found in self.driver.find_all(By::XPath(path.as_str())).await? {
+                if found.is_displayed().await? {
+                    found.click().await?;
+                    return Ok(true);
+                }
             }
-        }
-        panic!("nothing to press says {text:?}");
+            Ok(false)
+        };
+        eventually(&format!("{text:?} can be pressed"), async || press().await.is_ok_and(|pressed| pressed)).await;
     }
 
     /// Text of the page as somebody reads it.
     pub(crate) async fn reads(&self) -> String {
-        self.driver.find(By::Tag("body")).await.unwrap().text().await.unwrap()
+        let text = self.driver.execute("return document.body ? document.body.innerText : ''", vec![]).await;
+        let text: String = text.ok().and_then(|text| text.convert().ok()).unwrap_or_default();
+        // A space that does not break is one.
+        text.replace('\u{a0}', " ")
     }
 
     /// Waits until the page says that, without being loaded anew.
@@ -170,10 +193,5 @@ impl Browser {
                       .map((one) => `${one.id}: ${one.nodes.map((node) => node.html).slice(0, 3).join(' | ')}`)), (why) => done([String(why)]))";
         let found: Vec<String> = self.driver.execute_async(script, vec![]).await.unwrap().convert().unwrap();
         assert!(found.is_empty(), "{name}: {found:#?}");
-    }
-
-    pub(crate) async fn quits(self) {
-        // What is left of it is killed with its driver.
-        let _ = tokio::time::timeout(Duration::from_secs(10), self.driver.quit()).await;
     }
 }

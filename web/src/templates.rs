@@ -27,6 +27,8 @@ pub struct Family {
     fuel: u64,
     /// Bytes that a template may make.
     longest: usize,
+    /// Whether one that makes nothing is broken.
+    must_speak: bool,
     /// What a template stands on: blamed after it.
     foundations: fn(&str) -> &'static [&'static str],
     /// What its templates may call.
@@ -42,6 +44,7 @@ macro_rules! files {
 pub static MAIL: Family = Family {
     fuel: 100_000,
     longest: 1024 * 1024,
+    must_speak: true,
     foundations: |name| if name.ends_with(".html") { &["words.txt", "frame.html"] } else { &["words.txt", "frame.txt"] },
     functions: |_| {},
     files: files!["mail":
@@ -67,6 +70,8 @@ pub static MAIL: Family = Family {
 pub static PAGE: Family = Family {
     fuel: 5_000_000,
     longest: 4 * 1024 * 1024,
+    // A part may have nothing to say: how the first camera comes, once there is one.
+    must_speak: false,
     foundations: |_| &["macros.html", "frame.html", "door.html"],
     functions: |env| env.add_function("asset", asset),
     files: files!["page":
@@ -195,7 +200,11 @@ impl Set {
         let mut out = Capped { bytes: Vec::new(), longest: self.family.longest };
         self.env.get_template(name)?.render_captured_to(facts.clone(), &mut out)?;
         let text = String::from_utf8_lossy(&out.bytes).trim().to_owned();
-        if text.is_empty() { Err(Error::new(minijinja::ErrorKind::InvalidOperation, "it says nothing")) } else { Ok(text) }
+        if text.is_empty() && self.family.must_speak {
+            Err(Error::new(minijinja::ErrorKind::InvalidOperation, "it says nothing"))
+        } else {
+            Ok(text)
+        }
     }
 
     /// Ours, or the user's if there is one that can be read and parsed.

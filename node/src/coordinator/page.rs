@@ -226,7 +226,13 @@ pub fn address_of(config: &WebConfig, listen: SocketAddr) -> String {
     match (config.plain_http, listen.ip().is_loopback()) {
         (true, _) => format!("http://{listen}/"),
         (false, true) => format!("https://{listen}/"),
-        (false, false) => format!("https://{}.local:{}/", hostname(), listen.port()),
+        (false, false) => {
+            let port = listen.port();
+            // Not every network resolves .local names.
+            let own = addresses().into_iter().find(|own| own.is_ipv4() && !own.is_loopback());
+            let or = own.map(|own| format!(" (or https://{own}:{port}/)")).unwrap_or_default();
+            format!("https://{}.local:{port}/{or}", hostname())
+        }
     }
 }
 

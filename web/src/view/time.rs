@@ -126,6 +126,7 @@ fn age(age: Duration) -> String {
 pub(crate) fn length(secs: u64) -> String {
     let days = |count| if count == 1 { "1 day".to_owned() } else { format!("{count} days") };
     match (secs / 86_400, secs % 86_400 / 3600, secs % 3600 / 60) {
+        (0, 0, 0) => format!("{secs} s"),
         (0, 0, minutes) => format!("{minutes} min"),
         (0, hours, _) => format!("{hours} h"),
         (count @ 1..10, hours @ 1.., _) => format!("{} {hours} h", days(count)),
@@ -180,6 +181,6 @@ mod tests {
     #[test]
     fn lengths_have_no_more_detail_than_somebody_wants() {
         let said = [59, 3600, 90_000, 273_600, 864_000, 3_542_400].map(length);
-        assert_eq!(said, ["0 min", "1 h", "1 day 1 h", "3 days 4 h", "10 days", "41 days"]);
+        assert_eq!(said, ["59 s", "1 h", "1 day 1 h", "3 days 4 h", "10 days", "41 days"]);
     }
 }
