@@ -76,7 +76,7 @@ async fn every_page_can_be_read_by_everybody_on_a_phone_and_on_a_desk_by_day_and
     at_each("set-up").await;
     set_up(&house, &browser).await;
     let (porch, file) = (house.camera("porch"), house.dir().join("1-20261124080130-01.jpg"));
-    image::RgbImage::from_fn(640, 480, |x, y| image::Rgb([(x / 3) as u8, (y / 2) as u8, 120])).save(&file).unwrap();
+    porch_by_night().save(&file).unwrap();
     good(said(porch, "event-start", "7"));
     good(picture(porch, "7", "15360", &file));
     browser.shows("5 %").await;
@@ -106,4 +106,29 @@ async fn every_page_can_be_read_by_everybody_on_a_phone_and_on_a_desk_by_day_and
     browser.presses("Sign out").await;
     browser.comes_to("Sign in").await;
     at_each("sign-in").await;
+}
+
+/// Somebody at the door, under a lamp.
+fn porch_by_night() -> image::RgbImage {
+    let within = |x: i32, y: i32, left: i32, top: i32, width: i32, height: i32| {
+        (left..left + width).contains(&x) && (top..top + height).contains(&y)
+    };
+    let round = |x: i32, y: i32, to: (i32, i32), radius: i32| (x - to.0).pow(2) + (y - to.1).pow(2) < radius * radius;
+    image::RgbImage::from_fn(640, 480, |x, y| {
+        let (x, y) = (x as i32, y as i32);
+        let [r, g, b] = match () {
+            () if round(x, y, (430, 175), 24) => [201, 159, 127],
+            () if within(x, y, 396, 205, 68, 130) || round(x, y, (430, 225), 40) => [70, 83, 107],
+            () if within(x, y, 404, 335, 22, 95) || within(x, y, 436, 335, 22, 95) => [40, 44, 58],
+            () if within(x, y, 240, 150, 110, 240) => [74, 52, 40],
+            () if round(x, y, (305, 110), 14) => [255, 236, 170],
+            () if within(x, y, 90, 60, 470, 330) => [107, 90, 76],
+            () if y > 390 => [57, 68, 58],
+            () => [38, 50, 68],
+        };
+        // Light falls off with the distance from the lamp.
+        let far = f64::from((x - 305).pow(2) + (y - 110).pow(2)).sqrt();
+        let light = (1.25 - far / 620.0).clamp(0.35, 1.2);
+        image::Rgb([r, g, b].map(|part: u8| (f64::from(part) * light).min(255.0) as u8))
+    })
 }

@@ -371,3 +371,38 @@ async fn strangers_who_hold_the_port_keep_nobody_from_the_page_and_change_nothin
 async fn owner_page(owner: &Visitor) -> Option<u16> {
     owner.try_ask(Method::GET, "/", &[("accept", "text/html")], String::new()).await
 }
+
+#[tokio::test]
+async fn a_users_own_templates_are_shown_and_a_broken_one_is_named_and_ours_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let house = House::planned(Plan { web: Some(format!("template_dir = {:?}", dir.path())), ..Plan::default() }).await;
+    let pages = dir.path().join("ours");
+    house.coordinator.cli(&["web", "templates", "export", pages.to_str().unwrap()]).await.good();
+    let people = std::fs::read_to_string(pages.join("parts/people.html")).unwrap();
+    std::fs::create_dir(dir.path().join("parts")).unwrap();
+    std::fs::write(dir.path().join("parts/people.html"), format!("<p>Wer da ist</p>{people}")).unwrap();
+    std::fs::write(dir.path().join("parts/why.html"), "{{ no.such.thing }}").unwrap();
+    let owner = house.owner().await;
+    eventually("an edit counts, without a restart", async || owner.get("/").await.has("<p>Wer da ist</p>")).await;
+    let home = owner.get("/").await;
+    assert!(home.status == 200 && home.has("All decisions") && home.has("why.html cannot be used"), "{}", home.text);
+    assert!(house.coordinator.told("why.html cannot be used"));
+    let again = house.coordinator.cli(&["web", "templates", "export", pages.to_str().unwrap()]).await.bad();
+    assert!(again.contains("is not empty"), "{again}");
+}
+
+#[tokio::test]
+async fn the_certificate_that_phones_are_to_trust_is_given_out_by_page_and_command() {
+    let house = house().await;
+    let owner = house.owner().await;
+    let page = owner.get("/trust/ca.pem").await;
+    assert_eq!(page.headers["content-type"], "application/x-x509-ca-cert");
+    assert!(page.text.starts_with("-----BEGIN CERTIFICATE-----"));
+    assert_eq!(house.coordinator.cli(&["ca", "export", "--web"]).await.good(), page.text);
+    let file = house.dir().join("house.pem");
+    house.coordinator.cli(&["ca", "export", "--web", file.to_str().unwrap()]).await.good();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), page.text);
+    let refused = house.coordinator.cli(&["ca", "export", "--web", file.to_str().unwrap()]).await.bad();
+    assert!(refused.contains("exists already"), "{refused}");
+    assert!(owner.get("/system").await.has("Download the certificate"));
+}

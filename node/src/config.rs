@@ -69,7 +69,7 @@ impl Role {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
-    /// error, warn, info, debug or trace; `RUST_LOG` wins.
+    /// error, warn, info or debug; `RUST_LOG` wins.
     #[serde(deserialize_with = "word")]
     pub level: LogLevel,
     /// "stderr", "stdout" or the path of a file.
@@ -90,7 +90,6 @@ pub enum LogLevel {
     Warn,
     Info,
     Debug,
-    Trace,
 }
 
 impl LogLevel {
@@ -100,7 +99,6 @@ impl LogLevel {
             Self::Warn => "warn",
             Self::Info => "info",
             Self::Debug => "debug",
-            Self::Trace => "trace",
         }
     }
 }

@@ -435,3 +435,85 @@ async fn headers(mut response: Response) -> Response {
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    fn page() -> Page {
+        let (requests, accounts) = (mpsc::channel(1).0, mpsc::channel(1).0);
+        let (dashboard, counts) = (watch::channel(None).1, watch::channel(0).1);
+        let media: crate::house::OpenMedia = Arc::new(|_, _| Err(std::io::ErrorKind::NotFound.into()));
+        let house = House { dashboard, events: counts.clone(), less: counts, requests, accounts, media };
+        let settings = Settings {
+            title: "DMS3".to_owned(),
+            coordinator_first: true,
+            limits: Limits::default(),
+            template_dir: None,
+            is_plain: false,
+            version: "1.2.3",
+            zone: jiff::tz::TimeZone::UTC,
+            now: Arc::new(|| Timestamp(0)),
+            papers: None,
+            authority: None,
+            keeps: Vec::new(),
+            decisions_days: 30,
+            mail_to: Vec::new(),
+            log: Arc::new(Vec::new),
+        };
+        Page::new(house, settings)
+    }
+
+    /// Every route, and who may take it: nobody adds one without saying that here.
+    #[test]
+    fn who_may_what_is_this_and_nothing_else() {
+        use Act::{Command, Manage, See};
+        let table = routes(&page()).table;
+        let expected = [
+            ("/assets/{name}", None),
+            ("/healthz", None),
+            ("/sign-in", None),
+            ("/set-up", None),
+            ("/", Some(See)),
+            ("/updates", Some(See)),
+            ("/sign-out", Some(See)),
+            ("/arm", Some(Command)),
+            ("/disarm", Some(Command)),
+            ("/auto", Some(Command)),
+            ("/events", Some(See)),
+            ("/events/seen", Some(See)),
+            ("/events/{id}", Some(See)),
+            ("/events/{id}/delete", Some(Manage)),
+            ("/events/{id}/seen", Some(See)),
+            ("/events/{id}/file/{hash}", Some(See)),
+            ("/events/{id}/small/{hash}", Some(See)),
+            ("/cameras", Some(See)),
+            ("/nodes/add", Some(Manage)),
+            ("/nodes/{id}", Some(See)),
+            ("/nodes/{id}/rename", Some(Manage)),
+            ("/nodes/{id}/revoke", Some(Manage)),
+            ("/log", Some(See)),
+            ("/system", Some(See)),
+            ("/system/test-mail", Some(Manage)),
+            ("/trust/ca.pem", Some(See)),
+            ("/account", Some(See)),
+            ("/account/theme", Some(See)),
+            ("/account/password", Some(See)),
+            ("/account/sessions/{id}/end", Some(See)),
+            ("/accounts/add", Some(Manage)),
+            ("/accounts/{name}/role", Some(Manage)),
+            ("/accounts/{name}/remove", Some(Manage)),
+        ];
+        assert_eq!(table, expected);
+    }
+
+    #[tokio::test]
+    async fn a_page_whose_house_does_not_answer_says_so() {
+        let trouble = page().dashboard().await.unwrap_err();
+        assert_eq!(trouble.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let text = axum::body::to_bytes(trouble.into_body(), 1 << 20).await.unwrap();
+        assert!(String::from_utf8_lossy(&text).contains("The node is stopping"), "{}", String::from_utf8_lossy(&text));
+    }
+}

@@ -125,6 +125,8 @@ pub enum Input {
         address: String,
         hello: Box<HelloV1>,
         held: Option<StateV1>,
+        /// When its certificate ends.
+        cert_end: Timestamp,
     },
     /// The newest link of the node is gone. A link that was taken over by a newer one ends without a word.
     LinkDown {
@@ -144,6 +146,11 @@ pub enum Input {
     Health {
         node: NodeId,
         report: HealthV1,
+    },
+    /// When the certificate of a node ends: ours, or one that was renewed.
+    Certificate {
+        node: NodeId,
+        end: Timestamp,
     },
     /// Whether less is free on our own disk than is to stay free, though nothing is left that could go.
     DiskShort(bool),
@@ -225,8 +232,9 @@ impl Coordinator {
             Input::Blind(why) => self.house.tracker.blind(why, now.mono),
             Input::Command { command, by } => cause = self.house.command(&self.settings, command, by, now),
             Input::Roster(rows) => self.nodes.roster(rows, now.mono),
-            Input::LinkUp { node, address, hello, held } => {
+            Input::LinkUp { node, address, hello, held, cert_end } => {
                 self.nodes.link_up(node, address, &hello, now);
+                self.nodes.certificate(node, cert_end, now);
                 cause = held.and_then(|held| self.house.held(&held));
             }
             Input::LinkDown { node } => self.nodes.link_down(node, now),
@@ -236,6 +244,7 @@ impl Coordinator {
             }
             Input::Detectors { node, report } => self.nodes.detectors(node, report, now),
             Input::Health { node, report } => self.nodes.health(node, report, now),
+            Input::Certificate { node, end } => self.nodes.certificate(node, end, now),
             Input::DiskShort(short) => self.nodes.disk_short(self.settings.me, short, now),
             Input::Moved { node, address } => self.nodes.moved(node, address, now),
             Input::Forget { person } => self.house.forget(&person),

@@ -93,6 +93,12 @@ pub struct NodeView {
     pub ack_ms: Option<u64>,
     /// What it said last of its machine.
     pub health: Option<HealthV1>,
+    /// Until its disk is full, at the pace of the last days.
+    #[serde(default)]
+    pub disk_days: Option<u64>,
+    /// When its certificate ends.
+    #[serde(default)]
+    pub cert_end: Option<Timestamp>,
 }
 
 /// A detector that should watch now and is not seen to.

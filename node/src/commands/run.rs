@@ -145,9 +145,9 @@ fn start_log(config: &LogConfig, tail: LogTail) -> Result<()> {
             format!("{},mdns_sd=off,netlink_proto=error,quinn=error,quinn_proto=off,rustls=error,sqlx=warn", config.level.word()),
         ),
     };
-    let filter = text.parse::<Targets>().with_context(|| {
-        format!("{origin} cannot be read: write a level (error, warn, info, debug, trace), and target=level, with commas")
-    })?;
+    let filter = text
+        .parse::<Targets>()
+        .with_context(|| format!("{origin} cannot be read: write a level (error, warn, info, debug), and target=level, with commas"))?;
     match &config.target {
         LogTarget::Stderr => subscribe(filter, tail, std::io::stderr, std::io::IsTerminal::is_terminal(&std::io::stderr())),
         LogTarget::Stdout => subscribe(filter, tail, std::io::stdout, std::io::IsTerminal::is_terminal(&std::io::stdout())),

@@ -165,6 +165,8 @@ mod tests {
             liveness: liveness.to_owned(),
             address: None,
             hostname: None,
+            disk_days: None,
+            cert_end: None,
             os: None,
             platform: None,
             kernel: None,

@@ -86,6 +86,7 @@ pub async fn start(
     }
     let (authority_in, identity_in) = (renewal.authority.subscribe(), renewal.identity.subscribe());
     let identity = identity_in.borrow().clone();
+    let own_identity = identity_in.clone();
     let roster = Roster::new(store.roster().await?);
     let now = clock.vouched_now();
     let known = store.known_addresses(clock.announced() - own.sightings_for).await?;
@@ -237,7 +238,11 @@ pub async fn start(
         move |stop| {
             let (inputs, clock) = (machine_inputs.clone(), machine_clock.clone());
             // A driver that is too busy hears the next one.
-            let tell = move |report| drop(inputs.try_send(Input::Health { node: me, report }));
+            let own = own_identity.clone();
+            let tell = move |report| {
+                drop(inputs.try_send(Input::Health { node: me, report }));
+                drop(inputs.try_send(Input::Certificate { node: me, end: own.borrow().not_after() }));
+            };
             health::run(tell, move || clock.now(), state_dir.clone(), Counted::default, stop)
         },
         |_| {},

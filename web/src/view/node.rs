@@ -126,7 +126,7 @@ pub(crate) fn card(node: &NodeView, events: u64, limits: &Limits, clock: &Clock)
         } else {
             Light::Ok
         };
-        Disk { free: mebibytes(health.disk_free_mib), days: None, light }
+        Disk { free: mebibytes(health.disk_free_mib), days: node.disk_days, light }
     });
     let heat = celsius.map_or(Light::Ok, |celsius| match celsius {
         _ if celsius >= limits.celsius_bad => Light::Bad,
@@ -157,7 +157,7 @@ pub(crate) fn card(node: &NodeView, events: u64, limits: &Limits, clock: &Clock)
         contact: node.last_contact.filter(|_| !is_coordinator).map(|at| clock.moment(at)),
         address: node.address.clone(),
         version: node.version.clone(),
-        cert_end: None,
+        cert_end: node.cert_end.map(|at| clock.moment(at)),
         celsius,
         undervoltage: false,
         load: health.map(|health| format!("{}.{:02}", health.load_centi / 100, health.load_centi % 100)),

@@ -17,6 +17,9 @@ use crate::time::{Mono, Now, Timestamp};
 const DISK_LOW_MIB: u64 = 200;
 /// ...and has room again with so much.
 const DISK_WELL_MIB: u64 = 250;
+/// How fast a disk fills is judged by a time no longer and no shorter than this.
+const DISK_PACE_OVER: Duration = Duration::from_secs(7 * 86_400);
+const DISK_PACE_AFTER: Duration = Duration::from_secs(6 * 3600);
 /// A detector that should watch may take this long to start before it counts as not watching.
 const START_WITHIN: Duration = Duration::from_secs(60);
 
@@ -55,6 +58,10 @@ pub(super) struct Facts {
     pub(super) disk_low: bool,
     /// What is to stay free on it is not, though nothing is left that could go. Only the coordinator knows that of itself.
     pub(super) disk_short: bool,
+    /// What was free at the begin of the time by which it is judged how fast it fills.
+    disk_then: Option<(Mono, u64)>,
+    /// When its certificate ends.
+    cert_end: Option<Timestamp>,
 }
 
 /// One camera of a node.
@@ -149,7 +156,14 @@ impl Nodes {
         let enough = if facts.disk_low { DISK_WELL_MIB } else { DISK_LOW_MIB };
         // A machine that cannot tell says zero.
         facts.disk_low = report.disk_total_mib > 0 && report.disk_free_mib < enough;
+        // What was tidied away begins a new time.
+        let then = facts.disk_then.filter(|(at, free)| *free >= report.disk_free_mib && now.mono.since(*at) < DISK_PACE_OVER);
+        facts.disk_then = Some(then.unwrap_or((now.mono, report.disk_free_mib)));
         facts.health = Some(report);
+    }
+
+    pub(super) fn certificate(&mut self, node: NodeId, end: Timestamp, now: Now) {
+        self.heard(node, now).cert_end = Some(end);
     }
 
     pub(super) fn disk_short(&mut self, me: NodeId, short: bool, now: Now) {
@@ -219,6 +233,8 @@ impl Nodes {
             detectors: Vec::new(),
             ack_ms: None,
             health: None,
+            disk_days: None,
+            cert_end: None,
         };
         let version = house.memory.state.version();
         if row.node == settings.me {
@@ -228,7 +244,10 @@ impl Nodes {
             view.last_contact = Some(now.at);
             view.applied = Some(version);
             view.current = true;
-            view.health = self.facts.get(&row.node).and_then(|facts| facts.health.clone());
+            let own = self.facts.get(&row.node);
+            view.health = own.and_then(|facts| facts.health.clone());
+            view.disk_days = own.and_then(|facts| facts.disk_days(now.mono));
+            view.cert_end = own.and_then(|facts| facts.cert_end);
         } else if let Some(facts) = self.facts.get(&row.node) {
             view.liveness = facts.liveness_words(now.mono).to_owned();
             view.address.clone_from(&facts.address);
@@ -239,6 +258,8 @@ impl Nodes {
             view.current = facts.is_current(version);
             view.ack_ms = facts.ack_ms;
             view.health = facts.health.clone();
+            view.disk_days = facts.disk_days(now.mono);
+            view.cert_end = facts.cert_end;
             let (state, confirmed) = (house.memory.state.arm_state(), facts.is_current(version));
             view.detectors = facts.sources.iter().map(|(name, source)| source.view(name, state, confirmed)).collect();
             // A camera that was not heard of since we started has one at least, and nobody knows that it may rest.
@@ -291,6 +312,8 @@ impl Facts {
             health: None,
             disk_low: false,
             disk_short: false,
+            disk_then: None,
+            cert_end: None,
         }
     }
 
@@ -320,6 +343,16 @@ impl Facts {
     /// For how long it has obeyed more than the state that it acknowledged.
     pub(super) fn raised_for(&self, mono: Mono) -> Option<Duration> {
         self.raised_since.filter(|_| self.linked).map(|since| mono.since(since))
+    }
+
+    /// In how many days its disk is full, at the pace of the last week; `None`: it does not fill, or too little of it was seen.
+    fn disk_days(&self, mono: Mono) -> Option<u64> {
+        let ((at, then), now) = (self.disk_then?, self.health.as_ref()?.disk_free_mib);
+        let (took, over) = (then.checked_sub(now).filter(|took| *took > 0)?, mono.since(at));
+        if over < DISK_PACE_AFTER {
+            return None;
+        }
+        Some(now.saturating_mul(over.as_secs()) / took / 86_400)
     }
 
     fn liveness_words(&self, mono: Mono) -> &'static str {

@@ -212,7 +212,7 @@ impl House {
             bundle_epoch: 0,
             sources: vec!["porch".to_owned()],
         };
-        self.handle(Input::LinkUp { node: PORCH, address: "10.0.0.2:5".to_owned(), hello: Box::new(hello), held });
+        self.handle(Input::LinkUp { node: PORCH, address: "10.0.0.2:5".to_owned(), hello: Box::new(hello), held, cert_end: Timestamp(0) });
     }
 
     /// The porch obeys: what it says after each push.

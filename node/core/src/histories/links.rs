@@ -64,7 +64,7 @@ impl World {
         };
         let (node, address) = (self.cams[n].id, "[::1]:1".to_owned());
         self.cams[n].address = Some(address.clone());
-        self.tell(coordinator::Input::LinkUp { node, address, hello: Box::new(hello), held }, seen);
+        self.tell(coordinator::Input::LinkUp { node, address, hello: Box::new(hello), held, cert_end: Timestamp(0) }, seen);
         self.camera(n, camera::Input::LinkUp, seen);
         self.push(n);
     }

@@ -12,8 +12,10 @@ use dms3_core::protocol::message::{
     AckV1, CloseCode, DetectorsV1, HelloV1, RejectV1, RenewV1, RenewedV1, SOURCES_LIMIT, SignedStateV1, StateV1, WelcomeV1,
 };
 use dms3_core::roster::RosterRow;
+use dms3_core::time::Timestamp;
 use dms3_pki::peer::{PeerIdentity, peer_identity};
 use dms3_pki::{Admission, Admit, PkiError, own_state};
+use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -153,7 +155,7 @@ async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: Socket
             row.name
         );
     }
-    let up = Input::LinkUp { node: peer.node, address: from.to_string(), hello: Box::new(hello), held };
+    let up = Input::LinkUp { node: peer.node, address: from.to_string(), hello: Box::new(hello), held, cert_end: peer.not_after };
     tracing::info!("node {} is linked from {from}", row.name);
     let replaced = shared.links.up(peer.node, serial, up, &shared.context.inputs).await;
     Some(Linked { peer, row, link, roster, told, replaced })
@@ -232,7 +234,7 @@ async fn renew_only(shared: &Shared, connection: &Connection, mut link: Link, ro
     let result = timeout(RENEWAL, async {
         match link.receiver.recv(connection).await? {
             Message::Renew(renew) => {
-                if !renewed(shared, &mut link.sender, row, &renew).await? {
+                if renewed(shared, &mut link.sender, row, &renew).await?.is_none() {
                     return Ok(CloseCode::Busy);
                 }
                 // It closes once it has stored the certificate.
@@ -326,7 +328,16 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
                     } else {
                         renewed_at = Some(now);
                         // Unanswered, it asks again in an hour, and stays linked: it is to hear whether the house is armed.
-                        Box::pin(renewed(shared, &mut sender, row, &renew)).await.map(|_| ())
+                        match Box::pin(renewed(shared, &mut sender, row, &renew)).await {
+                            Ok(end) => {
+                                if let Some(end) = end {
+                                    // The driver is gone only when the node stops, which is noticed below.
+                                    let _ = shared.context.inputs.send(Input::Certificate { node: row.node, end }).await;
+                                }
+                                Ok(())
+                            }
+                            Err(end) => Err(end),
+                        }
                     }
                 }
                 Ok(message) => {
@@ -384,25 +395,28 @@ async fn heard(shared: &Shared, node: NodeId, message: Message) -> Result<(), En
     shared.context.inputs.send(input).await.map_err(gone)
 }
 
-/// A new certificate over the key that the roster pins. False: not now, and that is not the node's fault.
-async fn renewed(shared: &Shared, sender: &mut Sender, row: &RosterRow, renew: &RenewV1) -> Result<bool, End> {
+/// A new certificate over the key that the roster pins, and when it ends. `None`: not now, and that is not the node's fault.
+async fn renewed(shared: &Shared, sender: &mut Sender, row: &RosterRow, renew: &RenewV1) -> Result<Option<Timestamp>, End> {
     if !shared.context.clock.may_sign() {
         tracing::warn!(
             "the certificate of node {} is not renewed: this coordinator's clock is not vouched for (`dms3-node status`)",
             row.name
         );
-        return Ok(false);
+        return Ok(None);
     }
     let authority = shared.context.authority.borrow().clone();
     match authority.issue_chain(&renew.csr, row.role, &row.node, shared.context.clock.announced()) {
         Ok(chain) => {
+            let leaf: Vec<_> = chain.iter().take(1).map(|leaf| CertificateDer::from(leaf.as_slice())).collect();
+            let new = peer_identity(&leaf, &authority.mesh(), shared.context.clock.announced());
+            let new = new.map_err(|error| End::Ours(CloseCode::Internal, format!("its new certificate cannot be read: {error}")))?;
             sender.send(&Message::Renewed(RenewedV1 { chain })).await?;
             tracing::info!("renewed the certificate of node {}", row.name);
-            Ok(true)
+            Ok(Some(new.not_after))
         }
         Err(error @ PkiError::IssuingExpired) => {
             tracing::warn!("the certificate of node {} is not renewed: {error}", row.name);
-            Ok(false)
+            Ok(None)
         }
         Err(error) => Err(End::Ours(CloseCode::Internal, format!("its certificate cannot be renewed: {:#}", anyhow::Error::from(error)))),
     }

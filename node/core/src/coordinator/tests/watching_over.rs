@@ -444,3 +444,30 @@ fn what_a_person_chose_holds_on_when_he_is_forgotten_and_its_end_does_not_name_h
     assert_eq!(house.state(), Disarmed, "{reason}");
     assert!(!reason.contains("Anna"), "{reason}");
 }
+
+#[test]
+fn it_is_said_in_how_many_days_a_disk_is_full_once_enough_of_it_was_seen() {
+    let mut house = House::new().with_porch();
+    house.link(None);
+    let free = |house: &mut House, hours: u64, mib: u64| {
+        house.now.mono.0 += hours * 3_600_000;
+        let report = HealthV1 { disk_total_mib: 100_000, disk_free_mib: mib, ..well(house) };
+        house.handle(Input::Health { node: PORCH, report });
+        porch(house).disk_days
+    };
+    assert_eq!(free(&mut house, 0, 60_000), None);
+    assert_eq!(free(&mut house, 1, 59_000), None, "an hour is no pace");
+    assert_eq!(free(&mut house, 23, 58_000), Some(29), "two gigabytes a day");
+    assert_eq!(free(&mut house, 1, 90_000), None, "somebody tidied up");
+    assert_eq!(free(&mut house, 24, 90_000), None, "it does not fill");
+}
+
+#[test]
+fn a_certificate_is_shown_with_its_end_as_it_was_shown_or_renewed_last() {
+    let mut house = House::new().with_porch();
+    house.link(None);
+    assert_eq!(porch(&house).cert_end, Some(Timestamp(0)));
+    house.handle(Input::Certificate { node: PORCH, end: Timestamp(7) });
+    house.handle(Input::Certificate { node: ME, end: Timestamp(8) });
+    assert_eq!((porch(&house).cert_end, house.dashboard().nodes[0].cert_end), (Some(Timestamp(7)), Some(Timestamp(8))));
+}
