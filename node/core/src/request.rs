@@ -33,6 +33,10 @@ pub enum Request {
     Log {
         since: Timestamp,
     },
+    /// The last decisions, at most so many.
+    LastDecisions {
+        count: u32,
+    },
     /// A mail to try whether mail works.
     MailTest,
     /// Coordinator only: what the cameras saw, the newest first; a page of them.

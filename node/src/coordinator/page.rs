@@ -408,12 +408,10 @@ mod tests {
     #[test]
     fn a_certificate_of_the_users_own_is_shown_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
-        let (certificate, key) = (dir.path().join("page.pem"), dir.path().join("page.key"));
-        let made = rcgen::generate_simple_self_signed(["house.example".to_owned()]).unwrap();
-        std::fs::write(&certificate, made.cert.pem()).unwrap();
-        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let (_, made) = ours(dir.path(), dms3_core::time::Timestamp::from_secs(1_795_000_000)).unwrap();
+        let (certificate, key) = (dir.path().join("web/page.crt"), dir.path().join("web/page.key"));
         let papers = own_papers(&certificate, &key).unwrap();
-        assert_eq!(papers.chain, [made.cert.der().to_vec()]);
+        assert_eq!((&papers.chain[..], &papers.fingerprint), (&made.chain[..1], &made.fingerprint));
         std::fs::write(&key, "nothing").unwrap();
         assert!(own_papers(&certificate, &key).unwrap_err().to_string().contains("holds no key in PEM"));
         std::fs::remove_file(&certificate).unwrap();

@@ -150,6 +150,10 @@ impl Driver {
                 audit.drain(..audit.len().saturating_sub(ROWS));
                 Answer::Log(Log { decisions, audit, cut })
             }
+            Request::LastDecisions { count } => {
+                let decisions = self.store.last_decisions(count.min(100)).await?;
+                Answer::Log(Log { decisions, audit: Vec::new(), cut: true })
+            }
             Request::Forget { person } => {
                 let devices = self.machine.devices_of(&person);
                 let changed = self.store.forget(&person, &devices, now.at).await?;

@@ -12,6 +12,7 @@ use dms3_core::presence::{Device, MacAddr};
 use dms3_core::request::{AuditEntry, AuditKind};
 use dms3_core::roster::without_name;
 use dms3_core::time::Timestamp;
+use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::{Store, fixed, parsed, stamp, unstamp};
@@ -42,18 +43,17 @@ impl Store {
             .fetch_all(&self.pool)
             .await
             .context("cannot read the decision log")?;
-        rows.into_iter()
-            .map(|row| {
-                Ok(Decision {
-                    at: unstamp(row.try_get("at")?),
-                    epoch: u32::try_from(row.try_get::<i64, _>("epoch")?)?,
-                    rev: u64::try_from(row.try_get::<i64, _>("rev")?)?,
-                    state: ArmState::from_wire(u8::try_from(row.try_get::<i64, _>("state")?).unwrap_or(0)),
-                    reason: row.try_get("reason")?,
-                    evidence: serde_json::from_str(row.try_get("evidence")?).context("the decision log cannot be read")?,
-                })
-            })
-            .collect()
+        rows.into_iter().map(decision).collect()
+    }
+
+    /// The last decisions, oldest first.
+    pub async fn last_decisions(&self, count: u32) -> anyhow::Result<Vec<Decision>> {
+        let rows = sqlx::query("SELECT at, epoch, rev, state, reason, evidence FROM decision ORDER BY id DESC LIMIT $1")
+            .bind(i64::from(count))
+            .fetch_all(&self.pool)
+            .await
+            .context("cannot read the decision log")?;
+        rows.into_iter().rev().map(decision).collect()
     }
 
     /// Where the device was last, so that after a restart it can be asked directly.
@@ -175,6 +175,17 @@ pub(super) async fn note(
         .await
         .context("cannot write the audit log")?;
     Ok(())
+}
+
+fn decision(row: SqliteRow) -> anyhow::Result<Decision> {
+    Ok(Decision {
+        at: unstamp(row.try_get("at")?),
+        epoch: u32::try_from(row.try_get::<i64, _>("epoch")?)?,
+        rev: u64::try_from(row.try_get::<i64, _>("rev")?)?,
+        state: ArmState::from_wire(u8::try_from(row.try_get::<i64, _>("state")?).unwrap_or(0)),
+        reason: row.try_get("reason")?,
+        evidence: serde_json::from_str(row.try_get("evidence")?).context("the decision log cannot be read")?,
+    })
 }
 
 fn parsed_kind(text: &str) -> anyhow::Result<AuditKind> {

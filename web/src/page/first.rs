@@ -23,9 +23,8 @@ use crate::view::{event, home, node};
 pub(crate) const HOME: Place<'_> = Place { here: "home", path: "/" };
 /// Events on the first screen.
 const SHOWN: u32 = 6;
-/// Decisions on the first screen, and how far back they are looked for.
-const DECISIONS: usize = 3;
-const DECISIONS_WITHIN: std::time::Duration = std::time::Duration::from_secs(30 * 86_400);
+/// Decisions on the first screen.
+const DECISIONS: u32 = 3;
 
 /// What of the first screen comes from the store.
 #[derive(Debug, Clone, Default)]
@@ -73,9 +72,8 @@ pub(crate) async fn kept(page: &Page, who: &str) -> Kept {
         kept.totals = totals.into_iter().collect();
     }
     kept.ever = kept.totals.values().any(|total| *total > 0);
-    if let Answer::Log(log) = page.house.ask(Request::Log { since: clock.now - DECISIONS_WITHIN }, who).await {
-        let mut decisions = log.decisions;
-        kept.decisions = decisions.split_off(decisions.len().saturating_sub(DECISIONS));
+    if let Answer::Log(log) = page.house.ask(Request::LastDecisions { count: DECISIONS }, who).await {
+        kept.decisions = log.decisions;
     }
     kept
 }
