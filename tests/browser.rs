@@ -20,7 +20,7 @@ async fn set_up(house: &House, browser: &Browser) {
     browser.types("password", PASSWORD).await;
     browser.types("again", PASSWORD).await;
     browser.presses("Become the owner").await;
-    browser.comes_to("1 of 1").await;
+    browser.comes_to("1 of 1 watching").await;
 }
 
 #[tokio::test]

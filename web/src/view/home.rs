@@ -11,6 +11,8 @@ use super::{Button, Clock, Moment, capital, state_name, state_word};
 
 /// An override that ends within this time says so loudly.
 const ENDING: u64 = 600;
+/// A detector that should watch and does not is no trouble for so long.
+const STARTS_WITHIN: std::time::Duration = std::time::Duration::from_secs(20);
 /// Colours for people without a picture.
 const HUES: u32 = 8;
 
@@ -44,6 +46,8 @@ pub(crate) struct Pending {
 pub(crate) struct Confirm {
     pub(crate) should: usize,
     pub(crate) watching: usize,
+    /// On their way, which is no trouble yet.
+    pub(crate) starting: usize,
     /// From the decision to the last camera's word.
     pub(crate) confirmed_ms: Option<u64>,
     pub(crate) missing: Vec<NotWatching>,
@@ -178,11 +182,19 @@ pub(crate) fn confirm(house: &Dashboard, clock: &Clock) -> Confirm {
         (_, 0) => Some("There is no camera yet."),
         _ => Some("No camera has to watch now."),
     };
+    let watching = should - missing.len();
+    let (starting, missing): (Vec<_>, Vec<_>) = missing.into_iter().partition(|one| is_starting(one, clock));
     let missing: Vec<_> = missing.iter().map(|one| not_watching(one, clock)).collect();
     // What is said of a camera above needs not be said twice.
     let said = |text: &String| missing.iter().any(|one| text.starts_with(&format!("{} ", one.name)));
     let problems = house.problems.iter().filter(|text| !said(text)).cloned().collect();
-    Confirm { should, watching: should - missing.len(), confirmed_ms, missing, problems, notes: house.notes.clone(), words }
+    Confirm { should, watching, starting: starting.len(), confirmed_ms, missing, problems, notes: house.notes.clone(), words }
+}
+
+/// Motion needs seconds from its start until it can see.
+fn is_starting(one: &Missing<'_>, clock: &Clock) -> bool {
+    let fresh = one.detector.since.is_some_and(|since| clock.now.since(since) < STARTS_WITHIN);
+    one.node.liveness == "online" && matches!(one.detector.phase.as_str(), "starting" | "stopped" | "stopping") && fresh
 }
 
 fn not_watching(one: &Missing<'_>, clock: &Clock) -> NotWatching {
@@ -254,5 +266,116 @@ pub(crate) fn presence_name(presence: Presence) -> &'static str {
         Presence::Home => "home",
         Presence::Away => "away",
         Presence::Unknown => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dms3_core::dashboard::{DetectorView, NodeView};
+    use dms3_core::id::NodeId;
+    use dms3_core::time::Timestamp;
+
+    use super::*;
+    use crate::view::time::{at, berlin};
+
+    const NOW: &str = "2026-11-28T17:31:00Z";
+
+    fn camera(name: &str, liveness: &str, phase: &str, since: Timestamp) -> NodeView {
+        NodeView {
+            node: NodeId([7; 32]),
+            name: name.to_owned(),
+            role: NodeRole::Camera,
+            status: NodeStatus::Active,
+            liveness: liveness.to_owned(),
+            address: None,
+            hostname: None,
+            os: None,
+            platform: None,
+            kernel: None,
+            version: None,
+            last_contact: Some(at("2026-11-28T17:03:00Z")),
+            applied: None,
+            current: true,
+            detectors: vec![DetectorView {
+                source: name.to_owned(),
+                should_watch: true,
+                phase: phase.to_owned(),
+                since: Some(since),
+                detail: String::new(),
+            }],
+            ack_ms: Some(412),
+            health: None,
+            disk_days: None,
+            cert_end: None,
+        }
+    }
+
+    fn house(nodes: Vec<NodeView>) -> Dashboard {
+        Dashboard {
+            state: ArmState::Away,
+            epoch: 0,
+            rev: 4,
+            reason: "everybody left".to_owned(),
+            since: at("2026-11-28T17:02:00Z"),
+            override_until: None,
+            overridden: false,
+            pending: None,
+            presence: Presence::Away,
+            blind: None,
+            presence_enabled: true,
+            people: Vec::new(),
+            nodes,
+            problems: vec!["porch is lost: no contact for 28 min.".to_owned(), "2 mail(s) wait: refused".to_owned()],
+            notes: Vec::new(),
+            clock_trusted: true,
+            mail: None,
+        }
+    }
+
+    #[test]
+    fn a_camera_that_just_starts_is_no_alarm_and_one_that_does_not_come_is() {
+        let clock = berlin(NOW);
+        let fresh = clock.now - std::time::Duration::from_secs(5);
+        let starting = confirm(&house(vec![camera("porch", "online", "starting", fresh)]), &clock);
+        assert_eq!((starting.should, starting.watching, starting.starting, starting.missing.len()), (1, 0, 1, 0));
+        let late = confirm(&house(vec![camera("porch", "online", "starting", clock.now - STARTS_WITHIN)]), &clock);
+        assert_eq!((late.starting, late.missing.len(), late.missing[0].why.as_str()), (0, 1, "Starting."));
+        let failed = confirm(&house(vec![camera("porch", "online", "failed", fresh)]), &clock);
+        assert_eq!((failed.starting, failed.missing.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_lost_camera_is_named_once_with_since_when_and_what_to_do() {
+        let clock = berlin(NOW);
+        let watches = camera("garden", "online", "watching", clock.now);
+        let lost = confirm(&house(vec![watches.clone(), camera("porch", "lost", "watching", clock.now)]), &clock);
+        assert_eq!((lost.should, lost.watching, lost.confirmed_ms), (2, 1, None));
+        assert_eq!(lost.missing[0].since.as_ref().unwrap().words, "today 18:03");
+        assert!(lost.missing[0].todo.is_some());
+        assert_eq!(lost.problems, ["2 mail(s) wait: refused"], "what is said above is not said twice");
+        let all = confirm(&house(vec![watches]), &clock);
+        assert_eq!((all.watching, all.confirmed_ms, all.missing.len()), (1, Some(412), 0));
+    }
+
+    #[test]
+    fn the_banner_says_what_holds_since_when_why_and_what_can_be_done() {
+        let clock = berlin(NOW);
+        let mut house = house(Vec::new());
+        let said = banner(&house, &clock);
+        assert_eq!((said.word, said.reason.as_str(), said.since.words.as_str()), ("Armed · away", "Everybody left", "today 18:02"));
+        assert_eq!(said.button.unwrap().action, "/disarm");
+        assert!(!said.choices.iter().any(|choice| choice.action == "/auto"), "nothing is overridden");
+        (house.state, house.overridden, house.override_until) = (ArmState::Disarmed, true, Some(at("2026-11-28T17:35:00Z")));
+        let said = banner(&house, &clock);
+        assert_eq!(
+            (said.ending, said.then, said.until.unwrap().words.as_str()),
+            (true, Some("Then the house arms: nobody is home"), "today 18:35")
+        );
+        assert!(said.choices.iter().any(|choice| choice.action == "/auto"));
+        house.pending = Some((ArmState::Away, at("2026-11-28T17:31:43Z")));
+        let said = banner(&house, &clock);
+        assert_eq!((said.button.unwrap().label, said.pending.unwrap().at.words.as_str()), ("Cancel", "18:31:43"));
+        house.blind = Some("the network cable is out".to_owned());
+        assert!(banner(&house, &clock).blind.unwrap().starts_with("Not known who is home: the network cable is out."));
     }
 }

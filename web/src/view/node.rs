@@ -195,7 +195,10 @@ fn summary(detectors: &[DetectorLine]) -> String {
     let watching = detectors.iter().filter(|line| line.words == "watching").count();
     match (watching, detectors.len()) {
         (_, 0) => "no detector".to_owned(),
-        (0, _) => "resting".to_owned(),
+        // What is on its way says so.
+        (0, _) => {
+            detectors.iter().map(|line| &line.words).find(|words| *words != "resting").map_or_else(|| "resting".to_owned(), Clone::clone)
+        }
         (some, all) if some == all => "watching".to_owned(),
         (some, all) => format!("{some} of {all} watching"),
     }
