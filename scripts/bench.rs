@@ -29,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 #[path = "bench_events.rs"]
 mod events;
+#[path = "bench_page.rs"]
+mod page;
 
 const USAGE: &str = "scripts/bench runs this: figures cameras DIR COUNT FIRST_ADDRESS MESH_ADDRESS ENROLL_ADDRESS <TOKEN | look INTERFACE FIRST COUNT TIMES | disk DIR TIMES";
 /// Cameras that are paired at once.
@@ -74,6 +76,11 @@ async fn run(arguments: &[String]) -> Result<()> {
         ["look", interface, first, count, times] => looks(interface, first.parse()?, count.parse()?, times.parse()?).await,
         ["disk", dir, times] => disk(Path::new(dir), times.parse()?),
         ["hooks", node, run_dir, picture, times] => events::hooks(node, Path::new(run_dir), Path::new(picture), times.parse()?),
+        ["house", state, nodes, count] => page::house(Path::new(state), nodes.parse()?, count.parse()?).await,
+        ["page", base, authority, code, pid, times, pages, flips] => {
+            let (times, pages, flips) = (times.parse()?, pages.parse()?, flips.parse()?);
+            Box::pin(page::page(base, Path::new(authority), code, pid.parse()?, times, pages, flips)).await
+        }
         ["jpeg", path, bytes] => events::jpeg(Path::new(path), bytes.parse()?),
         _ => bail!(USAGE),
     }

@@ -263,6 +263,15 @@ async fn what_a_camera_saw_is_on_the_page_with_its_picture_until_somebody_delete
         assert_eq!(owner.get(&foreign).await.status, 404, "{foreign}");
     }
 
+    // A content that is there is no file of another event.
+    let other = house.dir().join("2-20261124080230-01.jpg");
+    image::RgbImage::from_pixel(640, 480, image::Rgb([9, 60, 20])).save(&other).unwrap();
+    crate::events::good(said(porch, "event-start", "8"));
+    crate::events::good(picture(porch, "8", "100", &other));
+    let newer = house.has_events(2).await.remove(1);
+    assert_eq!(owner.get(&format!("/events/{}/file/{hash}", newer.id)).await.status, 404);
+    owner.submit(&format!("/events/{}/delete", newer.id), &[]).await;
+
     // Seen by one is not seen by the other.
     let ben = guest(&house, &owner, "Ben", "member").await;
     owner.submit(&format!("{link}/seen"), &[]).await;

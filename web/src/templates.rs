@@ -73,7 +73,10 @@ pub static PAGE: Family = Family {
     // A part may have nothing to say: how the first camera comes, once there is one.
     must_speak: false,
     foundations: |_| &["macros.html", "frame.html", "door.html"],
-    functions: |env| env.add_function("asset", asset),
+    functions: |env| {
+        env.add_function("asset", asset);
+        env.add_filter("commands", commands);
+    },
     files: files!["page":
         "account.html",
         "cameras.html",
@@ -108,6 +111,19 @@ pub static PAGE: Family = Family {
 /// `{{ asset("app.css") }}`: where it is found.
 fn asset(name: &str) -> Result<String, Error> {
     crate::assets::url(name).ok_or_else(|| Error::new(minijinja::ErrorKind::InvalidOperation, format!("there is no asset {name:?}")))
+}
+
+/// `{{ text|commands }}`: what stands between backticks is something to type.
+fn commands(text: &str) -> Value {
+    let mut html = String::with_capacity(text.len() + 16);
+    for (nth, part) in text.split('`').enumerate() {
+        let escaped = part.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#x27;");
+        match nth % 2 {
+            0 => html.push_str(&escaped),
+            _ => html.push_str(&format!("<code>{escaped}</code>")),
+        }
+    }
+    Value::from_safe_string(html)
 }
 
 /// Where templates come from.
@@ -486,6 +502,13 @@ mod tests {
         }
         fs::remove_file(&path).unwrap();
         assert_eq!(event(&templates).subject, "DMS3: porch saw movement (5 %) at 08:01:30");
+    }
+
+    #[test]
+    fn what_is_to_be_typed_is_marked_and_nothing_else_becomes_markup() {
+        let said = commands("<b> run `sudo a & b` as \"root\"").to_string();
+        assert_eq!(said, "&lt;b&gt; run <code>sudo a &amp; b</code> as &quot;root&quot;");
+        assert_eq!(commands("half `open <i>").to_string(), "half <code>open &lt;i&gt;</code>");
     }
 
     #[test]
