@@ -87,7 +87,9 @@ pub(crate) async fn page(base: &str, authority: &Path, code: &str, pid: u32, tim
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(authority)?)?;
     let tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let client = Client::builder().tls_backend_preconfigured(tls).cookie_store(true).redirect(Policy::none()).no_proxy().build()?;
+    // HTTP/1, so that each open page has a connection of its own, as a phone has.
+    let client =
+        Client::builder().tls_backend_preconfigured(tls).http1_only().cookie_store(true).redirect(Policy::none()).no_proxy().build()?;
     let fields = format!("code={code}&name=Ann&password={0}&again={0}", PASSWORD.replace(' ', "+"));
     let form = ("content-type", "application/x-www-form-urlencoded");
     let set_up = client.post(format!("{base}/set-up")).header(form.0, form.1).body(fields).send().await?;

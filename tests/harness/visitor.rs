@@ -171,9 +171,9 @@ impl Open {
         assert!(matches!(told.await, Ok(true)), "an open page never heard {text:?} as {part}");
     }
 
-    /// Reads until it is closed.
+    /// Reads until it is closed: sooner than it would hear of the house by itself.
     pub(crate) async fn ends(mut self) {
-        let closed = tokio::time::timeout(Duration::from_secs(30), async { while let Ok(Some(_)) = self.response.chunk().await {} });
+        let closed = tokio::time::timeout(Duration::from_secs(5), async { while let Ok(Some(_)) = self.response.chunk().await {} });
         closed.await.expect("the page is cut off");
     }
 }
