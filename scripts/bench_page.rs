@@ -152,7 +152,8 @@ pub(crate) async fn page(base: &str, authority: &Path, code: &str, pid: u32, tim
         let body = format!("csrf={secret}&state=away&now=1&back=/");
         let client = client.clone();
         let url = format!("{base}{path}");
-        let asked = tokio::spawn(async move { client.post(url).header(form.0, form.1).body(body).send().await });
+        let mut asked = JoinSet::new();
+        asked.spawn(async move { client.post(url).header(form.0, form.1).body(body).send().await });
         let mut missing = pages;
         while missing > 0 {
             let (at, said) = tokio::time::timeout(Duration::from_secs(10), heard.recv()).await?.context("an open page ended")?;
@@ -161,7 +162,8 @@ pub(crate) async fn page(base: &str, authority: &Path, code: &str, pid: u32, tim
                 missing -= 1;
             }
         }
-        ensure!(asked.await??.status().as_u16() == 303, "{path} was refused");
+        let answer = asked.join_next().await.context("nothing was asked")???;
+        ensure!(answer.status().as_u16() == 303, "{path} was refused");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     open.shutdown().await;

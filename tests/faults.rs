@@ -392,7 +392,8 @@ async fn a_coordinator_without_a_descriptor_to_spare_keeps_its_cameras_and_answe
         silent.push(visitor);
     }
     assert!(silent.len() > 256, "{}", silent.len());
-    eventually("all places are taken", async || coordinator.descriptors() >= usual + 32).await;
+    // Of `usual` some may have been of a visitor that was just leaving.
+    eventually("all places are taken", async || coordinator.descriptors() >= usual + 30).await;
     links_again().await;
     let most = coordinator.descriptors();
     assert!(most < usual + 40, "{most} descriptors, {usual} before");

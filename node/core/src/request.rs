@@ -112,7 +112,7 @@ pub struct Log {
 #[derive(Clone, Serialize, Deserialize)]
 pub struct WebCode {
     pub code: String,
-    /// "https://house.local:8443/"; `None`: the page is not served now.
+    /// `https://house.local:8443/`; `None`: the page is not served now.
     pub address: Option<String>,
     /// SHA-256 of its certificate, as browsers show it.
     pub fingerprint: Option<String>,
