@@ -13,6 +13,7 @@ use axum::Router;
 use axum_server::accept::Accept;
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use axum_server::{Handle, Server};
+use dms3_core::accounts::network;
 use hyper_util::rt::TokioTimer;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -161,16 +162,6 @@ impl Door {
         inside.all += 1;
         inside.from.insert(address, theirs + 1);
         Some(Ticket { inside: self.inside.clone(), address })
-    }
-}
-
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(six) => match six.to_ipv4_mapped() {
-            Some(four) => four.into(),
-            None => IpAddr::from(std::net::Ipv6Addr::from_bits(six.to_bits() >> 64 << 64)),
-        },
     }
 }
 

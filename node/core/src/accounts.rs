@@ -334,8 +334,8 @@ impl Throttle {
     }
 }
 
-/// Whoever has one IPv6 address has all of its /64.
-fn network(address: IpAddr) -> IpAddr {
+/// Whoever has one IPv6 address has all of its /64; an IPv4 address that came in over a socket of both kinds is one.
+pub fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(six) => match six.to_ipv4_mapped() {

@@ -133,7 +133,9 @@ pub(crate) fn banner(house: &Dashboard, clock: &Clock) -> Banner {
 
 fn button(state: ArmState, pending: bool) -> Button {
     match (state, pending) {
-        (_, true) => Button { label: "Cancel", action: "/disarm", fields: vec![("for", "")] },
+        // What holds goes on: to call off an arming must not disarm a house that is armed already.
+        (ArmState::Disarmed, true) => Button { label: "Cancel", action: "/disarm", fields: vec![("for", "")] },
+        (armed, true) => Button { label: "Cancel", action: "/arm", fields: vec![("state", state_name(armed)), ("for", ""), ("now", "1")] },
         (ArmState::Disarmed, false) => Button { label: "Arm", action: "/arm", fields: vec![("state", "away"), ("for", "")] },
         (_, false) => Button { label: "Disarm", action: "/disarm", fields: vec![("for", "")] },
     }
@@ -374,7 +376,11 @@ mod tests {
         assert!(said.choices.iter().any(|choice| choice.action == "/auto"));
         house.pending = Some((ArmState::Away, at("2026-11-28T17:31:43Z")));
         let said = banner(&house, &clock);
-        assert_eq!((said.button.unwrap().label, said.pending.unwrap().at.words.as_str()), ("Cancel", "18:31:43"));
+        let button = said.button.unwrap();
+        assert_eq!((button.label, button.action, said.pending.unwrap().at.words.as_str()), ("Cancel", "/disarm", "18:31:43"));
+        house.state = ArmState::Night;
+        let button = banner(&house, &clock).button.unwrap();
+        assert_eq!((button.label, button.action, button.fields[0]), ("Cancel", "/arm", ("state", "night")), "it stays armed");
         house.blind = Some("the network cable is out".to_owned());
         assert!(banner(&house, &clock).blind.unwrap().starts_with("Not known who is home: the network cable is out."));
     }
