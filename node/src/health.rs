@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 const EVERY: Duration = Duration::from_secs(30);
 /// Where a Pi, and most machines, tell the temperature of the processor, in thousandths of a degree Celsius.
 const TEMPERATURE: &str = "sys/class/thermal/thermal_zone0/temp";
+const MONITORS: &str = "sys/class/hwmon";
 /// Longest fact in Hello, in characters: what a machine calls itself is not ours to trust.
 const FACT_LIMIT: usize = 64;
 
@@ -26,6 +27,8 @@ pub struct Counted {
     pub outbox: OutboxV1,
     /// [`HealthV1::mails`].
     pub mails: bool,
+    /// [`HealthV1::spool`].
+    pub spool: u64,
 }
 
 /// Samples at once and then every 30 s, until `stop`. What cannot be read is zero or absent: no health is no reason to fail.
@@ -95,7 +98,17 @@ fn sample(root: &Path, state_dir: &Path, started: Mono, now: Now, counted: Count
         clock_trusted: now.trusted,
         outbox: counted.outbox,
         mails: counted.mails,
+        under_voltage: under_voltage(root),
+        spool: counted.spool,
     }
+}
+
+/// A Pi tells it by the alarm of its hardware monitor `rpi_volt` (drivers/hwmon/raspberrypi-hwmon.c in Linux): 1 while it is below 4.63 V.
+fn under_voltage(root: &Path) -> Option<bool> {
+    let monitors = fs::read_dir(root.join(MONITORS)).ok()?.flatten().map(|entry| entry.path());
+    let mut volts = monitors.filter(|monitor| fs::read_to_string(monitor.join("name")).is_ok_and(|name| name.trim() == "rpi_volt"));
+    let alarm = fs::read_to_string(volts.next()?.join("in0_lcrit_alarm")).ok()?;
+    Some(alarm.trim() == "1")
 }
 
 /// proc_meminfo(5): "MemTotal:       16303428 kB".
@@ -137,17 +150,24 @@ mod tests {
             ("proc/loadavg", "1.07 0.80 0.50 1/80 4321\n"),
             ("proc/meminfo", "MemTotal:         437820 kB\nMemFree:  1 kB\nMemAvailable:     301234 kB\n"),
             (TEMPERATURE, "51540\n"),
+            ("sys/class/hwmon/hwmon0/name", "cpu_thermal\n"),
+            ("sys/class/hwmon/hwmon1/name", "rpi_volt\n"),
+            ("sys/class/hwmon/hwmon1/in0_lcrit_alarm", "1\n"),
         ] {
             let path = dir.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        let health = sample(dir.path(), dir.path(), Mono(30_000), now(), Counted { unknown_frames: 7, mails: true, ..Counted::default() });
+        let health =
+            sample(dir.path(), dir.path(), Mono(30_000), now(), Counted { unknown_frames: 7, mails: true, spool: 3, ..Counted::default() });
         assert_eq!((health.node_uptime, health.machine_uptime), (60, 350_735));
         assert_eq!((health.cpu_millicelsius, health.load_centi), (Some(51_540), 107));
         assert_eq!((health.mem_total_kib, health.mem_available_kib), (437_820, 301_234));
         assert!(health.disk_total_mib > 0 && health.disk_free_mib <= health.disk_total_mib);
         assert_eq!((health.unknown_frames, health.mails, health.at, health.clock_trusted), (7, true, Timestamp(5), true));
+        assert_eq!((health.under_voltage, health.spool), (Some(true), 3));
+        fs::write(dir.path().join("sys/class/hwmon/hwmon1/in0_lcrit_alarm"), "0\n").unwrap();
+        assert_eq!(under_voltage(dir.path()), Some(false));
     }
 
     #[test]
@@ -155,6 +175,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let health = sample(dir.path(), &dir.path().join("none"), Mono(0), now(), Counted::default());
         assert_eq!((health.cpu_millicelsius, health.mem_total_kib, health.disk_total_mib, health.load_centi), (None, 0, 0, 0));
+        assert_eq!(health.under_voltage, None);
     }
 
     #[test]

@@ -119,6 +119,12 @@ pub fn entries(dir: &Path) -> Result<Vec<EventId>> {
     Ok((0..most).flat_map(|nth| found.values().filter_map(move |own| own.get(nth).copied())).collect())
 }
 
+/// How many entries wait; where nobody can look, none.
+pub fn waiting(dir: &Path) -> u64 {
+    let list = fs::read_dir(dir).into_iter().flatten().flatten();
+    list.filter(|entry| entry.path().extension().is_some_and(|ending| ending == CALL)).count() as u64
+}
+
 fn oldest(entries: &mut Vec<EventId>) {
     entries.sort_unstable();
     entries.truncate(AT_ONCE);

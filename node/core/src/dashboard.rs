@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::arming::ArmState;
 use crate::id::NodeId;
 use crate::presence::{Presence, Sensor};
-use crate::protocol::message::HealthV1;
+use crate::protocol::message::{HealthV1, LiveView};
 use crate::roster::{NodeRole, NodeStatus};
 use crate::time::Timestamp;
 
@@ -136,4 +136,6 @@ pub struct DetectorView {
     pub phase: String,
     pub since: Option<Timestamp>,
     pub detail: String,
+    #[serde(default)]
+    pub live: LiveView,
 }

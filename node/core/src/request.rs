@@ -64,6 +64,11 @@ pub enum Request {
     DeleteEvent {
         id: EventId,
     },
+    /// What a source of a camera sees now.
+    Still {
+        node: NodeId,
+        source: String,
+    },
     /// A set-up code for the dashboard; `reset`: its owners are removed before.
     WebCode {
         reset: bool,
@@ -93,6 +98,8 @@ pub enum Answer {
     /// One for each of [`Request::EventDays`] but the last, or for [`Request::Unseen`].
     Counts(Vec<u64>),
     Totals(Vec<(NodeId, u64)>),
+    /// A JPEG.
+    Still(Vec<u8>),
     /// A set-up code, shown once, with the page's address and the fingerprint of its certificate.
     WebCode(WebCode),
     Done(String),

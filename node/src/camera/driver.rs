@@ -7,7 +7,7 @@ use dms3_core::arming::ArmState;
 use dms3_core::camera::{Camera, Effect, Input};
 use dms3_core::dashboard::{DetectorView, MailView};
 use dms3_core::id::NodeId;
-use dms3_core::protocol::message::{AckV1, DetectorPhase, DetectorReportV1, DetectorsV1, OutboxV1, SignedStateV1};
+use dms3_core::protocol::message::{AckV1, DetectorPhase, DetectorReportV1, DetectorsV1, LiveView, OutboxV1, SignedStateV1};
 use dms3_core::time::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -215,6 +215,7 @@ impl Driver {
                     phase: DetectorPhase::from_wire(report.phase).words().to_owned(),
                     since: Some(report.since),
                     detail: report.detail.clone(),
+                    live: LiveView::from_wire(report.live),
                 })
                 .collect(),
             clock_trusted: self.clock.now().trusted,
@@ -265,7 +266,8 @@ mod tests {
         // Its directory is gone, as if the card had been pulled.
         let lost = || Memory::wake(&dir.path().join("gone"), settings(), &identity, now).0;
         let (order, orders) = watch::channel(WatchOrder::default());
-        let (_report, reports) = watch::channel(super::super::detector::first_report("porch", now.at));
+        let (_report, reports) =
+            watch::channel(super::super::detector::first_report(&super::super::detector::DetectorConfig::default(), now.at));
         let mut driver = Driver {
             machine,
             memory,

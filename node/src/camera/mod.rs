@@ -1,5 +1,6 @@
 //! A camera node: who runs what.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::alerts::{Alerts, MailAfter};
-use self::detector::{DetectorConfig, Hooks, Spawner, WatchOrder};
+use self::detector::{DetectorConfig, Hooks, Look, Spawner, WatchOrder};
 use self::driver::{Driver, MailDesk, Source};
 use self::intake::Intake;
 use self::outbox::{Place, Wire};
@@ -42,6 +43,7 @@ pub mod detector;
 mod driver;
 pub mod enrollment;
 pub mod intake;
+mod looks;
 pub(crate) mod memory;
 pub mod outbox;
 mod revocation;
@@ -53,6 +55,8 @@ pub struct Post {
     pub config: DetectorConfig,
     pub orders: watch::Receiver<WatchOrder>,
     pub report: watch::Sender<DetectorReportV1>,
+    /// Who wants to see what it sees.
+    pub looks: mpsc::Receiver<Look>,
 }
 
 /// Starts every service of a camera node. Returns once the sockets are bound.
@@ -70,7 +74,7 @@ pub async fn start(
     let (detector_clock, state_dir) = (clock.clone(), config.state_dir.clone());
     let man = move |post: Post, stop| {
         let clock = detector_clock.clone();
-        detector::run(post.config, post.orders, post.report, move || clock.now(), (state_dir.clone(), hooks.clone()), spawner.clone(), stop)
+        detector::run(post, move || clock.now(), (state_dir.clone(), hooks.clone()), spawner.clone(), stop)
     };
     start_with(config, own, identity, boot, clock, services, man).await
 }
@@ -107,10 +111,13 @@ where
     let (memory, machine, effects) = memory::Memory::wake(&config.state_dir, settings, &identity, clock.now());
 
     let mut sources = Vec::new();
+    let mut looked_at = HashMap::new();
     for detector in &own.detectors {
         let (order, orders) = watch::channel(WatchOrder::default());
-        let (report, reports) = watch::channel(detector::first_report(&detector.name, clock.now().at));
-        services.vital("detector", man(Post { config: detector.clone(), orders, report }, stop.clone()));
+        let (report, reports) = watch::channel(detector::first_report(detector, clock.now().at));
+        let (look, looks) = mpsc::channel(2);
+        looked_at.insert(detector.name.clone(), look);
+        services.vital("detector", man(Post { config: detector.clone(), orders, report, looks }, stop.clone()));
         sources.push(Source { name: detector.name.clone(), order, reports });
     }
 
@@ -138,6 +145,13 @@ where
     let (held, held_in) = watch::channel(memory.held());
     let (carrier, link_up) = watch::channel(None);
     let (answers, answers_in) = mpsc::channel(64);
+    let (looks, looks_in) = mpsc::channel(16);
+    let lookers = looks::Looks {
+        asked: Arc::new(Mutex::new(looks_in)),
+        sources: Arc::new(looked_at),
+        reports: detectors_in.clone(),
+        link: link_up.clone(),
+    };
     let (counts, counts_in) = watch::channel(OutboxV1::default());
     if let Err(error) = spool::make(&own.spool_dir) {
         tracing::warn!(
@@ -187,6 +201,7 @@ where
                 clock: clock.clone(),
                 carrier,
                 answers,
+                looks,
             },
             stop.clone(),
         ),
@@ -196,17 +211,25 @@ where
     services.vital("hook", hook.run(move |call, file| taken.clone().take(call, file), stop.clone()));
     let wire = Wire { link: link_up, answers: answers_in, counts };
     services.vital("outbox", outbox::run(place, kept, wire, stop.clone()));
+    services.restarting("looks", move |stop| lookers.clone().run(stop), |_| {});
     let behind = intake.clone();
     services.restarting("spool", move |stop| intake.clone().empty_spool(stop), |_| {});
     services.restarting("left behind", move |stop| behind.clone().look_behind(stop), |_| {});
     let control = Arc::new(control);
     services.restarting("control", move |stop| control.clone().run(requests.clone(), stop), |_| {});
     let (state_dir, health_clock, mails) = (config.state_dir.clone(), clock.clone(), config.mail.is_some());
+    let spool_dir = own.spool_dir.clone();
     services.restarting(
         "health",
         move |stop| {
             let (health, clock, unknown, counts) = (health.clone(), health_clock.clone(), unknown.clone(), counts_in.clone());
-            let counted = move || Counted { unknown_frames: unknown.load(Ordering::Relaxed), outbox: *counts.borrow(), mails };
+            let spool_dir = spool_dir.clone();
+            let counted = move || Counted {
+                unknown_frames: unknown.load(Ordering::Relaxed),
+                outbox: *counts.borrow(),
+                mails,
+                spool: spool::waiting(&spool_dir),
+            };
             let tell = move |report| {
                 health.send_replace(Some(report));
             };

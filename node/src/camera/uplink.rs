@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use dms3_core::camera::Input;
 use dms3_core::id::BootId;
 use dms3_core::protocol::frame::Message;
-use dms3_core::protocol::message::{AckV1, CloseCode, DetectorsV1, HealthV1, SignedBundleV1, SignedStateV1};
+use dms3_core::protocol::message::{AckV1, CloseCode, DetectorsV1, HealthV1, LookV1, SignedBundleV1, SignedStateV1};
 use dms3_core::roster::check_name;
 use dms3_pki::{Identity, tls};
 use futures_util::FutureExt as _;
@@ -67,6 +67,8 @@ pub struct UplinkContext {
     pub carrier: watch::Sender<Option<Connection>>,
     /// What the coordinator answers to those.
     pub answers: mpsc::Sender<Message>,
+    /// Sources that somebody wants to see.
+    pub looks: mpsc::Sender<LookV1>,
     /// Counts frames that were skipped because this version does not know their type, for the health report.
     pub unknown: Arc<AtomicU64>,
 }

@@ -156,6 +156,7 @@ mod tests {
             phase: phase.to_owned(),
             since: None,
             detail: String::new(),
+            live: dms3_core::protocol::message::LiveView::Never,
         };
         NodeView {
             node: NodeId([1; 32]),

@@ -25,6 +25,7 @@ use self::peers::PeersContext;
 use self::presence::PresenceSensors;
 use self::renewal::Renewal;
 use self::roster::Roster;
+use self::stills::Stills;
 use crate::clock::Clock;
 use crate::config::{Config, CoordinatorConfig};
 use crate::control::Control;
@@ -55,6 +56,7 @@ pub mod presence;
 pub mod renewal;
 mod requests;
 pub mod roster;
+pub mod stills;
 pub mod strangers;
 
 /// Who was paired, renamed and revoked stays readable for so long.
@@ -154,6 +156,7 @@ pub async fn start(
         doors: own.web.enabled.then(|| doors.clone()),
         served: served.subscribe(),
     };
+    let stills = Stills::default();
     services.vital("driver", driver.run(effects, inputs_in, requests_in, words_in, stop.clone()));
     services.vital(
         "peers",
@@ -168,6 +171,7 @@ pub async fn start(
                 clock: clock.clone(),
                 boot,
                 keeper: keeper.clone(),
+                stills: stills.clone(),
             },
             stop.clone(),
         ),
@@ -189,6 +193,7 @@ pub async fn start(
             clock: clock.clone(),
             dashboard,
             keeper: keeper.clone(),
+            stills,
             media: Media::at(&config.state_dir.join(MEDIA_DIR)),
             requests: requests.clone(),
             accounts,

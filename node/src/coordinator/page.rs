@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use dms3_core::dashboard::Dashboard;
-use dms3_core::request::Answer;
+use dms3_core::id::NodeId;
+use dms3_core::request::{Answer, Request};
 use dms3_core::time::duration_words;
 use dms3_pki::{WEB_DIR, WebAuthority, WebPapers};
 use dms3_web::house::{AccountAsked, House, HouseAsked};
@@ -23,6 +24,7 @@ use zeroize::Zeroizing;
 use super::events::Keeper;
 use super::keeping::EventsConfig;
 use super::requests::{is_about_events, look_up_events};
+use super::stills::Stills;
 use crate::clock::Clock;
 use crate::config_text::{Wrong, address};
 use crate::control::Asked;
@@ -159,6 +161,7 @@ pub struct PageContext {
     pub clock: Clock,
     pub dashboard: watch::Receiver<Option<Arc<Dashboard>>>,
     pub keeper: Keeper,
+    pub stills: Stills,
     pub media: Media,
     pub requests: mpsc::Sender<Asked>,
     pub accounts: mpsc::Sender<AccountAsked>,
@@ -260,7 +263,13 @@ async fn pass_on(context: &PageContext, mut asked: mpsc::Receiver<HouseAsked>) -
                 }
             }
             Some(HouseAsked { request, by, answer }) = asked.recv(), if lookups.len() < AT_ONCE => {
-                if is_about_events(&request) {
+                if let Request::Still { node, source } = request {
+                    let (stills, name) = (context.stills.clone(), name_of(&context.dashboard, node, &source));
+                    lookups.spawn(async move {
+                        let seen = stills.see(node, &name, source, &by).await;
+                        drop(answer.send(seen.map_or_else(Answer::Refused, |picture| Answer::Still(picture.to_vec()))));
+                    });
+                } else if is_about_events(&request) {
                     let keeper = context.keeper.clone();
                     lookups.spawn(async move {
                         let found = look_up_events(&keeper, request).await.unwrap_or_else(|error| Answer::Refused(format!("{error:#}")));
@@ -274,6 +283,12 @@ async fn pass_on(context: &PageContext, mut asked: mpsc::Receiver<HouseAsked>) -
             else => bail!("the dashboard asks no more"),
         }
     }
+}
+
+/// As people call a camera.
+fn name_of(dashboard: &watch::Receiver<Option<Arc<Dashboard>>>, node: NodeId, source: &str) -> String {
+    let known = dashboard.borrow().as_ref().and_then(|house| house.nodes.iter().find(|one| one.node == node).map(|one| one.name.clone()));
+    format!("{}/{source}", known.unwrap_or_else(|| node.short()))
 }
 
 /// A visitor of the page is no user of this machine.

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::events::Keeper;
 use super::roster::Roster;
+use super::stills::Stills;
 use super::strangers::Strangers;
 use crate::clock::{Announced, Clock};
 use crate::mesh::endpoint::Endpoint;
@@ -50,6 +51,7 @@ pub struct PeersContext {
     pub boot: BootId,
     /// Where events go.
     pub keeper: Keeper,
+    pub stills: Stills,
 }
 
 /// What all links share.

@@ -176,6 +176,7 @@ impl Driver {
             | Request::MarkSeen { .. }
             | Request::DeleteEvent { .. } => Answer::Refused("events are looked up elsewhere".to_owned()),
             Request::WebCode { .. } => Answer::Refused("set-up codes are made elsewhere".to_owned()),
+            Request::Still { .. } => Answer::Refused("live pictures are looked at on the dashboard".to_owned()),
             Request::Pause { .. } => Answer::Refused("only a camera can be paused: run this on the camera".to_owned()),
         })
     }

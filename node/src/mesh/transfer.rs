@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dms3_core::protocol::events::{BytesV1, EVENT_LIMIT, EventV1};
 use dms3_core::protocol::frame::{self, FrameError, HEADER, Header, Message};
+use dms3_core::protocol::message::StillV1;
 pub use quinn::RecvStream;
 use quinn::{Connection, SendStream};
 use tokio::time::timeout;
@@ -80,6 +81,16 @@ pub async fn send_bytes(connection: &Connection, head: BytesV1, mut file: File, 
     Ok(())
 }
 
+/// What a source sees now. It is old in a second: it goes before clips.
+pub async fn send_still(connection: &Connection, head: StillV1, picture: &[u8]) -> Result<(), TransferError> {
+    let frame = frame::encode(&Message::Still(head), EVENT_LIMIT).map_err(LinkError::from)?;
+    let mut stream = open(connection, PICTURE_PRIORITY).await?;
+    write(connection, &mut stream, &frame).await?;
+    write(connection, &mut stream, picture).await?;
+    let _ = stream.finish();
+    Ok(())
+}
+
 async fn open(connection: &Connection, priority: i32) -> Result<SendStream, TransferError> {
     let stream = match timeout(SILENCE, connection.open_uni()).await {
         Ok(stream) => stream.map_err(LinkError::from)?,
@@ -105,6 +116,8 @@ pub enum Arrived {
     Event(EventV1),
     /// The bytes follow.
     Bytes(BytesV1, Body),
+    /// A picture follows, if there is one.
+    Still(StillV1, Body),
     /// Of a version to come.
     Unknown,
 }
@@ -136,6 +149,7 @@ pub async fn read(connection: &Connection, mut stream: RecvStream) -> Result<Arr
     match frame::decode(header, &payload)? {
         Some(Message::Event(event)) => Ok(Arrived::Event(event)),
         Some(Message::Bytes(head)) => Ok(Arrived::Bytes(head, Body { stream })),
+        Some(Message::Still(head)) => Ok(Arrived::Still(head, Body { stream })),
         Some(_) => Err(LinkError::Unexpected("on a stream of events")),
         None => Ok(Arrived::Unknown),
     }

@@ -61,7 +61,8 @@ pub(crate) struct NodeCard {
     pub(crate) version: Option<String>,
     pub(crate) cert_end: Option<Moment>,
     pub(crate) celsius: Option<i32>,
-    pub(crate) undervoltage: bool,
+    /// `None`: the machine does not tell.
+    pub(crate) undervoltage: Option<bool>,
     pub(crate) load: Option<String>,
     pub(crate) memory: Option<String>,
     pub(crate) disk: Option<Disk>,
@@ -135,7 +136,9 @@ pub(crate) fn card(node: &NodeView, events: u64, limits: &Limits, clock: &Clock)
     });
     let detectors: Vec<_> = node.detectors.iter().map(|detector| line(detector, node)).collect();
     let (standing, words) = standing(node, &detectors, limits, clock);
-    let light = [standing, heat, disk.as_ref().map_or(Light::Ok, |disk| disk.light)].into_iter().max().unwrap_or(Light::Ok);
+    let undervoltage = health.and_then(|health| health.under_voltage);
+    let power = if undervoltage == Some(true) { Light::Warn } else { Light::Ok };
+    let light = [standing, heat, power, disk.as_ref().map_or(Light::Ok, |disk| disk.light)].into_iter().max().unwrap_or(Light::Ok);
     let clock_trusted = health.is_none_or(|health| health.clock_trusted);
     NodeCard {
         id: node.node.to_string(),
@@ -159,7 +162,7 @@ pub(crate) fn card(node: &NodeView, events: u64, limits: &Limits, clock: &Clock)
         version: node.version.clone(),
         cert_end: node.cert_end.map(|at| clock.moment(at)),
         celsius,
-        undervoltage: false,
+        undervoltage,
         load: health.map(|health| format!("{}.{:02}", health.load_centi / 100, health.load_centi % 100)),
         memory: health.filter(|health| health.mem_total_kib > 0).map(|health| {
             let used = health.mem_total_kib.saturating_sub(health.mem_available_kib);
@@ -167,7 +170,7 @@ pub(crate) fn card(node: &NodeView, events: u64, limits: &Limits, clock: &Clock)
         }),
         disk,
         outbox: health.map_or(0, |health| health.outbox.waiting),
-        spool: 0,
+        spool: health.map_or(0, |health| health.spool),
         clock_trusted,
     }
 }

@@ -9,7 +9,7 @@ use crate::arming::ArmState;
 use crate::dashboard::{DetectorView, NodeView};
 use crate::health::{Liveness, Machine, liveness};
 use crate::id::NodeId;
-use crate::protocol::message::{AckV1, DetectorPhase, DetectorsV1, HealthV1, HelloV1};
+use crate::protocol::message::{AckV1, DetectorPhase, DetectorsV1, HealthV1, HelloV1, LiveView};
 use crate::roster::{NodeRole, NodeStatus, RosterRow};
 use crate::time::{Mono, Now, Timestamp};
 
@@ -82,6 +82,7 @@ struct Report {
     phase: DetectorPhase,
     since: Timestamp,
     detail: String,
+    live: LiveView,
 }
 
 impl Nodes {
@@ -146,7 +147,12 @@ impl Nodes {
         for source in report.sources {
             // It named its cameras at its Hello and with what it applied.
             let Some(known) = facts.sources.get_mut(&source.source) else { continue };
-            let report = Report { phase: DetectorPhase::from_wire(source.phase), since: source.since, detail: source.detail };
+            let report = Report {
+                phase: DetectorPhase::from_wire(source.phase),
+                since: source.since,
+                detail: source.detail,
+                live: LiveView::from_wire(source.live),
+            };
             known.reports(report);
         }
     }
@@ -420,6 +426,7 @@ impl Source {
             phase: self.report.as_ref().map_or("unknown", |report| report.phase.words()).to_owned(),
             since: self.report.as_ref().map(|report| report.since),
             detail: self.report.as_ref().map(|report| report.detail.clone()).unwrap_or_default(),
+            live: self.report.as_ref().map(|report| report.live).unwrap_or_default(),
         }
     }
 }

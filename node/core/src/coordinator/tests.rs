@@ -227,7 +227,8 @@ impl House {
     }
 
     fn reports(&mut self, phase: DetectorPhase) {
-        let report = DetectorReportV1 { source: "porch".to_owned(), phase: phase.to_wire(), since: self.now.at, detail: String::new() };
+        let report =
+            DetectorReportV1 { source: "porch".to_owned(), phase: phase.to_wire(), since: self.now.at, detail: String::new(), live: 1 };
         self.handle(Input::Detectors { node: PORCH, report: DetectorsV1 { sources: vec![report] } });
     }
 

@@ -142,7 +142,7 @@ impl World {
     fn camera_reports(&mut self, n: usize, seen: &mut Seen) {
         let node = self.cams[n].id;
         let since = Timestamp(self.rng.random());
-        let source = DetectorReportV1 { source: "porch".to_owned(), phase: self.rng.random(), since, detail: String::new() };
+        let source = DetectorReportV1 { source: "porch".to_owned(), phase: self.rng.random(), since, detail: String::new(), live: 1 };
         self.tell(coordinator::Input::Detectors { node, report: DetectorsV1 { sources: vec![source] } }, seen);
         let report = HealthV1 {
             at: Timestamp(self.rng.random()),
@@ -158,6 +158,8 @@ impl World {
             clock_trusted: self.rng.random(),
             outbox: crate::protocol::message::OutboxV1::default(),
             mails: self.rng.random(),
+            under_voltage: None,
+            spool: 0,
         };
         self.tell(coordinator::Input::Health { node, report }, seen);
     }

@@ -40,6 +40,8 @@ pub enum Message {
     EventRefused(EventRefusedV1),
     Event(EventV1),
     Bytes(BytesV1),
+    Look(LookV1),
+    Still(StillV1),
 }
 
 /// Why bytes are no message. Each one ends the link.
@@ -93,8 +95,10 @@ pub fn decode(header: Header, payload: &[u8]) -> Result<Option<Message>, FrameEr
         (11, 1) => Message::EventKept(read(header, payload)?),
         (12, 1) => Message::AttachmentKept(read(header, payload)?),
         (13, 1) => Message::EventRefused(read(header, payload)?),
+        (14, 1) => Message::Look(read(header, payload)?),
         (32, 1) => Message::Event(read(header, payload)?),
         (33, 1) => Message::Bytes(read(header, payload)?),
+        (34, 1) => Message::Still(read(header, payload)?),
         (64, 1) => Message::Begin(read(header, payload)?),
         (65, 1) => Message::Grant(Box::new(read(header, payload)?)),
         (66, 1) => Message::Deny(read(header, payload)?),
@@ -121,14 +125,16 @@ pub fn encode(message: &Message, limit: usize) -> Result<Vec<u8>, FrameError> {
         Message::EventKept(m) => (11, write(m)),
         Message::AttachmentKept(m) => (12, write(m)),
         Message::EventRefused(m) => (13, write(m)),
+        Message::Look(m) => (14, write(m)),
         Message::Event(m) => (32, write(m)),
         Message::Bytes(m) => (33, write(m)),
+        Message::Still(m) => (34, write(m)),
         Message::Begin(m) => (64, write(m)),
         Message::Grant(m) => (65, write(m.as_ref())),
         Message::Deny(m) => (66, write(m)),
         Message::Stored(m) => (67, write(m)),
     };
-    // What guards the house must be understood; reports may be skipped by an older node, and an event that nobody kept is told again.
+    // What guards the house must be understood; reports and live pictures may be skipped by an older node, and an event that nobody kept is told again.
     let flags = match message {
         Message::Detectors(_)
         | Message::Health(_)
@@ -136,7 +142,9 @@ pub fn encode(message: &Message, limit: usize) -> Result<Vec<u8>, FrameError> {
         | Message::AttachmentKept(_)
         | Message::EventRefused(_)
         | Message::Event(_)
-        | Message::Bytes(_) => 0,
+        | Message::Bytes(_)
+        | Message::Look(_)
+        | Message::Still(_) => 0,
         _ => MUST_UNDERSTAND,
     };
     let payload = payload.map_err(|why| FrameError::Unreadable { kind, version: 1, why })?;

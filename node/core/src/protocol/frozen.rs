@@ -63,9 +63,9 @@ fn examples() -> Vec<(Message, &'static str)> {
         ),
         (
             Message::Detectors(DetectorsV1 {
-                sources: vec![DetectorReportV1 { source: "porch".into(), phase: 5, since: Timestamp(2), detail: "gone".into() }],
+                sources: vec![DetectorReportV1 { source: "porch".into(), phase: 5, since: Timestamp(2), detail: "gone".into(), live: 3 }],
             }),
-            "0000000e000601000105706f726368050204676f6e65",
+            "0000000f000601000105706f726368050204676f6e6503",
         ),
         (
             Message::Health(HealthV1 {
@@ -82,9 +82,13 @@ fn examples() -> Vec<(Message, &'static str)> {
                 clock_trusted: true,
                 outbox: OutboxV1 { waiting: 300, bytes: 70_000, oldest: Some(Timestamp(9)), lost: 2, refused: 1 },
                 mails: true,
+                under_voltage: Some(true),
+                spool: 400,
             }),
-            "0000001600070100010203010705060708090a01ac02f0a2040109020101",
+            "0000001a00070100010203010705060708090a01ac02f0a204010902010101019003",
         ),
+        (Message::Look(LookV1 { source: "porch".into() }), "00000006000e010005706f726368"),
+        (Message::Still(StillV1 { source: "porch".into(), length: 70_000, why: "no".into() }), "0000000c0022010005706f726368f0a204026e6f"),
         (Message::Renew(RenewV1 { csr: vec![0x30, 0x01] }), "0000000300080101023001"),
         (Message::Renewed(RenewedV1 { chain: vec![vec![0x30], vec![0x31, 0x32]] }), "0000000600090101020130023132"),
         (Message::Bundle(bundle()), "00000005000a01010209080107"),
@@ -183,7 +187,7 @@ fn every_message_has_the_bytes_that_are_deployed() {
 /// The compiler asks for the new message here; it belongs into `examples` too.
 #[test]
 fn no_message_is_without_frozen_bytes() {
-    let mut seen = [false; 19];
+    let mut seen = [false; 21];
     for (message, _) in examples() {
         let n = match message {
             Message::Hello(_) => 0,
@@ -205,10 +209,12 @@ fn no_message_is_without_frozen_bytes() {
             Message::EventRefused(_) => 16,
             Message::Event(_) => 17,
             Message::Bytes(_) => 18,
+            Message::Look(_) => 19,
+            Message::Still(_) => 20,
         };
         seen[n] = true;
     }
-    assert_eq!(seen, [true; 19]);
+    assert_eq!(seen, [true; 21]);
 }
 
 #[test]
@@ -325,7 +331,8 @@ fn only_reports_may_be_skipped_by_an_older_node() {
             message,
             Message::Event(_) | Message::Bytes(_) | Message::EventKept(_) | Message::AttachmentKept(_) | Message::EventRefused(_)
         );
-        let report = of_an_event || matches!(message, Message::Detectors(_) | Message::Health(_));
+        let live = matches!(message, Message::Look(_) | Message::Still(_));
+        let report = of_an_event || live || matches!(message, Message::Detectors(_) | Message::Health(_));
         assert_eq!(bytes[7] & MUST_UNDERSTAND == 0, report, "{message:?}");
     }
 }

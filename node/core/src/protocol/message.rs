@@ -179,6 +179,57 @@ pub struct DetectorReportV1 {
     pub since: Timestamp,
     /// Why, in words, when it failed: the detector's last words.
     pub detail: String,
+    /// [`LiveView`].
+    pub live: u8,
+}
+
+/// When a source may be looked at live, by its own config.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LiveView {
+    #[default]
+    Never,
+    /// Only while it watches anyway: nobody is looked at in his own disarmed house.
+    Watching,
+    Always,
+}
+
+impl LiveView {
+    pub fn to_wire(self) -> u8 {
+        match self {
+            Self::Never => 1,
+            Self::Watching => 2,
+            Self::Always => 3,
+        }
+    }
+
+    /// What is not known shows nothing.
+    pub fn from_wire(byte: u8) -> Self {
+        match byte {
+            2 => Self::Watching,
+            3 => Self::Always,
+            _ => Self::Never,
+        }
+    }
+}
+
+/// Coordinator to camera, on the control stream: somebody wants to see what this source sees now. The answer is a [`StillV1`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LookV1 {
+    pub source: String,
+}
+
+/// Longest picture of a [`StillV1`], in bytes.
+pub const STILL_LIMIT: u32 = 4 << 20;
+
+/// Camera to coordinator, on a stream of its own: what a source sees now. The bytes of a JPEG follow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StillV1 {
+    pub source: String,
+    /// Bytes that follow; 0: there is no picture.
+    pub length: u32,
+    /// Why there is none, in words for people.
+    pub why: String,
 }
 
 /// What a detector does, as opposed to what it was told.
@@ -252,6 +303,10 @@ pub struct HealthV1 {
     pub outbox: OutboxV1,
     /// It mails by itself what the coordinator does not acknowledge, and that the coordinator is gone.
     pub mails: bool,
+    /// Whether its power supply is too weak now; `None`: the machine does not tell.
+    pub under_voltage: Option<bool>,
+    /// Calls of hooks that wait in its spool.
+    pub spool: u64,
 }
 
 /// What waits on a camera.

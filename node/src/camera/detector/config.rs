@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dms3_core::arming::ArmState;
-use dms3_core::protocol::message::SOURCES_LIMIT;
+use dms3_core::protocol::message::{LiveView, SOURCES_LIMIT};
 use serde::Deserialize;
 
 use super::config_file::DetectorFile;
@@ -20,6 +20,8 @@ pub struct DetectorConfig {
     pub watch_in: Vec<ArmState>,
     /// What it gets to end by itself after SIGTERM (Motion finishes its clip in 2–3 s); then it is killed.
     pub stop_grace: Duration,
+    /// When it may be looked at live.
+    pub live: LiveView,
     pub detector: Detector,
 }
 
@@ -103,6 +105,7 @@ impl Default for DetectorConfig {
             name: "cam".to_owned(),
             watch_in: vec![ArmState::Away],
             stop_grace: Duration::from_secs(10),
+            live: LiveView::Watching,
             detector: Detector::Motion(MotionConfig::default()),
         }
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dms3_core::arming::ArmState;
+use dms3_core::protocol::message::LiveView;
 use dms3_core::roster::NAME_LIMIT;
 use serde::Deserialize;
 
@@ -55,6 +56,8 @@ pub struct DetectorFile {
     watch_in: Option<Vec<ArmState>>,
     #[serde(default, deserialize_with = "optional_word")]
     stop_grace: Option<String>,
+    #[serde(default, deserialize_with = "optional_word")]
+    live: Option<LiveView>,
     command: Option<CommandFile>,
     config: Option<PathBuf>,
     video: Option<PathBuf>,
@@ -110,6 +113,14 @@ impl TryFrom<DetectorFile> for DetectorConfig {
             stop_grace: match &file.stop_grace {
                 Some(text) => check_grace(text).map_err(of("stop_grace"))?,
                 None => default.stop_grace,
+            },
+            live: match file.live {
+                Some(LiveView::Always) if file.config.is_some() => {
+                    let why = "`config` is your own motion.conf, and what is started while nothing is to be watched must record nothing: \
+                               describe the camera by `video` or `url` instead, or write \"watching\"";
+                    return Err(Wrong::new("live", why));
+                }
+                live => live.unwrap_or(default.live),
             },
             detector: Detector::Motion(MotionConfig::try_from(file)?),
         })
@@ -374,6 +385,8 @@ mod tests {
             ("stop_grace = \"0s\"", "stop_grace"),
             ("stop_grace = \"2 hours\"", "60s"),
             ("stop_grace = \"soon\"", "stop_grace"),
+            ("live = \"sometimes\"", "never"),
+            ("live = \"always\"\nconfig = \"/m.conf\"", "your own motion.conf"),
             ("command = []", "empty"),
             ("command = \"\"", "empty"),
             ("command = \"bin/motion\"", "whole path"),

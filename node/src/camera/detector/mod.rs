@@ -5,11 +5,12 @@ mod config_file;
 mod exec;
 mod leftover;
 mod motion;
+mod port;
 mod process;
 #[cfg(test)]
 mod tests;
 mod truth;
-mod webcontrol;
+mod view;
 mod words;
 
 use std::future::pending;
@@ -17,9 +18,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use dms3_core::protocol::message::{DetectorPhase, DetectorReportV1};
+use dms3_core::protocol::message::{DetectorPhase, DetectorReportV1, LiveView};
 use dms3_core::time::{Now, Timestamp};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -28,11 +29,14 @@ pub use config::{Detector, DetectorConfig, MotionConf, MotionConfig, PictureSour
 pub use config_file::DetectorFile;
 pub use motion::Hooks;
 pub use process::Spawner;
+pub use view::Look;
 
+use super::Post;
 use leftover::{Kin, Record};
 use motion::{Places, Ready};
 use process::{Happening, Process};
 use truth::{Truth, Verdict};
+use view::Shown;
 
 /// A detector that dies is started again after this, then twice as long, up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -56,8 +60,9 @@ pub struct WatchOrder {
 }
 
 /// What is reported of a source before its detector has said anything.
-pub fn first_report(source: &str, at: Timestamp) -> DetectorReportV1 {
-    DetectorReportV1 { source: source.to_owned(), phase: DetectorPhase::Stopped.to_wire(), since: at, detail: String::new() }
+pub fn first_report(config: &DetectorConfig, at: Timestamp) -> DetectorReportV1 {
+    let (phase, live) = (DetectorPhase::Stopped.to_wire(), config.live.to_wire());
+    DetectorReportV1 { source: config.name.clone(), phase, since: at, detail: String::new(), live }
 }
 
 /// Runs one source until `stop`; the latest order wins, and there is never more than one instance of its detector. Whatever goes wrong with
@@ -66,9 +71,7 @@ pub fn first_report(source: &str, at: Timestamp) -> DetectorReportV1 {
 /// `state_dir` is the node's; a source uses `detector/NAME` and `media/NAME` in it. `hooks` is what the detector calls. `spawner` is one for
 /// the whole node.
 pub async fn run(
-    config: DetectorConfig,
-    orders: watch::Receiver<WatchOrder>,
-    report: watch::Sender<DetectorReportV1>,
+    Post { config, orders, report, looks }: Post,
     now: impl Fn() -> Now + Send,
     (state_dir, hooks): (PathBuf, Hooks),
     spawner: Spawner,
@@ -81,6 +84,7 @@ pub async fn run(
         config,
         orders: Orders { orders, closed: false },
         reporter: Reporter { report, now },
+        looks,
         places,
         kin,
         spawner,
@@ -128,6 +132,10 @@ impl<N: Fn() -> Now> Reporter<N> {
         (self.now)().at
     }
 
+    fn shows(&self, live: LiveView) {
+        self.report.send_if_modified(|report| std::mem::replace(&mut report.live, live.to_wire()) != live.to_wire());
+    }
+
     /// Told once, in the report and in one line of the log.
     fn is(&self, phase: DetectorPhase, detail: &str) {
         let at = self.at();
@@ -167,6 +175,8 @@ struct Keeper<N> {
     config: DetectorConfig,
     orders: Orders,
     reporter: Reporter<N>,
+    /// Who wants to see what it sees.
+    looks: mpsc::Receiver<Look>,
     places: Places,
     kin: Kin,
     spawner: Spawner,
@@ -193,6 +203,7 @@ impl<N: Fn() -> Now + Send> Keeper<N> {
                 tokio::select! {
                     () = self.stop.cancelled() => {}
                     () = self.orders.until(true) => {}
+                    Some(look) = self.looks.recv() => self.show(look).await,
                 }
                 continue;
             }
@@ -202,10 +213,14 @@ impl<N: Fn() -> Now + Send> Keeper<N> {
                 End::Died(why) => {
                     self.reporter.is(DetectorPhase::Failed, &why);
                     died = why;
-                    tokio::select! {
-                        () = self.stop.cancelled() => {}
-                        () = self.orders.until(false) => {}
-                        () = tokio::time::sleep(self.wait) => {}
+                    let again = Instant::now() + self.wait;
+                    loop {
+                        tokio::select! {
+                            () = self.stop.cancelled() => break,
+                            () = self.orders.until(false) => break,
+                            () = tokio::time::sleep_until(again) => break,
+                            Some(look) = self.looks.recv() => look.refuse(&died),
+                        }
                     }
                     self.wait = (self.wait * 2).min(LONGEST_WAIT);
                 }
@@ -282,6 +297,7 @@ impl<N: Fn() -> Now + Send> Keeper<N> {
         let Some(ready) = &self.ready else { return RunEnd::Hangs("Motion was not made ready".to_owned()) };
         let mut truth = Truth::new(ready.senses.clone(), Instant::now());
         let mut asked = JoinSet::new();
+        let mut shown = Shown::default();
         let mut ask_at = Instant::now() + ASK_SOON;
         let mut watching_since: Option<Instant> = None;
         loop {
@@ -295,6 +311,10 @@ impl<N: Fn() -> Now + Send> Keeper<N> {
                     }
                     Happening::Ended(Ok(status)) => return RunEnd::Ended(status),
                     Happening::Ended(Err(error)) => return RunEnd::Hangs(format!("Motion cannot be waited for: {error}")),
+                },
+                Some(look) = self.looks.recv() => match self.config.live {
+                    LiveView::Never => look.refuse("no live picture, by its own config"),
+                    _ => shown.show(ready.stream.as_ref(), look, Duration::ZERO),
                 },
                 Some(answer) = asked.join_next() => {
                     let answer: Option<Result<_>> = answer.ok();
@@ -333,7 +353,10 @@ impl<N: Fn() -> Now + Send> Keeper<N> {
     fn make_ready(&mut self) -> Result<()> {
         let Detector::Motion(motion_config) = &self.config.detector;
         self.ready = None;
-        self.ready = Some(motion::make_ready(motion_config, &self.config.name, &self.places, &self.kin)?);
+        let ready = motion::make_ready(motion_config, self.config.live, &self.config.name, &self.places, &self.kin)?;
+        // The user's own motion.conf may have no stream.
+        self.reporter.shows(if ready.stream.is_some() { self.config.live } else { LiveView::Never });
+        self.ready = Some(ready);
         Ok(())
     }
 
@@ -341,7 +364,8 @@ impl<N: Fn() -> Now + Send> Keeper<N> {
     async fn clean_up(&self) {
         let source = &self.config.name;
         let file = self.places.record();
-        let ended = leftover::clean_up(&file, CLEAN_UP_WITHIN).await;
+        let ended =
+            leftover::clean_up(&file, CLEAN_UP_WITHIN).await + leftover::clean_up(&self.places.view_record(), CLEAN_UP_WITHIN).await;
         if ended > 0 {
             tracing::warn!(%source, "ended {ended} process(es) of this detector that outlived a crashed node");
         }
@@ -352,12 +376,16 @@ impl<N: Fn() -> Now + Send> Keeper<N> {
     }
 
     async fn record(&self, pid: u32) {
-        let file = self.places.record();
         let record = Record { kin: self.kin.clone(), child: leftover::child_record(pid) };
-        let saved = tokio::task::spawn_blocking(move || record.save(&file)).await;
-        if let Ok(Err(error)) = saved {
-            tracing::warn!(source = %self.config.name, "cannot note the detector's process for a later clean-up: {error:#}");
-        }
+        note(&self.config.name, record, self.places.record()).await;
+    }
+}
+
+/// Makes a child findable for a later run.
+async fn note(source: &str, record: Record, file: PathBuf) {
+    let saved = tokio::task::spawn_blocking(move || record.save(&file)).await;
+    if let Ok(Err(error)) = saved {
+        tracing::warn!(%source, "cannot note the detector's process for a later clean-up: {error:#}");
     }
 }
 

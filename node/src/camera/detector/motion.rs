@@ -9,14 +9,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use dms3_core::protocol::message::LiveView;
 use dms3_pki::files::{PRIVATE, create_dir_private, write_atomic};
 
 use super::config::{MotionConf, MotionConfig, PictureSource, WrittenConf, media_dir};
 use super::config_file::check_hook_safe;
 use super::leftover::Kin;
+use super::port::{MotionPort, ReservedPort};
 use super::process::Program;
 use super::truth::{Senses, Tells, WARM_UP};
-use super::webcontrol::{ReservedPort, Webcontrol};
 
 /// Directories and files of one source.
 #[derive(Debug, Clone)]
@@ -68,8 +69,17 @@ impl Places {
         self.dir.join("process")
     }
 
+    /// What is kept of the running child that only shows.
+    pub(crate) fn view_record(&self) -> PathBuf {
+        self.dir.join("view-process")
+    }
+
     fn conf(&self) -> PathBuf {
         self.dir.join("motion.conf")
+    }
+
+    pub(crate) fn view_conf(&self) -> PathBuf {
+        self.dir.join("view.conf")
     }
 
     pub(crate) fn make(&self) -> Result<()> {
@@ -82,10 +92,20 @@ impl Places {
 pub(crate) struct Ready {
     pub(crate) program: Program,
     pub(crate) senses: Senses,
-    pub(crate) webcontrol: Option<Webcontrol>,
+    pub(crate) webcontrol: Option<MotionPort>,
+    /// Where its picture is to be seen.
+    pub(crate) stream: Option<MotionPort>,
     /// The config file that must be there: without it Motion would take the system's own.
     pub(crate) conf: PathBuf,
-    _port: Option<ReservedPort>,
+    _ports: Vec<ReservedPort>,
+}
+
+/// A Motion that shows what the camera sees and does nothing else, made ready.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) program: Program,
+    pub(crate) stream: MotionPort,
+    _port: ReservedPort,
 }
 
 /// The path that stands on Motion's command line.
@@ -97,14 +117,14 @@ pub(crate) fn conf_path(config: &MotionConfig, places: &Places) -> PathBuf {
 }
 
 /// Writes motion.conf or reads the user's, chooses a port, makes the directories.
-pub(crate) fn make_ready(config: &MotionConfig, source: &str, places: &Places, kin: &Kin) -> Result<Ready> {
+pub(crate) fn make_ready(config: &MotionConfig, live: LiveView, source: &str, places: &Places, kin: &Kin) -> Result<Ready> {
     places.make()?;
     let conf = conf_path(config, places);
-    let (senses, webcontrol, port) = match &config.conf {
+    let (senses, webcontrol, stream, ports) = match &config.conf {
         MotionConf::Own(path) => {
             let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
             let own = OwnConf::read(&String::from_utf8_lossy(&text));
-            (own.senses(), own.webcontrol(), None)
+            (own.senses(), own.port("webcontrol"), own.port("stream"), Vec::new())
         }
         MotionConf::Written(written) => {
             let media = written.media_dir.clone().unwrap_or_else(|| places.media.clone());
@@ -114,18 +134,39 @@ pub(crate) fn make_ready(config: &MotionConfig, source: &str, places: &Places, k
                 .mode(0o750)
                 .create(&media)
                 .with_context(|| format!("cannot make the directory {} for pictures", media.display()))?;
-            let port = ReservedPort::new()?;
-            let login = format!("dms3:{:032x}", rand::random::<u128>());
-            let text = conf_text(written, source, &media, &places.hooks.lines()?, port.port(), &login);
+            let (port, stream) = (ReservedPort::new()?, ReservedPort::new()?);
+            let login = new_login();
+            let shows = (live != LiveView::Never).then(|| stream.port());
+            let text = conf_text(written, source, &media, &places.hooks.lines()?, (port.port(), shows), &login);
             write_atomic(&conf, text.as_bytes(), PRIVATE)?;
-            (senses_of(written), Some(Webcontrol { port: port.port(), login: Some(login) }), Some(port))
+            // Its stream may be the user's, in `extra`.
+            let stream_port = OwnConf::read(&text).port("stream");
+            (senses_of(written), Some(MotionPort { port: port.port(), login: Some(login) }), stream_port, vec![port, stream])
         }
     };
+    let program = program(config, &conf, kin)?;
+    Ok(Ready { program, senses, webcontrol, stream: stream.filter(|_| live != LiveView::Never), conf, _ports: ports })
+}
+
+/// Writes the config of a Motion that only shows.
+pub(crate) fn make_view(config: &MotionConfig, written: &WrittenConf, source: &str, places: &Places, kin: &Kin) -> Result<View> {
+    places.make()?;
+    let (port, login, conf) = (ReservedPort::new()?, new_login(), places.view_conf());
+    write_atomic(&conf, view_text(written, source, port.port(), &login).as_bytes(), PRIVATE)?;
+    Ok(View { program: program(config, &conf, kin)?, stream: MotionPort { port: port.port(), login: Some(login) }, _port: port })
+}
+
+fn program(config: &MotionConfig, conf: &Path, kin: &Kin) -> Result<Program> {
     let mut command = config.command.clone();
     command.extend(["-n".to_owned(), "-c".to_owned(), conf.to_str().context("the path of motion.conf is not valid text")?.to_owned()]);
     // We read its log, so it must not be translated. This leaves times and numbers in the user's language.
     let env = BTreeMap::from([("LANGUAGE".to_owned(), "en".to_owned())]);
-    Ok(Ready { program: Program { command, env, kin: kin.clone() }, senses, webcontrol, conf, _port: port })
+    Ok(Program { command, env, kin: kin.clone() })
+}
+
+/// Other users of this machine must not rule our Motion, nor see what it sees.
+fn new_login() -> String {
+    format!("dms3:{:032x}", rand::random::<u128>())
 }
 
 /// Why it could not be started, and what to do.
@@ -156,15 +197,83 @@ fn warm_up(frames: u32, framerate: u32) -> Duration {
     WARM_UP + Duration::from_secs(u64::from(frames)) / framerate.clamp(2, 100)
 }
 
-/// The whole file, in the format of Motion 4.x: a key and its value on each line.
-fn conf_text(conf: &WrittenConf, source: &str, media: &Path, hooks: &[(&str, String)], port: u16, login: &str) -> String {
-    let mut text = "# Written by dms3-node at each start: change dms3.toml instead.\n".to_owned();
+const WRITTEN: &str = "# Written by dms3-node at each start: change dms3.toml instead.\n";
+
+/// Where the picture comes from, and its measures.
+fn picture_lines(conf: &WrittenConf) -> Vec<(&'static str, String)> {
     let framerate = conf.framerate.to_string();
-    let (picture, picture_value, params) = match &conf.picture {
-        PictureSource::Device(path) => ("video_device", path.display().to_string(), None),
+    let mut lines = match &conf.picture {
+        PictureSource::Device(path) => vec![("video_device", path.display().to_string())],
         // `capture_rate` also gives a video file its pace.
-        PictureSource::Url(url) => ("netcam_url", url.clone(), Some(format!("capture_rate={framerate}"))),
+        PictureSource::Url(url) => vec![("netcam_url", url.clone()), ("netcam_params", format!("capture_rate={framerate}"))],
     };
+    lines.extend([("width", conf.width.to_string()), ("height", conf.height.to_string()), ("framerate", framerate)]);
+    lines
+}
+
+/// Where its picture is to be seen, by this node alone; it costs nothing while nobody looks.
+fn stream_lines(port: Option<u16>, login: &str) -> Vec<(&'static str, String)> {
+    let Some(port) = port else { return vec![("stream_port", "0".to_owned())] };
+    vec![
+        ("stream_port", port.to_string()),
+        ("stream_localhost", "on".to_owned()),
+        ("stream_auth_method", "1".to_owned()),
+        ("stream_authentication", login.to_owned()),
+        ("stream_quality", "70".to_owned()),
+    ]
+}
+
+/// Keys of `extra` that say how the picture looks. All others would do something, and a Motion that only shows does nothing else.
+const LOOKS: [&str; 10] = [
+    "rotate",
+    "flip_axis",
+    "v4l2_palette",
+    "video_params",
+    "netcam_params",
+    "netcam_userpass",
+    "mask_privacy",
+    "text_left",
+    "text_right",
+    "text_scale",
+];
+
+/// The whole file of a Motion that shows what its camera sees: it detects, records and calls nothing.
+fn view_text(conf: &WrittenConf, source: &str, stream: u16, login: &str) -> String {
+    let mut lines = BTreeMap::from(
+        [
+            ("daemon", "off"),
+            ("setup_mode", "off"),
+            ("native_language", "off"),
+            ("log_level", "5"),
+            ("pause", "on"),
+            ("picture_output", "off"),
+            ("movie_output", "off"),
+            ("webcontrol_port", "0"),
+        ]
+        .map(|(key, value)| (key, value.to_owned())),
+    );
+    lines.insert("camera_name", source.to_owned());
+    lines.extend(picture_lines(conf));
+    lines.extend(stream_lines(Some(stream), login));
+    for (key, value) in &conf.extra {
+        if let Some(key) = LOOKS.iter().find(|known| *known == key) {
+            lines.insert(key, value.clone());
+        }
+    }
+    lines.into_iter().fold(WRITTEN.to_owned(), |text, (key, value)| format!("{text}{key} {value}\n"))
+}
+
+/// The whole file, in the format of Motion 4.x: a key and its value on each line.
+fn conf_text(
+    conf: &WrittenConf,
+    source: &str,
+    media: &Path,
+    hooks: &[(&str, String)],
+    (port, stream): (u16, Option<u16>),
+    login: &str,
+) -> String {
+    let mut text = WRITTEN.to_owned();
+    let users_stream = conf.extra.iter().any(|(name, _)| name == "stream_port");
     let mut put = |key: &str, value: &str| {
         if !conf.extra.iter().any(|(name, _)| name == key) {
             let _ = writeln!(text, "{key} {value}");
@@ -174,13 +283,9 @@ fn conf_text(conf: &WrittenConf, source: &str, media: &Path, hooks: &[(&str, Str
         put(key, value);
     }
     put("camera_name", source);
-    put(picture, &picture_value);
-    if let Some(params) = params {
-        put("netcam_params", &params);
+    for (key, value) in picture_lines(conf) {
+        put(key, &value);
     }
-    put("width", &conf.width.to_string());
-    put("height", &conf.height.to_string());
-    put("framerate", &framerate);
     put("threshold", &conf.threshold.to_string());
     for (key, value) in [
         ("noise_tune", "on"),
@@ -210,9 +315,13 @@ fn conf_text(conf: &WrittenConf, source: &str, media: &Path, hooks: &[(&str, Str
         ("webcontrol_auth_method", "1"),
         ("webcontrol_authentication", login),
         ("webcontrol_lock_attempts", "1000000"),
-        ("stream_port", "0"),
     ] {
         put(key, value);
+    }
+    if !users_stream {
+        for (key, value) in stream_lines(stream, login) {
+            put(key, &value);
+        }
     }
     for (key, value) in &conf.extra {
         let _ = writeln!(text, "{key} {value}");
@@ -253,16 +362,17 @@ impl OwnConf {
         self.get(key).and_then(|value| value.parse().ok()).unwrap_or(default)
     }
 
-    /// `None` without one, or if it speaks TLS or wants a digest: then we cannot ask.
-    fn webcontrol(&self) -> Option<Webcontrol> {
-        let port = self.get("webcontrol_port")?.parse().ok().filter(|port| *port != 0)?;
-        let tls = matches!(self.get("webcontrol_tls"), Some("on" | "yes" | "1"));
-        let login = match self.get("webcontrol_auth_method").unwrap_or("0") {
+    /// Of its "webcontrol" or its "stream". `None` without one, or if it speaks TLS or wants a digest: then we cannot ask.
+    fn port(&self, of: &str) -> Option<MotionPort> {
+        let get = |key: &str| self.get(&format!("{of}_{key}"));
+        let port = get("port")?.parse().ok().filter(|port| *port != 0)?;
+        let tls = matches!(get("tls"), Some("on" | "yes" | "1"));
+        let login = match get("auth_method").unwrap_or("0") {
             "0" => None,
-            "1" => Some(self.get("webcontrol_authentication")?.to_owned()),
+            "1" => Some(get("authentication")?.to_owned()),
             _ => return None,
         };
-        (!tls).then_some(Webcontrol { port, login })
+        (!tls).then_some(MotionPort { port, login })
     }
 
     fn senses(&self) -> Senses {
@@ -274,7 +384,7 @@ impl OwnConf {
             (false, None, None) => "its camera".to_owned(),
         };
         Senses {
-            webcontrol: if self.webcontrol().is_some() { Tells::Perhaps } else { Tells::Nothing },
+            webcontrol: if self.port("webcontrol").is_some() { Tells::Perhaps } else { Tells::Nothing },
             // Several cameras speak in one log, and which of them is meant cannot be told.
             log: !self.cameras && self.get("log_file").is_none() && self.number("log_level", 6) >= 6,
             warm_up: warm_up(frames, self.number("framerate", 15)),
@@ -318,7 +428,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let places = places(dir.path(), "door");
         let config = motion("url = \"rtsp://me:pw@10.0.0.9/live\"\n[extra]\nevent_gap = 30\npre_capture = 10\ntext_left = \"my door\"");
-        let ready = make_ready(&config, "door", &places, &Kin::new("x")).unwrap();
+        let ready = make_ready(&config, LiveView::Watching, "door", &places, &Kin::new("x")).unwrap();
         assert_eq!(fs::metadata(&ready.conf).unwrap().permissions().mode() & 0o777, 0o600);
         let text = fs::read_to_string(&ready.conf).unwrap();
         assert_eq!(text.lines().filter(|line| line.starts_with("event_gap")).collect::<Vec<_>>(), ["event_gap 30"]);
@@ -340,15 +450,53 @@ mod tests {
     }
 
     #[test]
+    fn a_motion_that_only_shows_is_told_nothing_that_records_or_calls() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = places(dir.path(), "door");
+        let config = motion(
+            "url = \"rtsp://10.0.0.9/live\"\nframerate = 5\n[extra]\nrotate = 180\nemulate_motion = true\nsnapshot_interval = 1\n\
+             timelapse_interval = 1\non_motion_detected = \"rm x\"\nmovie_output = true\nstream_port = 8081\nstream_localhost = false\n\
+             video_pipe = \"/dev/video9\"\nnetcam_high_url = \"rtsp://x\"",
+        );
+        let MotionConf::Written(written) = &config.conf else { panic!("written") };
+        let view = make_view(&config, written, "door", &places, &Kin::new("x")).unwrap();
+        let keys = keys(&places.view_conf());
+        let port = view.stream.port.to_string();
+        for (key, value) in [
+            ("pause", "on"),
+            ("picture_output", "off"),
+            ("movie_output", "off"),
+            ("stream_port", port.as_str()),
+            ("stream_localhost", "on"),
+            ("stream_auth_method", "1"),
+            ("webcontrol_port", "0"),
+            ("rotate", "180"),
+            ("framerate", "5"),
+        ] {
+            assert_eq!(keys[key], value, "{key}");
+        }
+        for key in ["emulate_motion", "snapshot_interval", "timelapse_interval", "on_motion_detected", "video_pipe", "netcam_high_url"] {
+            assert_eq!(keys.get(key), None);
+        }
+        assert_eq!(fs::metadata(places.view_conf()).unwrap().permissions().mode() & 0o777, 0o600);
+
+        // The user's own stream stays as it is, and is asked; one that shows nothing has none.
+        let ready = make_ready(&config, LiveView::Watching, "door", &places, &Kin::new("x")).unwrap();
+        assert_eq!(ready.stream, Some(MotionPort { port: 8081, login: None }));
+        let ready = make_ready(&motion(""), LiveView::Never, "door", &places, &Kin::new("x")).unwrap();
+        assert_eq!((ready.stream, super::tests::keys(&ready.conf)["stream_port"].as_str()), (None, "0"));
+    }
+
+    #[test]
     fn the_users_own_file_is_only_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("my.conf");
         let text = "# mine\ndaemon on\nwebcontrol_port = 8080\n;framerate 3\nframerate 10\nvideo_device /dev/video4\n";
         fs::write(&path, text).unwrap();
         let config = motion(&format!("config = {path:?}"));
-        let ready = make_ready(&config, "cam", &places(dir.path(), "cam"), &Kin::new("x")).unwrap();
+        let ready = make_ready(&config, LiveView::Watching, "cam", &places(dir.path(), "cam"), &Kin::new("x")).unwrap();
         assert_eq!(ready.program.command[3], path.to_str().unwrap());
-        assert_eq!(ready.webcontrol, Some(Webcontrol { port: 8080, login: None }));
+        assert_eq!(ready.webcontrol, Some(MotionPort { port: 8080, login: None }));
         assert_eq!(ready.senses.picture, "/dev/video4");
         assert_eq!(ready.senses.warm_up, WARM_UP + Duration::from_millis(100));
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
@@ -357,9 +505,9 @@ mod tests {
     #[test]
     fn what_cannot_be_asked_of_a_users_motion_is_not_asked() {
         for text in ["", "webcontrol_port 0", "webcontrol_port 1\nwebcontrol_tls on", "webcontrol_port 1\nwebcontrol_auth_method 2"] {
-            assert_eq!(OwnConf::read(text).webcontrol(), None, "{text}");
+            assert_eq!(OwnConf::read(text).port("webcontrol"), None, "{text}");
         }
-        let login = OwnConf::read("webcontrol_port 1\nwebcontrol_auth_method 1\nwebcontrol_authentication a:b").webcontrol().unwrap();
+        let login = OwnConf::read("webcontrol_port 1\nwebcontrol_auth_method 1\nwebcontrol_authentication a:b").port("webcontrol").unwrap();
         assert_eq!(login.login.as_deref(), Some("a:b"));
         assert!(!OwnConf::read("camera /etc/a.conf").senses().log);
         assert!(!OwnConf::read("log_file /tmp/x").senses().log);
@@ -371,7 +519,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("gone.conf");
         let places = places(dir.path(), "cam");
-        let error = make_ready(&motion(&format!("config = {path:?}")), "cam", &places, &Kin::new("x")).unwrap_err();
+        let error = make_ready(&motion(&format!("config = {path:?}")), LiveView::Watching, "cam", &places, &Kin::new("x")).unwrap_err();
         assert!(format!("{error:#}").contains("cannot read"), "{error:#}");
         assert!(check_conf(&path).is_err());
         assert!(check_conf(dir.path()).is_err());
@@ -381,9 +529,9 @@ mod tests {
     fn a_state_directory_that_a_shell_would_split_needs_a_media_dir() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("my state");
-        let error = make_ready(&motion(""), "cam", &places(&state, "cam"), &Kin::new("x")).unwrap_err();
+        let error = make_ready(&motion(""), LiveView::Watching, "cam", &places(&state, "cam"), &Kin::new("x")).unwrap_err();
         assert!(format!("{error:#}").contains("media_dir"), "{error:#}");
         let media = dir.path().join("media");
-        make_ready(&motion(&format!("media_dir = {media:?}")), "cam", &places(&state, "cam"), &Kin::new("x")).unwrap();
+        make_ready(&motion(&format!("media_dir = {media:?}")), LiveView::Watching, "cam", &places(&state, "cam"), &Kin::new("x")).unwrap();
     }
 }

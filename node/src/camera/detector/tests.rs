@@ -11,11 +11,11 @@ use dms3_core::time::{Mono, Now, Timestamp};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{DetectorConfig, Hooks, Spawner, WatchOrder, first_report, run};
+use super::{DetectorConfig, Hooks, Look, Post, Spawner, WatchOrder, first_report, run};
 use crate::clock::Clock;
 
 mod faults;
@@ -34,6 +34,7 @@ struct Source {
     dir: TempDir,
     orders: watch::Sender<WatchOrder>,
     report: watch::Receiver<DetectorReportV1>,
+    looks: mpsc::Sender<Look>,
     stop: CancellationToken,
     running: JoinSet<anyhow::Result<()>>,
     clock: Clock,
@@ -55,17 +56,31 @@ impl Source {
         let config: DetectorConfig = toml::from_str(config).unwrap();
         let clock = Clock::unkept();
         let (orders, order) = watch::channel(WatchOrder::default());
-        let (reporter, report) = watch::channel(first_report(&config.name, Timestamp(0)));
+        let (reporter, report) = watch::channel(first_report(&config, Timestamp(0)));
+        let (looks, looked) = mpsc::channel(1);
         let stop = CancellationToken::new();
         let mut running = JoinSet::new();
         let time = clock.clone();
         let state = dir.path().join("state");
-        running.spawn(run(config, order, reporter, move || time.now(), (state, hooks()), Spawner::start().unwrap(), stop.clone()));
-        Self { dir, orders, report, stop, running, clock }
+        running.spawn(run(
+            Post { config, orders: order, report: reporter, looks: looked },
+            move || time.now(),
+            (state, hooks()),
+            Spawner::start().unwrap(),
+            stop.clone(),
+        ));
+        Self { dir, orders, report, looks, stop, running, clock }
     }
 
     fn told(&self, on: bool) {
         self.orders.send_replace(WatchOrder { on, decided: Some(self.clock.now().at) });
+    }
+
+    /// What somebody who looks sees.
+    async fn seen(&self) -> Result<Vec<u8>, String> {
+        let (answer, seen) = oneshot::channel();
+        self.looks.send(Look { answer }).await.unwrap();
+        tokio::time::timeout(LONG, seen).await.expect("an answer").expect("an answer")
     }
 
     /// Waits for a phase and gives what was said with it.

@@ -17,8 +17,8 @@ use std::time::Duration;
 use dms3_core::protocol::message::DetectorPhase;
 use tokio::time::Instant;
 
+use super::port::Answer;
 use super::process::without_prefix;
-use super::webcontrol::Answer;
 
 /// From the first line of Motion's loop until it can show a movement, without the pictures it collects first. Measured: 3.95–3.98 s
 /// at 5, 10 and 15 pictures a second.

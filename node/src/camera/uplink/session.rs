@@ -183,6 +183,8 @@ impl Uplink {
             }
             // An outbox whose disk hangs must not keep the state of the house from being heard; what is lost here is asked anew.
             Message::EventKept(_) | Message::AttachmentKept(_) | Message::EventRefused(_) => drop(self.context.answers.try_send(message)),
+            // Whoever looks asks again.
+            Message::Look(look) => drop(self.context.looks.try_send(look)),
             _ => return Ok(Err(LinkError::Unexpected("on a link that is up").into())),
         }
         Ok(Ok(()))

@@ -61,6 +61,7 @@ impl Camera {
             unknown: Arc::default(),
             carrier: watch::Sender::new(None),
             answers: mpsc::channel(1).0,
+            looks: mpsc::channel(1).0,
         };
         let heard = Heard::default();
         let mut uplink = Uplink::new(context, heard.clone()).unwrap();
@@ -171,7 +172,7 @@ async fn a_camera_links_tells_what_it_does_and_hears_the_state() {
     let ack = AckV1 { epoch: 1, rev: 7, sources: Vec::new(), held: None };
     camera.acks.send_replace(Some(ack.clone()));
     assert_eq!(peer.hear().await, Message::Ack(ack));
-    let report = DetectorReportV1 { source: "porch".to_owned(), phase: 3, since: Timestamp(1), detail: String::new() };
+    let report = DetectorReportV1 { source: "porch".to_owned(), phase: 3, since: Timestamp(1), detail: String::new(), live: 1 };
     camera.detectors.send_replace(DetectorsV1 { sources: vec![report.clone()] });
     assert_eq!(peer.hear().await, Message::Detectors(DetectorsV1 { sources: vec![report] }));
 

@@ -9,7 +9,7 @@ use dms3_core::coordinator::Input;
 use dms3_core::id::NodeId;
 use dms3_core::protocol::frame::{self, HELLO_LIMIT, Message};
 use dms3_core::protocol::message::{
-    AckV1, CloseCode, DetectorsV1, HelloV1, RejectV1, RenewV1, RenewedV1, SOURCES_LIMIT, SignedStateV1, StateV1, WelcomeV1,
+    AckV1, CloseCode, DetectorsV1, HelloV1, LookV1, RejectV1, RenewV1, RenewedV1, SOURCES_LIMIT, SignedStateV1, StateV1, WelcomeV1,
 };
 use dms3_core::roster::RosterRow;
 use dms3_core::time::Timestamp;
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use crate::coordinator::events::Keeper;
+use crate::coordinator::stills::Stills;
 use crate::mesh::endpoint::{Arrival, canonical};
 use crate::mesh::gate::Pass;
 use crate::mesh::link::{Connection, Link, LinkError, Receiver, Sender, close, peer_certificates};
@@ -282,6 +283,7 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
     let mut renewed_at: Option<Instant> = None;
     let mut at = connection.remote_address();
     let mut arrivals = JoinSet::new();
+    let mut wanted = shared.context.stills.linked(row.node);
     loop {
         let waits = budget.waits(Instant::now());
         let step = tokio::select! {
@@ -303,6 +305,7 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
                     Ok(())
                 }
             }
+            Some(source) = wanted.sources.recv() => sender.send(&Message::Look(LookV1 { source })).await.map_err(End::Link),
             () = sleep_until(waits.unwrap_or_else(Instant::now)), if waits.is_some() => Ok(()),
             Some(arrived) = arrivals.join_next() => match arrived {
                 Ok(Ok(Some(answer))) => sender.send(&answer).await.map_err(End::Link),
@@ -315,7 +318,7 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
             },
             stream = transfer::accept(connection), if arrivals.len() < ARRIVALS => match stream {
                 Ok(stream) => {
-                    arrivals.spawn(arrived(shared.context.keeper.clone(), connection.clone(), row.clone(), stream));
+                    arrivals.spawn(arrived(shared.context.keeper.clone(), shared.context.stills.clone(), connection.clone(), row.clone(), stream));
                     Ok(())
                 }
                 Err(error) => Err(End::Link(error)),
@@ -361,10 +364,17 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
 }
 
 /// What came on a stream of its own, and the answer to it.
-async fn arrived(keeper: Keeper, connection: Connection, row: RosterRow, stream: RecvStream) -> Result<Option<Message>, LinkError> {
+async fn arrived(
+    keeper: Keeper,
+    stills: Stills,
+    connection: Connection,
+    row: RosterRow,
+    stream: RecvStream,
+) -> Result<Option<Message>, LinkError> {
     match transfer::read(&connection, stream).await? {
         Arrived::Event(event) => Ok(Some(keeper.event(&row, event).await)),
         Arrived::Bytes(head, body) => keeper.bytes(&row, head, body, &connection).await,
+        Arrived::Still(head, body) => stills.came(row.node, head, body, &connection).await.map(|()| None),
         Arrived::Unknown => Ok(None),
     }
 }

@@ -54,6 +54,7 @@ impl Coordinator {
             clock: house.clock.clone(),
             boot: BootId([9; 4]),
             keeper: keeper(house),
+            stills: Stills::default(),
         };
         let mut service = JoinSet::new();
         service.spawn(run(context, stop.clone()));
@@ -356,7 +357,7 @@ async fn a_stolen_camera_that_names_cameras_without_end_is_put_out() {
 }
 
 fn report(source: &str) -> DetectorReportV1 {
-    DetectorReportV1 { source: source.to_owned(), phase: 1, since: Timestamp(1), detail: String::new() }
+    DetectorReportV1 { source: source.to_owned(), phase: 1, since: Timestamp(1), detail: String::new(), live: 1 }
 }
 
 #[tokio::test]
@@ -691,6 +692,8 @@ async fn a_coordinator_that_stops_says_so() {
         clock_trusted: true,
         outbox: dms3_core::protocol::message::OutboxV1::default(),
         mails: false,
+        under_voltage: None,
+        spool: 0,
     };
     node.say(Message::Health(report.clone())).await;
     assert!(matches!(coordinator.input().await, Input::LinkUp { .. }));

@@ -239,6 +239,8 @@ fn well(house: &House) -> HealthV1 {
         clock_trusted: true,
         outbox: OutboxV1::default(),
         mails: false,
+        under_voltage: None,
+        spool: 0,
     }
 }
 

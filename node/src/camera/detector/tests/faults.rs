@@ -204,9 +204,17 @@ fn stand_in_for_a_node() {
     runtime.block_on(async {
         let config: DetectorConfig = toml::from_str(&config).unwrap();
         let (_orders, order) = watch::channel(WatchOrder { on: true, decided: None });
-        let (reporter, _report) = watch::channel(first_report(&config.name, Timestamp(0)));
+        let (reporter, _report) = watch::channel(first_report(&config, Timestamp(0)));
         let spawner = Spawner::start().unwrap();
-        run(config, order, reporter, fixed_now, (PathBuf::from(state), hooks()), spawner, CancellationToken::new()).await.unwrap();
+        run(
+            Post { config, orders: order, report: reporter, looks: mpsc::channel(1).1 },
+            fixed_now,
+            (PathBuf::from(state), hooks()),
+            spawner,
+            CancellationToken::new(),
+        )
+        .await
+        .unwrap();
     });
 }
 

@@ -1,6 +1,6 @@
 //! The real Motion on a real video.
 
-use super::super::webcontrol::Webcontrol;
+use super::super::port::MotionPort;
 use super::*;
 
 /// Something that Motion can watch: still for six seconds, then a square that moves for six, then still again; 320x240, 10 a second.
@@ -46,10 +46,10 @@ fn noted_pid(dir: &Path) -> u32 {
     u32::try_from(record["child"]["pid"].as_u64().unwrap()).unwrap()
 }
 
-fn webcontrol(conf: &Path) -> Webcontrol {
+fn webcontrol(conf: &Path) -> MotionPort {
     let text = fs::read_to_string(conf).unwrap();
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim().to_owned();
-    Webcontrol { port: value("webcontrol_port ").parse().unwrap(), login: Some(value("webcontrol_authentication ")) }
+    MotionPort { port: value("webcontrol_port ").parse().unwrap(), login: Some(value("webcontrol_authentication ")) }
 }
 
 #[tokio::test]
@@ -151,7 +151,7 @@ async fn a_motion_that_somebody_paused_does_not_watch() {
     source.told(true);
     source.is(DetectorPhase::Watching).await;
     let motion = webcontrol(&source.dir.path().join("state/detector/cam/motion.conf"));
-    let stranger = Webcontrol { login: None, ..motion.clone() };
+    let stranger = MotionPort { login: None, ..motion.clone() };
     assert!(stranger.get("/0/detection/pause").await.unwrap().contains(" 401 "));
     motion.get("/0/detection/pause").await.unwrap();
     source.says(DetectorPhase::Failed, "paused its detection").await;
@@ -179,4 +179,67 @@ async fn a_motion_with_the_users_own_config_watches_too() {
     source.is(DetectorPhase::Stopped).await;
     assert!(!lives(pid));
     source.ends().await;
+}
+
+/// A JPEG that can be read, of the right size.
+fn is_picture(seen: &[u8]) -> bool {
+    image::load_from_memory(seen).is_ok_and(|picture| (picture.width(), picture.height()) == (320, 240))
+}
+
+#[tokio::test]
+async fn somebody_who_looks_sees_what_motion_sees_while_it_watches_and_nothing_after() {
+    if !installed() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let video = dir.path().join("scene.mp4");
+    make_video(&video);
+    let mut source = Source::with(dir, &on(&video, ""));
+    assert_eq!(source.seen().await, Err("it is off while it does not watch".to_owned()));
+    source.told(true);
+    source.is(DetectorPhase::Watching).await;
+    assert!(is_picture(&source.seen().await.unwrap()));
+    let text = fs::read_to_string(source.dir.path().join("state/detector/cam/motion.conf")).unwrap();
+    let port = text.lines().find_map(|line| line.strip_prefix("stream_port ")).unwrap().parse().unwrap();
+    let stranger = MotionPort { port, login: None };
+    assert!(stranger.get("/current").await.unwrap().contains(" 401 "), "other users of this machine see nothing");
+    source.told(false);
+    source.is(DetectorPhase::Stopped).await;
+    assert!(source.seen().await.is_err());
+    source.ends().await;
+}
+
+#[tokio::test]
+async fn a_camera_that_may_always_be_looked_at_records_nothing_then_and_watches_at_once_when_it_is_told() {
+    if !installed() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let video = dir.path().join("scene.mp4");
+    make_video(&video);
+    let extra = "live = \"always\"\nextra = { emulate_motion = true, snapshot_interval = 1 }";
+    let mut source = Source::with(dir, &on(&video, extra));
+    assert!(is_picture(&source.seen().await.unwrap()));
+    assert_eq!(source.report.borrow().phase, DetectorPhase::Stopped.to_wire(), "showing is not watching");
+    let record = source.dir.path().join("state/detector/cam/view-process");
+    let shows = |record: &Path| -> u32 {
+        let record: serde_json::Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
+        u32::try_from(record["child"]["pid"].as_u64().unwrap()).unwrap()
+    };
+    let viewer = shows(&record);
+    assert!(is_picture(&source.seen().await.unwrap()));
+    assert_eq!(shows(&record), viewer, "the same one shows it again");
+    assert!(with_ending(&source.dir.path().join("state/media/cam"), "jpg").is_empty(), "it recorded");
+
+    source.told(true);
+    source.is(DetectorPhase::Starting).await;
+    assert!(!lives(viewer), "two programs would want the camera");
+    source.is(DetectorPhase::Watching).await;
+    assert!(is_picture(&source.seen().await.unwrap()));
+    source.told(false);
+    source.is(DetectorPhase::Stopped).await;
+    assert!(is_picture(&source.seen().await.unwrap()));
+    let viewer = shows(&record);
+    source.ends().await;
+    assert!(!lives(viewer), "it outlived its node");
 }

@@ -1,10 +1,11 @@
-//! Asks a running Motion, over its web control on this machine, whether it detects and has a picture.
+//! Asks a running Motion on this machine: by its web control whether it detects and has a picture, by its stream what it sees.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use data_encoding::BASE64;
+use dms3_core::protocol::message::STILL_LIMIT;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -13,20 +14,26 @@ use tokio::net::TcpStream;
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// An answer is a line for each camera.
 const ANSWER_LIMIT: u64 = 64 * 1024;
+/// A picture, with what is said before it.
+const PICTURE_LIMIT: u64 = STILL_LIMIT as u64 + 1024;
 
-/// Where Motion's web control is, and what it wants to hear. Only on this machine: whoever reaches it rules Motion.
+/// Where Motion's web control or its stream is, and what it wants to hear. Only on this machine: whoever reaches them rules Motion, or sees
+/// what it sees.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Webcontrol {
+pub(crate) struct MotionPort {
     pub(crate) port: u16,
     /// `user:password`, for HTTP's basic authentication.
     pub(crate) login: Option<String>,
 }
 
-impl std::fmt::Debug for Webcontrol {
+impl std::fmt::Debug for MotionPort {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Webcontrol").field("port", &self.port).finish_non_exhaustive()
+        f.debug_struct("MotionPort").field("port", &self.port).finish_non_exhaustive()
     }
 }
+
+/// How every JPEG begins.
+const JPEG: &[u8] = &[0xff, 0xd8, 0xff];
 
 /// What Motion said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,15 +46,30 @@ pub(crate) enum Answer {
     Unclear,
 }
 
-impl Webcontrol {
-    /// An error means that nobody answered.
+impl MotionPort {
+    /// Of the web control. An error means that nobody answered.
     pub(crate) async fn ask(self) -> Result<Answer> {
         let both = async { anyhow::Ok((self.get("/0/detection/status").await?, self.get("/0/detection/connection").await?)) };
         let (status, connection) = tokio::time::timeout(ANSWER_WITHIN, both).await.context("no answer in time")??;
         Ok(read_answers(&status, &connection))
     }
 
+    /// Of the stream: the latest picture, as JPEG. Motion has none ready while nobody looks: it makes one for who asks.
+    pub(crate) async fn picture(self) -> Result<Vec<u8>> {
+        let mut answer =
+            tokio::time::timeout(ANSWER_WITHIN, self.ask_for("/current", PICTURE_LIMIT)).await.context("no answer in time")??;
+        let begin = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").map(|end| end + 4);
+        match begin {
+            Some(begin) if answer[begin..].starts_with(JPEG) && answer.len() - begin <= STILL_LIMIT as usize => Ok(answer.split_off(begin)),
+            _ => bail!("Motion gives no picture"),
+        }
+    }
+
     pub(super) async fn get(&self, path: &str) -> Result<String> {
+        Ok(String::from_utf8_lossy(&self.ask_for(path, ANSWER_LIMIT).await?).into_owned())
+    }
+
+    async fn ask_for(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await?;
         let login = match &self.login {
             Some(login) => format!("Authorization: Basic {}\r\n", BASE64.encode(login.as_bytes())),
@@ -55,11 +77,11 @@ impl Webcontrol {
         };
         stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n{login}\r\n").as_bytes()).await?;
         let mut answer = Vec::new();
-        stream.take(ANSWER_LIMIT).read_to_end(&mut answer).await?;
+        stream.take(limit).read_to_end(&mut answer).await?;
         if !answer.starts_with(b"HTTP/") {
-            bail!("what answers is no web control");
+            bail!("what answers is no Motion");
         }
-        Ok(String::from_utf8_lossy(&answer).into_owned())
+        Ok(answer)
     }
 }
 
@@ -94,7 +116,7 @@ impl ReservedPort {
             let port = socket.local_addr()?.as_socket().map(|address| address.port()).unwrap_or_default();
             Ok(Self { _socket: socket, port })
         };
-        reserve().context("cannot get a port on this machine for Motion's web control")
+        reserve().context("cannot get a port on this machine for Motion")
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -123,7 +145,7 @@ mod tests {
         let reserved = ReservedPort::new().unwrap();
         let other = ReservedPort::new().unwrap();
         assert_ne!(reserved.port(), other.port());
-        assert!(Webcontrol { port: reserved.port(), login: None }.ask().await.is_err());
+        assert!(MotionPort { port: reserved.port(), login: None }.ask().await.is_err());
         let _motion = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, reserved.port())).unwrap();
     }
 }

@@ -1,0 +1,216 @@
+//! Live pictures: asked of a camera while somebody looks, at most one a second whoever looks, and kept no longer than that.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dms3_core::id::NodeId;
+use dms3_core::protocol::message::{STILL_LIMIT, StillV1};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+
+use crate::mesh::link::{Connection, LinkError};
+use crate::mesh::transfer::Body;
+
+/// A camera that is looked at is asked no more often, however many look.
+const EVERY: Duration = Duration::from_millis(900);
+/// A detector that must be started first needs a few seconds.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// A picture that nobody asked for again is dropped.
+const KEPT_FOR: Duration = Duration::from_secs(5);
+/// Somebody who comes back after so long is told of again in the log.
+const LOOKS_ANEW: Duration = Duration::from_secs(300);
+/// Who looks at what, in memory.
+const LOOKERS: usize = 256;
+
+/// A source of a node.
+type Key = (NodeId, String);
+type Seen = Result<Arc<[u8]>, String>;
+
+/// Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Stills(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    links: Mutex<HashMap<NodeId, mpsc::Sender<String>>>,
+    /// Who waits for a picture that a camera was asked for.
+    waiting: Mutex<HashMap<Key, oneshot::Sender<Seen>>>,
+    /// The last picture, and a lock around its asking: all who look at once wait for one.
+    shown: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<Option<(Instant, Seen)>>>>>,
+    lookers: Mutex<HashMap<(String, Key), Instant>>,
+}
+
+/// Of a link, as long as it is up: the sources whose picture somebody wants.
+#[derive(Debug)]
+pub struct Wanted {
+    pub sources: mpsc::Receiver<String>,
+    sender: mpsc::Sender<String>,
+    node: NodeId,
+    stills: Stills,
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        let mut links = lock(&self.stills.0.links);
+        // A newer link of the node may have taken over.
+        if links.get(&self.node).is_some_and(|sender| sender.same_channel(&self.sender)) {
+            links.remove(&self.node);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Stills {
+    pub fn linked(&self, node: NodeId) -> Wanted {
+        let (sender, sources) = mpsc::channel(8);
+        lock(&self.0.links).insert(node, sender.clone());
+        Wanted { sources, sender, node, stills: self.clone() }
+    }
+
+    /// What `source` of `node`, called `name`, sees now, or why that is not to be seen. `by` is told of in the log.
+    pub async fn see(&self, node: NodeId, name: &str, source: String, by: &str) -> Seen {
+        let key = (node, source);
+        self.tell(&key, name, by);
+        let shown = {
+            let mut all = lock(&self.0.shown);
+            // What nobody holds and is old; a picture of somebody's home lies nowhere for nothing.
+            all.retain(|_, shown| {
+                shown.try_lock().map_or(true, |shown| shown.as_ref().is_some_and(|(at, _)| at.elapsed() < KEPT_FOR))
+                    || Arc::strong_count(shown) > 1
+            });
+            all.entry(key.clone()).or_default().clone()
+        };
+        let mut shown = shown.lock().await;
+        if let Some((at, seen)) = &*shown
+            && at.elapsed() < EVERY
+        {
+            return seen.clone();
+        }
+        let began = Instant::now();
+        let seen = self.ask(key).await;
+        *shown = Some((began, seen.clone()));
+        seen
+    }
+
+    async fn ask(&self, key: Key) -> Seen {
+        let Some(link) = lock(&self.0.links).get(&key.0).cloned() else { return Err("it is not linked".to_owned()) };
+        let (wait, seen) = oneshot::channel();
+        lock(&self.0.waiting).insert(key.clone(), wait);
+        if link.try_send(key.1.clone()).is_err() {
+            lock(&self.0.waiting).remove(&key);
+            return Err("its link is busy".to_owned());
+        }
+        match timeout(ANSWER_WITHIN, seen).await {
+            Ok(Ok(seen)) => seen,
+            _ => {
+                lock(&self.0.waiting).remove(&key);
+                Err("it did not answer in time: is it of an older version?".to_owned())
+            }
+        }
+    }
+
+    /// What came from a camera. Of what nobody asked for nothing is read.
+    pub async fn came(&self, node: NodeId, head: StillV1, mut body: Body, connection: &Connection) -> Result<(), LinkError> {
+        let StillV1 { source, length, why } = head;
+        let Some(wait) = lock(&self.0.waiting).remove(&(node, source)) else {
+            body.stop();
+            return Ok(());
+        };
+        let seen = match length {
+            0 => Err(tidy(&why)),
+            _ if length > STILL_LIMIT => {
+                body.stop();
+                Err(format!("its picture is too large ({length} bytes)"))
+            }
+            _ => match read(&mut body, length, connection).await? {
+                Some(picture) => Ok(picture.into()),
+                None => Err("its picture has not the length that it should have".to_owned()),
+            },
+        };
+        // Whoever asked may have gone away.
+        drop(wait.send(seen));
+        Ok(())
+    }
+
+    /// That somebody looks is told once, not with each picture.
+    fn tell(&self, key: &Key, name: &str, by: &str) {
+        let (looker, now) = ((by.to_owned(), key.clone()), Instant::now());
+        let mut lookers = lock(&self.0.lookers);
+        if lookers.len() >= LOOKERS {
+            lookers.retain(|_, last| last.elapsed() < LOOKS_ANEW);
+        }
+        if lookers.insert(looker, now).is_none_or(|last| last.elapsed() >= LOOKS_ANEW) {
+            tracing::info!("{by} looks at camera {name} live");
+        }
+    }
+}
+
+/// A JPEG of that length, and nothing else: it is shown as one.
+async fn read(body: &mut Body, length: u32, connection: &Connection) -> Result<Option<Vec<u8>>, LinkError> {
+    let mut picture = Vec::new();
+    while let Some(chunk) = body.chunk(connection).await? {
+        picture.extend_from_slice(&chunk);
+        if picture.len() > length as usize {
+            return Ok(None);
+        }
+    }
+    Ok((picture.len() == length as usize && picture.starts_with(&[0xff, 0xd8])).then_some(picture))
+}
+
+/// For people: one line, not too long.
+fn tidy(why: &str) -> String {
+    let text: String = why.chars().filter(|c| !c.is_control()).take(200).collect();
+    if text.is_empty() { "it shows no picture and does not say why".to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: NodeId = NodeId([1; 32]);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_camera_is_asked_once_a_second_however_many_look_and_what_it_saw_is_kept_no_longer() {
+        let stills = Stills::default();
+        let mut wanted = stills.linked(NODE);
+        let see = |by: &'static str| {
+            let stills = stills.clone();
+            tokio::spawn(async move { stills.see(NODE, "porch", "cam".to_owned(), by).await })
+        };
+        let looks = [see("Ann"), see("Ben"), see("Cleo")];
+        assert_eq!(wanted.sources.recv().await.as_deref(), Some("cam"));
+        let answer = |seen: Seen| lock(&stills.0.waiting).remove(&(NODE, "cam".to_owned())).unwrap().send(seen).unwrap();
+        answer(Ok(Arc::from([0xff, 0xd8].as_slice())));
+        for look in looks {
+            assert_eq!(look.await.unwrap().as_deref(), Ok([0xff, 0xd8].as_slice()));
+        }
+        assert!(wanted.sources.try_recv().is_err(), "nobody asked again");
+        tokio::time::advance(EVERY).await;
+        let again = see("Ann");
+        assert_eq!(wanted.sources.recv().await.as_deref(), Some("cam"));
+        answer(Err("off".to_owned()));
+        assert_eq!(again.await.unwrap(), Err("off".to_owned()));
+        // Another camera is looked at later: of the first nothing is left.
+        tokio::time::advance(KEPT_FOR).await;
+        assert!(stills.see(NodeId([2; 32]), "yard", "cam".to_owned(), "Ann").await.is_err());
+        assert!(!lock(&stills.0.shown).contains_key(&(NODE, "cam".to_owned())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_does_not_answer_or_is_not_linked_says_so_in_time() {
+        let stills = Stills::default();
+        let see = async || stills.see(NODE, "porch", "cam".to_owned(), "Ann").await;
+        assert_eq!(see().await, Err("it is not linked".to_owned()));
+        tokio::time::advance(EVERY).await;
+        let (wanted, newer) = (stills.linked(NODE), stills.linked(NODE));
+        drop(wanted);
+        assert!(see().await.unwrap_err().contains("did not answer in time"), "the newer link is asked");
+        assert!(lock(&stills.0.waiting).is_empty());
+        drop(newer);
+        assert!(lock(&stills.0.links).is_empty());
+    }
+}
