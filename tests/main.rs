@@ -19,6 +19,7 @@ mod harness;
 mod impostors;
 mod insiders;
 mod ipv6;
+mod looking;
 mod mail;
 mod motion;
 mod page;

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use super::MjpegCamera;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -58,6 +59,11 @@ impl FakeMotion {
         fs::write(&new, script).unwrap();
         fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
         fs::rename(&new, self.script()).unwrap();
+    }
+
+    /// From its next start on it shows what that camera sees.
+    pub(crate) fn shows(&self, camera: &MjpegCamera) {
+        fs::write(self.conf(), format!("stream_port {}\n", camera.port())).unwrap();
     }
 
     /// It dies, and cannot be started any more until [`Self::install`].

@@ -50,6 +50,10 @@ impl MjpegCamera {
         format!("http://{}/", self.address)
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     pub(crate) fn shows(&self, scene: Scene) {
         self.scene.send_replace(scene);
     }
@@ -81,8 +85,14 @@ async fn show(mut client: TcpStream, pictures: &[Vec<u8>], mut scene: watch::Rec
             Scene::Frozen => {}
             Scene::Still | Scene::Moving => {
                 if !is_greeted {
-                    // Whatever it asks for, there is one picture here.
-                    let _ = client.read(&mut [0; 4096]).await?;
+                    let mut asked = [0; 4096];
+                    let length = client.read(&mut asked).await?;
+                    // As Motion's own stream.
+                    if asked[..length].starts_with(b"GET /current") {
+                        let head = b"HTTP/1.0 200 OK\r\nContent-Type: image/jpeg\r\n\r\n";
+                        return client.write_all(&[head, pictures[place].as_slice()].concat()).await;
+                    }
+                    // Whatever else it asks for, there is one picture here.
                     client.write_all(b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n").await?;
                     is_greeted = true;
                 }

@@ -144,7 +144,12 @@
   // Still pictures: a new one each second, only those in sight of somebody, never two of one camera under way.
   const inSight = new Set();
   const eye = new IntersectionObserver((entries) => entries.forEach((entry) => inSight[entry.isIntersecting ? "add" : "delete"](entry.target)));
-  for (const img of $$("img[data-live]")) eye.observe(img);
+  const look = () => {
+    inSight.forEach((img) => { if (!img.isConnected) inSight.delete(img); });
+    for (const img of $$("img[data-live]")) eye.observe(img);
+  };
+  look();
+  body.addEventListener("htmx:sseMessage", look);
   setInterval(() => {
     if (document.hidden || root.dataset.link) return;
     for (const img of inSight) {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::hash::{DefaultHasher, Hasher as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::gate::Guest;
 use crate::page::first::{self, HOME, Kept};
+use crate::page::nodes::CAMERAS;
 use crate::page::{Page, Place, nodes};
 
 /// So often a page hears that the house is there, and what time it is.
@@ -63,7 +65,31 @@ struct Made {
     parts: Arc<Parts>,
 }
 
-type Parts = Vec<(&'static str, Arc<str>)>;
+type Parts = Vec<Part>;
+
+#[derive(Debug, Clone)]
+struct Part {
+    name: &'static str,
+    html: Arc<str>,
+    /// Of what it says. Ages are not part of that: they tick on the page by themselves.
+    hash: u64,
+}
+
+impl Part {
+    fn new(name: &'static str, html: String) -> Self {
+        let mut hasher = DefaultHasher::new();
+        without_ages(&html).for_each(|text| hasher.write(text.as_bytes()));
+        Self { name, html: Arc::from(html), hash: hasher.finish() }
+    }
+}
+
+/// All of it but the words in `<time … data-age>12 min ago</time>`.
+fn without_ages(html: &str) -> impl Iterator<Item = &str> {
+    html.split("data-age>").enumerate().map(|(nth, text)| match (nth, text.find("</time>")) {
+        (1.., Some(end)) => &text[end..],
+        _ => text,
+    })
+}
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct Wanted {
@@ -83,7 +109,8 @@ struct Watcher {
     dashboard: watch::Receiver<Option<Arc<Dashboard>>>,
     events: watch::Receiver<u64>,
     less: watch::Receiver<u64>,
-    sent: HashMap<&'static str, Arc<str>>,
+    /// The hash of each part that was sent last.
+    sent: HashMap<&'static str, u64>,
     beat: Instant,
     first: bool,
 }
@@ -157,7 +184,7 @@ impl Watcher {
             "" => FIRST_SCREEN.contains(&name),
             some => some.split(',').any(|one| one == name),
         };
-        let mut wanted: Parts = parts.iter().filter(|(name, _)| wants(name)).cloned().collect();
+        let mut wanted: Parts = parts.iter().filter(|part| wants(part.name)).cloned().collect();
         // Few pages show these, each its own.
         if wants("first") {
             let first = first::first_camera(&self.page, &self.guest, &house).await;
@@ -173,21 +200,22 @@ impl Watcher {
             let card = nodes::card(&self.page, node, &self.guest.visitor.name).await;
             wanted.extend(self.made("node", "parts/node.html", ADD, context! { node => Value::from(Serde(card)) }));
         }
+        if wants("cameras") {
+            wanted.extend(self.made("cameras", "parts/cameras.html", CAMERAS, context! { cameras => nodes::stills(&self.page, &house) }));
+        }
         let mut changed = Vec::new();
-        for (name, html) in &wanted {
-            if self.sent.get(name).is_some_and(|sent| sent == html) {
-                continue;
+        for Part { name, html, hash } in &wanted {
+            if self.sent.insert(name, *hash) != Some(*hash) {
+                changed.push(Event::default().event(*name).data(html.replace(SECRET, &secret)));
             }
-            self.sent.insert(name, html.clone());
-            changed.push(Event::default().event(*name).data(html.replace(SECRET, &secret)));
         }
         changed
     }
 
-    fn made(&self, name: &'static str, template: &'static str, place: Place<'_>, facts: Value) -> Option<(&'static str, Arc<str>)> {
+    fn made(&self, name: &'static str, template: &'static str, place: Place<'_>, facts: Value) -> Option<Part> {
         let facts = self.page.facts(Some(&self.guest), place, SECRET.to_owned(), None, facts);
         match self.page.render(template, facts) {
-            Ok(html) => Some((name, Arc::from(html))),
+            Ok(html) => Some(Part::new(name, html)),
             Err(error) => {
                 tracing::error!("the part {name} of the page cannot be made: {error:#}");
                 None
@@ -213,7 +241,7 @@ impl Live {
         let mut parts = Vec::with_capacity(PARTS.len());
         for (name, template) in &PARTS {
             match page.render(template, page.facts(Some(guest), HOME, SECRET.to_owned(), None, facts.clone())) {
-                Ok(html) => parts.push((*name, Arc::from(html))),
+                Ok(html) => parts.push(Part::new(name, html)),
                 Err(error) => tracing::error!("the part {name} of the page cannot be made: {error:#}"),
             }
         }
@@ -241,5 +269,21 @@ impl Live {
                 kept
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_only_grew_older_says_the_same() {
+        let hash = |html: &str| Part::new("people", html.to_owned()).hash;
+        let ann =
+            |age: &str, is: &str| hash(&format!("<b>{is}</b> <time datetime=\"x\" data-age>{age}</time> <time data-age>{age}</time>."));
+        assert_eq!(ann("just now", "Home"), ann("1 min ago", "Home"));
+        assert_ne!(ann("just now", "Home"), ann("just now", "Away"));
+        assert_ne!(hash("<time>18:31</time>"), hash("<time>18:32</time>"));
+        assert_ne!(hash("data-age>a"), hash("data-age>b"));
     }
 }

@@ -198,6 +198,7 @@ pub(crate) fn routes(page: &Page) -> Routes {
         .inside("/cameras", Act::See, get(nodes::cameras))
         .inside("/nodes/add", Act::Manage, get(nodes::add_page).post(nodes::add))
         .inside("/nodes/{id}", Act::See, get(nodes::node))
+        .inside("/nodes/{id}/live/{source}", Act::See, get(nodes::live))
         .inside("/nodes/{id}/rename", Act::Manage, post(nodes::rename))
         .inside("/nodes/{id}/revoke", Act::Manage, post(nodes::revoke))
         .inside("/log", Act::See, get(lists::log))
@@ -492,6 +493,7 @@ mod tests {
             ("/cameras", Some(See)),
             ("/nodes/add", Some(Manage)),
             ("/nodes/{id}", Some(See)),
+            ("/nodes/{id}/live/{source}", Some(See)),
             ("/nodes/{id}/rename", Some(Manage)),
             ("/nodes/{id}/revoke", Some(Manage)),
             ("/log", Some(See)),

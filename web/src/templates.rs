@@ -91,6 +91,7 @@ pub static PAGE: Family = Family {
         "node-add.html",
         "node.html",
         "parts/banner.html",
+        "parts/cameras.html",
         "parts/chart.html",
         "parts/confirm.html",
         "parts/events.html",

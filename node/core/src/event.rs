@@ -11,7 +11,7 @@ use crate::arming::ArmState;
 use crate::id::EventId;
 use crate::time::{SinceBoot, Timestamp};
 
-pub use stored::{EventCounts, EventFilter, MOST, StoredAttachment, StoredEvent, Thumbnail};
+pub use stored::{EventCounts, EventFilter, MOST, StoredAttachment, StoredEvent, Thumbnail, seconds_between};
 
 /// Hooks that name no event (the Go program's line) tell of the same movement while no more than this lies between them.
 pub const GAP: Duration = Duration::from_secs(30);

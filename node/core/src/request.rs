@@ -49,6 +49,12 @@ pub enum Request {
     /// How many events began between each of these moments and the next.
     EventDays {
         bounds: Vec<Timestamp>,
+        /// As in [`EventFilter`]; `None`: of all.
+        camera: Option<String>,
+    },
+    /// The events before and after that one.
+    Neighbours {
+        id: EventId,
     },
     /// How many events each node has.
     EventTotals,
@@ -98,6 +104,10 @@ pub enum Answer {
     /// One for each of [`Request::EventDays`] but the last, or for [`Request::Unseen`].
     Counts(Vec<u64>),
     Totals(Vec<(NodeId, u64)>),
+    Neighbours {
+        newer: Option<EventId>,
+        older: Option<EventId>,
+    },
     /// A JPEG.
     Still(Vec<u8>),
     /// A set-up code, shown once, with the page's address and the fingerprint of its certificate.

@@ -171,6 +171,7 @@ impl Driver {
             Request::Events { .. }
             | Request::Event { .. }
             | Request::EventDays { .. }
+            | Request::Neighbours { .. }
             | Request::EventTotals
             | Request::Unseen { .. }
             | Request::MarkSeen { .. }
@@ -208,6 +209,7 @@ pub(super) fn is_about_events(request: &Request) -> bool {
         Request::Events { .. }
             | Request::Event { .. }
             | Request::EventDays { .. }
+            | Request::Neighbours { .. }
             | Request::EventTotals
             | Request::Unseen { .. }
             | Request::MarkSeen { .. }
@@ -247,7 +249,11 @@ pub(super) async fn look_up_events(keeper: &Keeper, request: Request) -> Result<
             Some(event) => Answer::Event(Box::new(event)),
             None => Answer::Refused(format!("no event {id} is kept here")),
         },
-        Request::EventDays { bounds } => Answer::Counts(events.counts_between(&bounds).await?),
+        Request::EventDays { bounds, camera } => Answer::Counts(events.counts_between(&bounds, camera.as_deref()).await?),
+        Request::Neighbours { id } => {
+            let (newer, older) = events.neighbours(id).await?;
+            Answer::Neighbours { newer, older }
+        }
         Request::EventTotals => Answer::Totals(events.totals().await?),
         Request::Unseen { who } => Answer::Counts(vec![events.unseen(&who).await?]),
         Request::MarkSeen { ids, who } => {

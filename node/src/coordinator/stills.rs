@@ -126,9 +126,10 @@ impl Stills {
                 body.stop();
                 Err(format!("its picture is too large ({length} bytes)"))
             }
+            // Dropped half read, its stream is stopped.
             _ => match read(&mut body, length, connection).await? {
-                Some(picture) => Ok(picture.into()),
-                None => Err("its picture has not the length that it should have".to_owned()),
+                Ok(picture) => Ok(picture.into()),
+                Err(why) => Err(why.to_owned()),
             },
         };
         // Whoever asked may have gone away.
@@ -150,15 +151,19 @@ impl Stills {
 }
 
 /// A JPEG of that length, and nothing else: it is shown as one.
-async fn read(body: &mut Body, length: u32, connection: &Connection) -> Result<Option<Vec<u8>>, LinkError> {
+async fn read(body: &mut Body, length: u32, connection: &Connection) -> Result<Result<Vec<u8>, &'static str>, LinkError> {
     let mut picture = Vec::new();
     while let Some(chunk) = body.chunk(connection).await? {
         picture.extend_from_slice(&chunk);
         if picture.len() > length as usize {
-            return Ok(None);
+            return Ok(Err("its picture is longer than it said"));
         }
     }
-    Ok((picture.len() == length as usize && picture.starts_with(&[0xff, 0xd8])).then_some(picture))
+    Ok(match picture {
+        short if short.len() < length as usize => Err("its picture is shorter than it said"),
+        picture if picture.starts_with(&[0xff, 0xd8, 0xff]) => Ok(picture),
+        _ => Err("what it sent is no picture"),
+    })
 }
 
 /// For people: one line, not too long.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use dms3_core::alerting::{AlertPolicy, Effect, Input, Movement, Settings};
-use dms3_core::event::{Attachment, AttachmentKind};
+use dms3_core::event::{Attachment, AttachmentKind, seconds_between};
 use dms3_core::id::EventId;
 use dms3_core::time::Timestamp;
 use tokio::sync::watch;
@@ -177,8 +177,7 @@ impl Desk {
 impl Entry {
     /// How long it went on, if it is over.
     fn seconds(&self) -> Option<u32> {
-        let length = self.ended?.since(self.started).as_millis().div_ceil(1000).max(1);
-        u32::try_from(length).ok()
+        Some(seconds_between(self.started, self.ended?))
     }
 }
 
@@ -188,7 +187,7 @@ impl Book<'_> {
         Ok(match self {
             Self::House(events) => events.event(id).await?.map(|event| Entry {
                 started: event.began,
-                ended: event.ended,
+                ended: event.over(),
                 changed: event.changed,
                 attachments: event.attachments.into_iter().map(|known| known.attachment).collect(),
             }),

@@ -51,7 +51,6 @@ pub(super) async fn home(State(page): State<Page>, Extension(guest): Extension<G
 
 /// Asks the store; what it does not answer is missing, with the reason.
 pub(crate) async fn kept(page: &Page, who: &str) -> Kept {
-    let clock = page.clock();
     let mut kept = Kept::default();
     let filter = EventFilter { unseen_by: Some(who.to_owned()), limit: SHOWN, ..EventFilter::default() };
     match page.house.ask(Request::Events { filter }, who).await {
@@ -62,12 +61,7 @@ pub(crate) async fn kept(page: &Page, who: &str) -> Kept {
     if let Answer::Counts(counts) = page.house.ask(Request::Unseen { who: who.to_owned() }, who).await {
         kept.unseen_count = counts.first().copied().unwrap_or(0);
     }
-    let mut days = event::days(&clock);
-    days.extend(days.last().and_then(|today| today.tomorrow().ok()));
-    let bounds = days.into_iter().filter_map(|day| clock.midnight(day)).collect();
-    if let Answer::Counts(counts) = page.house.ask(Request::EventDays { bounds }, who).await {
-        kept.days = counts;
-    }
+    kept.days = days(page, who, None).await;
     if let Answer::Totals(totals) = page.house.ask(Request::EventTotals, who).await {
         kept.totals = totals.into_iter().collect();
     }
@@ -76,6 +70,18 @@ pub(crate) async fn kept(page: &Page, who: &str) -> Kept {
         kept.decisions = log.decisions;
     }
     kept
+}
+
+/// How many events each day of the chart has, of that camera or of all.
+pub(super) async fn days(page: &Page, who: &str, camera: Option<String>) -> Vec<u64> {
+    let clock = page.clock();
+    let mut days = event::days(&clock);
+    days.extend(days.last().and_then(|today| today.tomorrow().ok()));
+    let bounds = days.into_iter().filter_map(|day| clock.midnight(day)).collect();
+    match page.house.ask(Request::EventDays { bounds, camera }, who).await {
+        Answer::Counts(counts) => counts,
+        _ => Vec::new(),
+    }
 }
 
 /// All that the templates of the first screen and of its parts see.

@@ -5,7 +5,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use dms3_core::accounts::Act;
-use dms3_core::event::{AttachmentKind, EventFilter, StoredEvent, Thumbnail};
+use dms3_core::event::{AttachmentKind, EventFilter, StoredEvent, Thumbnail, seconds_between};
 use dms3_core::id::EventId;
 use dms3_core::request::{Answer, Request};
 use dms3_core::time::Timestamp;
@@ -62,7 +62,7 @@ pub(super) async fn events(State(page): State<Page>, Extension(guest): Extension
     let filter = EventFilter {
         since: day.and_then(|day| clock.midnight(day)),
         until: day.and_then(|day| day.tomorrow().ok()).and_then(|day| clock.midnight(day)),
-        camera: Some(wanted.camera.clone()).filter(|camera| !camera.is_empty()),
+        camera: filter_camera(&wanted),
         unseen_by: (wanted.seen == "no").then(|| who.to_owned()),
         before: place_of(&wanted.before),
         limit: PAGE,
@@ -73,7 +73,11 @@ pub(super) async fn events(State(page): State<Page>, Extension(guest): Extension
         Answer::Refused(why) => return page.trouble(Some(&guest), StatusCode::SERVICE_UNAVAILABLE, &view::capital(&why)),
         _ => return page.odd_answer(&guest),
     };
-    let kept = super::first::kept(&page, who).await;
+    let unseen = match page.house.ask(Request::Unseen { who: who.to_owned() }, who).await {
+        Answer::Counts(counts) => counts.first().copied().unwrap_or(0),
+        _ => 0,
+    };
+    let counts = super::first::days(&page, who, filter_camera(&wanted)).await;
     let query = |before: Option<&StoredEvent>| {
         let mut query = format!("camera={}&day={}&seen={}", encoded(&wanted.camera), encoded(&wanted.day), encoded(&wanted.seen));
         if let Some((at, id)) = before.map(StoredEvent::place) {
@@ -106,14 +110,18 @@ pub(super) async fn events(State(page): State<Page>, Extension(guest): Extension
     let facts = context! {
         filters => context! { camera => Value::from(Serde(camera_choices)), day => Value::from(Serde(day_choices)), seen => Value::from(Serde(seen_choices)) },
         filtered => day.is_some() || !wanted.camera.is_empty() || wanted.seen == "no",
-        chart => context! { days => Value::from(Serde(event::chart(&days, &kept.days))) },
-        unseen => kept.unseen_count,
+        chart => context! { days => Value::from(Serde(event::chart(&days, &counts))), camera => encoded(&wanted.camera) },
+        unseen,
         groups => Value::from(Serde(groups(items, &clock, "event", "events"))),
         newer,
         older,
         state => Value::from(Serde(view::home::pill(&house))),
     };
     page.show_with(StatusCode::OK, Some(&guest), Place { here: "events", path: &path }, "events.html", facts)
+}
+
+fn filter_camera(wanted: &Wanted) -> Option<String> {
+    Some(wanted.camera.clone()).filter(|camera| !camera.is_empty())
 }
 
 /// In a list by days the clock alone is said.
@@ -160,7 +168,7 @@ fn groups<T>(items: impl Iterator<Item = (Timestamp, T)>, clock: &Clock, one: &s
 struct EventPage {
     #[serde(flatten)]
     item: EventFacts,
-    seen_by: Vec<SeenBy>,
+    seen_by: Vec<String>,
     pictures: Vec<PictureLink>,
     clip: Option<ClipLink>,
     clip_words: Option<String>,
@@ -183,12 +191,6 @@ struct EventFacts {
 }
 
 #[derive(Serialize)]
-struct SeenBy {
-    name: String,
-    at: Moment,
-}
-
-#[derive(Serialize)]
 struct PictureLink {
     url: String,
     thumb: String,
@@ -201,7 +203,7 @@ struct ClipLink {
     url: String,
     #[serde(rename = "type")]
     mime: &'static str,
-    secs: Option<u64>,
+    secs: Option<u32>,
     size: String,
     name: String,
 }
@@ -237,12 +239,17 @@ pub(super) async fn event(State(page): State<Page>, Extension(guest): Extension<
     let clip = clip.filter(|one| one.kept_at.is_some()).map(|one| ClipLink {
         url: event::picture_url(&found, one, false),
         mime: super::events::mime_of(AttachmentKind::Clip, &one.attachment.name),
-        secs: None,
+        secs: found.over().map(|over| seconds_between(found.began, over)),
         size: view::size(one.attachment.length),
         name: one.attachment.name.clone(),
     });
     let others = found.seen_by.iter().filter(|name| *name != who && guest.may(Act::SeeNames));
-    let seen_by = others.map(|name| SeenBy { name: name.clone(), at: clock.moment(found.began) }).collect();
+    let seen_by = others.cloned().collect();
+    let (newer, older) = match page.house.ask(Request::Neighbours { id }, who).await {
+        Answer::Neighbours { newer, older } => (newer, older),
+        _ => (None, None),
+    };
+    let path_of = |id: EventId| format!("/events/{id}");
     let event::EventItem { id: text, camera, at, changed, words, kind, placeholder, going_on, seen, .. } = item;
     let shown = EventPage {
         item: EventFacts { id: text, camera, at, changed, words, kind, placeholder, going_on, seen },
@@ -251,20 +258,12 @@ pub(super) async fn event(State(page): State<Page>, Extension(guest): Extension<
         clip,
         clip_words,
         why: None,
-        newer: None,
-        older: older_than(&page, who, &found).await,
+        newer: newer.map(path_of),
+        older: older.map(path_of),
     };
-    let path = format!("/events/{id}");
+    let path = path_of(id);
     let facts = context! { event => Value::from(Serde(shown)), state => Value::from(Serde(view::home::pill(&house))) };
     page.show_with(StatusCode::OK, Some(&guest), Place { here: "events", path: &path }, "event.html", facts)
-}
-
-async fn older_than(page: &Page, who: &str, event: &StoredEvent) -> Option<String> {
-    let filter = EventFilter { before: Some(event.place()), limit: 1, ..EventFilter::default() };
-    match page.house.ask(Request::Events { filter }, who).await {
-        Answer::Events(events) => events.first().map(|older| format!("/events/{}", older.id)),
-        _ => None,
-    }
 }
 
 #[derive(Deserialize)]

@@ -2,9 +2,12 @@
 
 use axum::Extension;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
-use dms3_core::dashboard::{Dashboard, NodeView};
+use dms3_core::arming::ArmState;
+use dms3_core::dashboard::{Dashboard, DetectorView, Missing, NodeView};
+use dms3_core::id::NodeId;
+use dms3_core::protocol::message::LiveView;
 use dms3_core::request::{Answer, NewToken, Request, TokenRequest, TokenView};
 use dms3_core::roster::{NodeRole, NodeStatus};
 use minijinja::value::Serde;
@@ -16,6 +19,7 @@ use crate::gate::{Guest, Posted, encoded, way_back};
 use crate::view::node::{self, Light, NodeCard};
 use crate::view::{self, Clock, Moment};
 
+pub(crate) const CAMERAS: Place<'_> = Place { here: "cameras", path: "/cameras" };
 /// What somebody types on the new machine.
 const COMMAND: &str = "sudo dms3-node enroll";
 /// What putting a node out of the house means.
@@ -196,14 +200,17 @@ fn qr(word: &str) -> String {
     )
 }
 
+/// One camera, and where its live picture is.
 #[derive(Serialize)]
 struct Still {
+    /// Of the element.
     id: String,
     name: String,
     light: Light,
     words: String,
     img: Option<String>,
-    why: &'static str,
+    /// Why there is no picture.
+    why: Option<String>,
     url: String,
 }
 
@@ -212,24 +219,78 @@ pub(super) async fn cameras(State(page): State<Page>, Extension(guest): Extensio
         Ok(house) => house,
         Err(trouble) => return trouble,
     };
+    let facts = context! { cameras => stills(&page, &house), state => Value::from(Serde(view::home::pill(&house))) };
+    page.show_with(StatusCode::OK, Some(&guest), CAMERAS, "cameras.html", facts)
+}
+
+/// Each source of each camera, by name.
+pub(crate) fn stills(page: &Page, house: &Dashboard) -> Value {
     let clock = page.clock();
     let cameras = house.nodes.iter().filter(|node| node.role == NodeRole::Camera && node.status == NodeStatus::Active);
     let stills: Vec<_> = cameras
-        .map(|found| {
+        .flat_map(|found| {
             let card = node::card(found, 0, &page.settings.limits, &clock);
-            Still {
-                url: format!("/nodes/{}", card.id),
-                id: card.short,
-                name: card.name,
-                light: card.light,
-                words: card.words,
-                img: None,
-                why: "This version brings no live picture yet",
+            let url = format!("/nodes/{}", card.id);
+            let mut stills: Vec<_> = found
+                .detectors
+                .iter()
+                .enumerate()
+                .map(|(nth, detector)| {
+                    let why = hidden(house, found, detector);
+                    Still {
+                        id: format!("{}-{nth}", card.short),
+                        name: Missing { node: found, detector }.name(),
+                        light: card.light,
+                        words: card.detectors.get(nth).map_or_else(String::new, |line| line.words.clone()),
+                        img: why.is_none().then(|| format!("{url}/live/{}", encoded(&detector.source))),
+                        why,
+                        url: url.clone(),
+                    }
+                })
+                .collect();
+            if stills.is_empty() {
+                let why = Some("It was not heard of yet.".to_owned());
+                stills.push(Still { id: card.short, name: card.name, light: card.light, words: card.words, img: None, why, url });
             }
+            stills
         })
         .collect();
-    let facts = context! { cameras => Value::from(Serde(stills)), state => Value::from(Serde(view::home::pill(&house))) };
-    page.show_with(StatusCode::OK, Some(&guest), Place { here: "cameras", path: "/cameras" }, "cameras.html", facts)
+    Value::from(Serde(stills))
+}
+
+/// Why a camera is not to be looked at now. It says so itself to whoever asks all the same.
+fn hidden(house: &Dashboard, node: &NodeView, detector: &DetectorView) -> Option<String> {
+    let words = match (detector.live, detector.phase.as_str()) {
+        _ if node.liveness != "online" => "The house does not reach it.".to_owned(),
+        (_, "paused by hand") => "Stopped by hand on the camera.".to_owned(),
+        (LiveView::Never, _) => "It shows no live picture, by its own config.".to_owned(),
+        (_, "starting" | "watching") => return None,
+        (LiveView::Always, _) if !detector.should_watch => return None,
+        _ if detector.should_watch => view::sentence(if detector.detail.is_empty() { "it does not watch" } else { &detector.detail }),
+        _ if house.state == ArmState::Disarmed => "Off while the house is disarmed, for your privacy.".to_owned(),
+        _ => "Off while it does not watch, for your privacy.".to_owned(),
+    };
+    Some(words)
+}
+
+/// What a source sees now.
+pub(super) async fn live(
+    State(page): State<Page>,
+    Extension(guest): Extension<Guest>,
+    Path((node, source)): Path<(String, String)>,
+) -> Response {
+    let Ok(node) = NodeId::parse(&node) else { return StatusCode::NOT_FOUND.into_response() };
+    match page.house.ask(Request::Still { node, source }, &guest.visitor.name).await {
+        Answer::Still(picture) => {
+            let headers = [
+                (header::CONTENT_TYPE, HeaderValue::from_static("image/jpeg")),
+                (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+            ];
+            (headers, picture).into_response()
+        }
+        Answer::Refused(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", view::sentence(&why))).into_response(),
+        _ => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 #[cfg(test)]

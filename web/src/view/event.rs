@@ -1,6 +1,6 @@
 //! Events as lists and pages show them.
 
-use dms3_core::event::{AttachmentKind, EventKind, StoredAttachment, StoredEvent, Thumbnail};
+use dms3_core::event::{AttachmentKind, EventKind, StoredAttachment, StoredEvent, Thumbnail, seconds_between};
 use jiff::civil::Date;
 use serde::Serialize;
 
@@ -29,7 +29,7 @@ pub(crate) struct EventItem {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct Clip {
-    pub(crate) secs: Option<u64>,
+    pub(crate) secs: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -65,7 +65,7 @@ pub(crate) fn item(event: &StoredEvent, who: &str, clock: &Clock) -> EventItem {
         thumb: shown.map(|one| picture_url(event, one, one.thumbnail == Thumbnail::Made)),
         placeholder,
         pictures: pictures.len(),
-        clip: clip.map(|_| Clip { secs: None }),
+        clip: clip.map(|_| Clip { secs: event.over().map(|over| seconds_between(event.began, over)) }),
         going_on: event.ended.is_none() && words.is_none(),
         kind,
         words,

@@ -304,6 +304,7 @@ mod tests {
                 phase: phase.to_owned(),
                 since: Some(since),
                 detail: String::new(),
+                live: dms3_core::protocol::message::LiveView::Watching,
             }],
             ack_ms: Some(412),
             health: None,

@@ -60,10 +60,20 @@ pub enum Thumbnail {
 }
 
 impl StoredEvent {
+    /// When it was over, by the coordinator's clock as `began`; `None` while it goes on.
+    pub fn over(&self) -> Option<Timestamp> {
+        Some(self.began + self.ended?.since(self.started))
+    }
+
     /// Where it stands in the order of events.
     pub fn place(&self) -> (Timestamp, EventId) {
         (self.began, self.id)
     }
+}
+
+/// How long an event went on, and so its clip, in whole seconds.
+pub fn seconds_between(began: Timestamp, over: Timestamp) -> u32 {
+    u32::try_from(over.since(began).as_millis().div_ceil(1000).max(1)).unwrap_or(u32::MAX)
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

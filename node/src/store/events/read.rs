@@ -91,17 +91,38 @@ impl Events {
         Ok(Some(Announced { length: u64::try_from(row.try_get::<i64, _>("length")?)?, kept: kept_at.is_some() }))
     }
 
-    /// How many began between each of these moments and the next.
-    pub async fn counts_between(&self, bounds: &[Timestamp]) -> anyhow::Result<Vec<u64>> {
+    /// The event that began next after that one, and the last before it.
+    pub async fn neighbours(&self, id: EventId) -> anyhow::Result<(Option<EventId>, Option<EventId>)> {
+        let mut tx = self.pool.begin().await?;
+        let mut found = [None, None];
+        for (found, sql) in found.iter_mut().zip([
+            "SELECT event.id FROM event, event AS this WHERE this.id = $1 AND (event.began, event.id) > (this.began, this.id)
+             ORDER BY event.began, event.id LIMIT 1",
+            "SELECT event.id FROM event, event AS this WHERE this.id = $1 AND (event.began, event.id) < (this.began, this.id)
+             ORDER BY event.began DESC, event.id DESC LIMIT 1",
+        ]) {
+            let id: Option<Vec<u8>> = sqlx::query_scalar(sql).bind(id.0.as_slice()).fetch_optional(&mut *tx).await?;
+            *found = id.map(fixed).transpose()?.map(EventId);
+        }
+        let [newer, older] = found;
+        Ok((newer, older))
+    }
+
+    /// How many began between each of these moments and the next, of that camera or of all.
+    pub async fn counts_between(&self, bounds: &[Timestamp], camera: Option<&str>) -> anyhow::Result<Vec<u64>> {
         let mut tx = self.pool.begin().await?;
         let mut counts = Vec::with_capacity(bounds.len());
         for pair in bounds.windows(2) {
-            let count: i64 = sqlx::query_scalar("SELECT count(*) FROM event WHERE began >= $1 AND began < $2")
-                .bind(stamp(pair[0]))
-                .bind(stamp(pair[1]))
-                .fetch_one(&mut *tx)
-                .await
-                .context("cannot count the events")?;
+            let count: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM event WHERE began >= $1 AND began < $2
+                 AND ($3 IS NULL OR camera = $3 OR source = $3 OR camera || '/' || source = $3)",
+            )
+            .bind(stamp(pair[0]))
+            .bind(stamp(pair[1]))
+            .bind(camera)
+            .fetch_one(&mut *tx)
+            .await
+            .context("cannot count the events")?;
             counts.push(u64::try_from(count)?);
         }
         Ok(counts)

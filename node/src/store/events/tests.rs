@@ -301,6 +301,14 @@ async fn events_are_found_by_time_camera_kind_and_page() {
         assert_eq!(house.ids(&EventFilter { camera: Some(camera.to_owned()), ..EventFilter::default() }).await.len(), found, "{camera}");
     }
     assert_eq!(house.ids(&EventFilter { kind: Some(EventKind::Snapshot), ..EventFilter::default() }).await.len(), 3);
+    let counts = house.store.counts_between(&[T0, T0 + HOUR, T0 + 3 * HOUR], None).await.unwrap();
+    assert_eq!(counts, [2, 4]);
+    assert_eq!(house.store.counts_between(&[T0, T0 + HOUR, T0 + 3 * HOUR], Some("porch-pi/garden")).await.unwrap(), [1, 2]);
+    for (nth, id) in newest_first.iter().enumerate() {
+        let (newer, older) = house.store.neighbours(*id).await.unwrap();
+        assert_eq!((newer, older), (nth.checked_sub(1).map(|nth| newest_first[nth]), newest_first.get(nth + 1).copied()));
+    }
+    assert_eq!(house.store.neighbours(EventId([9; 16])).await.unwrap(), (None, None));
     // Page by page, although the last of each page is removed before the next one is asked for.
     let (mut pages, mut before) = (Vec::new(), None);
     loop {
