@@ -26,6 +26,8 @@ const LOOKERS: usize = 256;
 /// A source of a node.
 type Key = (NodeId, String);
 type Seen = Result<Arc<[u8]>, String>;
+/// When it was asked for, and what came.
+type Last = Arc<tokio::sync::Mutex<Option<(Instant, Seen)>>>;
 
 /// Clones are the same.
 #[derive(Debug, Clone, Default)]
@@ -37,7 +39,7 @@ struct Inner {
     /// Who waits for a picture that a camera was asked for.
     waiting: Mutex<HashMap<Key, oneshot::Sender<Seen>>>,
     /// The last picture, and a lock around its asking: all who look at once wait for one.
-    shown: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<Option<(Instant, Seen)>>>>>,
+    shown: Mutex<HashMap<Key, Last>>,
     lookers: Mutex<HashMap<(String, Key), Instant>>,
 }
 
@@ -174,6 +176,8 @@ fn tidy(why: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::task::JoinSet;
+
     use super::*;
 
     const NODE: NodeId = NodeId([1; 32]);
@@ -182,23 +186,27 @@ mod tests {
     async fn a_camera_is_asked_once_a_second_however_many_look_and_what_it_saw_is_kept_no_longer() {
         let stills = Stills::default();
         let mut wanted = stills.linked(NODE);
-        let see = |by: &'static str| {
-            let stills = stills.clone();
-            tokio::spawn(async move { stills.see(NODE, "porch", "cam".to_owned(), by).await })
-        };
-        let looks = [see("Ann"), see("Ben"), see("Cleo")];
+        let see = |by: &'static str| stills.see(NODE, "porch", "cam".to_owned(), by);
+        let mut looks: JoinSet<_> = ["Ann", "Ben", "Cleo"]
+            .into_iter()
+            .map(|by| {
+                let stills = stills.clone();
+                async move { stills.see(NODE, "porch", "cam".to_owned(), by).await }
+            })
+            .collect();
         assert_eq!(wanted.sources.recv().await.as_deref(), Some("cam"));
         let answer = |seen: Seen| lock(&stills.0.waiting).remove(&(NODE, "cam".to_owned())).unwrap().send(seen).unwrap();
         answer(Ok(Arc::from([0xff, 0xd8].as_slice())));
-        for look in looks {
-            assert_eq!(look.await.unwrap().as_deref(), Ok([0xff, 0xd8].as_slice()));
+        while let Some(seen) = looks.join_next().await {
+            assert_eq!(seen.unwrap().as_deref(), Ok([0xff, 0xd8].as_slice()));
         }
         assert!(wanted.sources.try_recv().is_err(), "nobody asked again");
         tokio::time::advance(EVERY).await;
-        let again = see("Ann");
-        assert_eq!(wanted.sources.recv().await.as_deref(), Some("cam"));
-        answer(Err("off".to_owned()));
-        assert_eq!(again.await.unwrap(), Err("off".to_owned()));
+        let again = async {
+            assert_eq!(wanted.sources.recv().await.as_deref(), Some("cam"));
+            answer(Err("off".to_owned()));
+        };
+        assert_eq!(tokio::join!(see("Ann"), again).0, Err("off".to_owned()));
         // Another camera is looked at later: of the first nothing is left.
         tokio::time::advance(KEPT_FOR).await;
         assert!(stills.see(NodeId([2; 32]), "yard", "cam".to_owned(), "Ann").await.is_err());
