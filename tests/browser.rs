@@ -1,10 +1,12 @@
 //! The dashboard in a real browser.
 
+use std::time::Instant;
+
 use dms3_core::arming::ArmState;
 
 use crate::events::{good, picture, said};
-use crate::harness::skip::cannot_browse;
-use crate::harness::{Browser, House, LOOKS, PASSWORD, Plan};
+use crate::harness::skip::{cannot_browse, cannot_make_networks};
+use crate::harness::{Browser, House, LOOKS, Lan, MjpegCamera, PASSWORD, Plan, eventually};
 
 async fn house() -> House {
     let plan = Plan { web: Some("title = \"DMS3 · Home\"".to_owned()), ..Plan::default() };
@@ -47,11 +49,65 @@ async fn a_browser_that_trusts_the_house_sets_it_up_arms_it_and_sees_what_change
     good(picture(porch, "7", "15360", &file));
     browser.shows("5 %").await;
 
-    // A coordinator that goes and comes back under an open page.
+    // What a camera sees, a new picture each second.
+    let seen = MjpegCamera::start().await;
+    porch.motion.shows(&seen);
+    house.disarm().await;
+    house.agrees(ArmState::Disarmed).await;
+    browser.opens("/cameras").await;
+    browser.comes_to("It shows no live picture").await;
+    house.arm().await;
+    browser.shows_live("cam").await;
+
+    // A coordinator that goes and comes back under an open page, armed as it was, and what came meanwhile is there.
+    browser.opens("/").await;
+    browser.comes_to("Armed · away").await;
     house.coordinator.stop().await;
     browser.shows("Cut off from the house").await;
     house.coordinator.start();
     house.answers().await;
+    house.disarm().await;
+    browser.shows("Disarmed").await;
+    eventually("it is whole again", async || !browser.reads().await.contains("Cut off")).await;
+}
+
+#[tokio::test]
+async fn a_phone_leaves_and_comes_home_and_the_page_that_is_open_says_so() {
+    let name = "a_phone_leaves_and_comes_home_and_the_page_that_is_open_says_so";
+    if cannot_browse(name) || cannot_make_networks(name) {
+        return;
+    }
+    let lan = Lan::new();
+    let phone = lan.host("anna");
+    let presence = format!(
+        "[coordinator.presence]\n[[coordinator.presence.person]]\nname = \"Anna\"\ndevices = [\"{}\"]\naway_after = \"6s\"\n",
+        phone.mac
+    );
+    let plan = Plan { web: Some(String::new()), presence: Some(presence), lan: Some(lan), ..Plan::default() };
+    let mut house = House::planned(plan).await;
+    house.add_camera("porch").await;
+    house.agrees(ArmState::Disarmed).await;
+    let browser = Browser::at(&house).await;
+    browser.opens("/").await;
+    browser.comes_to("Welcome to your house").await;
+    browser.types("code", &house.setup_code().await).await;
+    browser.types("name", "Ann").await;
+    browser.types("password", PASSWORD).await;
+    browser.types("again", PASSWORD).await;
+    browser.presses("Become the owner").await;
+    browser.comes_to("Disarmed").await;
+    browser.shows("Home").await;
+
+    let began = Instant::now();
+    phone.leaves();
+    browser.shows("Everybody left").await;
+    eprintln!("the page said that everybody left {:.1} s after the phone did (away_after is 6 s)", began.elapsed().as_secs_f64());
+    browser.shows("1 of 1 watching").await;
+    phone.returns();
+    let began = Instant::now();
+    phone.talks_to(&house.plan.lan.as_ref().unwrap().machine("coordinator"));
+    browser.shows("Anna came home").await;
+    eprintln!("and that Anna came home {:.1} s after her phone did", began.elapsed().as_secs_f64());
 }
 
 #[tokio::test]

@@ -171,6 +171,45 @@ async fn armed_from_the_page_every_camera_watches_and_an_open_page_says_so() {
 }
 
 #[tokio::test]
+async fn a_hundred_open_pages_hear_what_is_decided_and_the_cameras_obey_all_the_same() {
+    let plan = Plan { web: Some("connections_per_address = 200".to_owned()), ..Plan::default() };
+    let house = House::planned_with_cameras(plan, ["porch"]).await;
+    let owner = house.owner().await;
+    let mut open = Vec::new();
+    for _ in 0..100 {
+        open.push(owner.watches("").await);
+    }
+    for page in &mut open {
+        page.hears("banner", "Disarmed").await;
+    }
+    house.arm().await;
+    house.agrees(ArmState::Away).await;
+    for page in &mut open {
+        page.hears("banner", "Armed · away").await;
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_panics_harms_neither_the_house_nor_other_pages() {
+    let house = House::planned_with_cameras(plan(), ["porch"]).await;
+    let owner = house.owner().await;
+    let mut open = owner.watches("").await;
+    open.hears("banner", "Disarmed").await;
+    house.arm().await;
+    house.agrees(ArmState::Away).await;
+    let before = house.standing().await;
+    for _ in 0..20 {
+        let page = owner.get("/debug/panic").await;
+        assert!(page.status == 500 && page.has("The house goes on"), "{}", page.text);
+    }
+    house.is_unharmed_and_told(before, "making a page panicked: a test asked for it").await;
+    assert_eq!(owner.get("/").await.status, 200);
+    house.disarm().await;
+    open.hears("banner", "Disarmed").await;
+    assert_eq!(house.visitor().await.get("/debug/panic").await.to, "/sign-in?back=%2Fdebug%2Fpanic");
+}
+
+#[tokio::test]
 async fn what_another_site_asks_for_in_somebodys_name_is_not_done() {
     let house = house().await;
     let owner = house.owner().await;
@@ -330,10 +369,9 @@ async fn a_session_that_is_ended_closes_its_open_pages_and_one_that_lives_outliv
     assert_eq!(owner.submit("/account/password", &changed).await.to, "/account");
     house.coordinator.restart().await;
     house.answers().await;
-    // On another port here: a cookie is its host's.
-    let owner = owner.follows(&house).await;
+    house.page_address().await;
     assert_eq!(owner.get("/").await.status, 200, "who was signed in still is");
-    assert_eq!(phone.follows(&house).await.signs_in("Ann", PASSWORD).await.status, 403, "the old password is none");
+    assert_eq!(phone.signs_in("Ann", PASSWORD).await.status, 403, "the old password is none");
 }
 
 /// Speaks to the port itself.

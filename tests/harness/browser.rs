@@ -148,6 +148,23 @@ impl Browser {
         assert_eq!(stays.json().as_bool(), Some(true), "it was loaded anew");
     }
 
+    /// Waits until the picture of that camera is there, and then another one.
+    pub(crate) async fn shows_live(&self, source: &str) {
+        let script = "const img = document.querySelector(`img[data-live$='/live/${arguments[0]}']`);\
+                      return img && img.complete && img.naturalWidth > 0 ? img.src : ''";
+        let seen = async || -> Option<String> {
+            let seen = self.driver.execute(script, vec![serde_json::json!(source)]).await.ok()?;
+            seen.convert().ok().filter(|seen: &String| !seen.is_empty())
+        };
+        let mut first = None;
+        eventually(&format!("{source} is seen live"), async || {
+            first = seen().await;
+            first.is_some()
+        })
+        .await;
+        eventually("a newer picture follows", async || seen().await.is_some_and(|now| Some(&now) != first.as_ref())).await;
+    }
+
     /// Waits until a page says that.
     pub(crate) async fn comes_to(&self, text: &str) {
         eventually(&format!("a page shows {text:?}"), async || {

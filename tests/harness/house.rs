@@ -1,7 +1,9 @@
 //! A house: a coordinator and its cameras, founded and paired the way a user does it.
 
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use dms3_core::arming::ArmState;
 use dms3_core::dashboard::{Dashboard, NodeView};
@@ -12,7 +14,7 @@ use dms3_pki::Identity;
 use tempfile::TempDir;
 
 use super::node::is_for_people;
-use super::{FakeMotion, LINKED_WITHIN, Lan, Make, Node, Port, eventually, within};
+use super::{FakeMotion, LINKED_WITHIN, Lan, Make, Node, Port, TcpPort, eventually, within};
 
 /// What is special about a house. The default one is manual (nobody's phone) and lives on this machine's loopback.
 #[derive(Debug, Default)]
@@ -37,6 +39,9 @@ pub(crate) struct House {
     pub(crate) mesh_port: Port,
     pub(crate) enroll_port: Port,
     pub(crate) mdns_port: Port,
+    pub(super) web_port: TcpPort,
+    /// Where this machine reaches the dashboard of a coordinator that has a host of its own.
+    pub(super) way_to_page: OnceLock<SocketAddr>,
     // Last: processes end before their files go.
     dir: TempDir,
 }
@@ -81,9 +86,10 @@ impl House {
     pub(crate) async fn planned(plan: Plan) -> Self {
         let dir = tempfile::Builder::new().prefix("dms3-").tempdir().unwrap();
         let (mesh_port, enroll_port, mdns_port) = (Port::free(), Port::free(), Port::free());
+        let web_port = TcpPort::free();
         let presence = plan.presence.as_deref().unwrap_or("[coordinator.presence]\nenabled = false\n");
         let web = match &plan.web {
-            Some(keys) => format!("[web]\nlisten = \"127.0.0.1:0\"\n{keys}\n"),
+            Some(keys) => format!("[web]\nlisten = \"{}\"\n{keys}\n", web_port.address()),
             None => String::new(),
         };
         let coordinator = match &plan.lan {
@@ -103,7 +109,8 @@ impl House {
                 Node::new(dir.path(), "coordinator", "coordinator", None, &sections)
             }
         };
-        let house = Self { coordinator, cameras: Vec::new(), plan, mesh_port, enroll_port, mdns_port, dir };
+        let house =
+            Self { coordinator, cameras: Vec::new(), plan, mesh_port, enroll_port, mdns_port, web_port, way_to_page: OnceLock::new(), dir };
         house.coordinator.cli(&["init"]).await.good();
         house.coordinator.start();
         house.answers().await;

@@ -1,5 +1,7 @@
 //! A network of its own on this machine: a switch and hosts, each a network namespace with its own MAC and IP address.
 
+use std::fs::File;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -113,6 +115,30 @@ impl Host {
     pub(crate) fn is_slow(&self, rate: &str) {
         let limit = ["tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "64kb", "latency", "50ms"];
         ip(&[&["netns", "exec", &self.netns], &limit[..]].concat());
+    }
+
+    /// A way from this machine's loopback to a port of the host's own, as long as the test runs.
+    pub(crate) fn way_to(&self, port: SocketAddr) -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let way = listener.local_addr().unwrap();
+        let netns = File::open(format!("/run/netns/{}", self.netns)).unwrap();
+        std::thread::spawn(move || {
+            // The threads that this one starts are in that network too.
+            nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            for visitor in listener.incoming() {
+                let (visitor, Ok(inside)) = (visitor.unwrap(), TcpStream::connect(port)) else { continue };
+                let pass = |mut from: TcpStream, mut to: TcpStream| {
+                    std::thread::spawn(move || {
+                        // Whoever went away needs no more.
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Write);
+                    })
+                };
+                pass(visitor.try_clone().unwrap(), inside.try_clone().unwrap());
+                pass(inside, visitor);
+            }
+        });
+        way
     }
 
     /// Bytes that it ever sent.

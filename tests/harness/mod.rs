@@ -22,7 +22,7 @@ pub(crate) use house::{Camera, House, Plan, Standing};
 pub(crate) use lan::{Addresses, Host, Lan};
 pub(crate) use mjpeg::{MjpegCamera, Scene};
 pub(crate) use node::{BINARY, Node};
-pub(crate) use port::Port;
+pub(crate) use port::{Port, TcpPort};
 pub(crate) use relay::Relay;
 pub(crate) use terminal::Terminal;
 pub(crate) use visitor::{PASSWORD, Page, Visitor};

@@ -1,4 +1,4 @@
-//! UDP ports that stay ours while nobody has them open: a coordinator that is restarted must find its own free.
+//! Ports that stay ours while nobody has them open: a coordinator that is restarted must find its own free.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
@@ -27,6 +27,27 @@ impl Port {
 
     pub(crate) fn number(&self) -> u16 {
         self.number
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.number).into()
+    }
+}
+
+/// A TCP port of 127.0.0.1 that a node may listen on again and again. A socket that is bound to it and never listens keeps it from others.
+#[derive(Debug)]
+pub(crate) struct TcpPort {
+    number: u16,
+    _reserved: socket2::Socket,
+}
+
+impl TcpPort {
+    pub(crate) fn free() -> Self {
+        let reserved = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        reserved.set_reuse_address(true).unwrap();
+        reserved.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        let number = reserved.local_addr().unwrap().as_socket().unwrap().port();
+        Self { number, _reserved: reserved }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

@@ -55,7 +55,13 @@ impl House {
             !found.is_empty()
         })
         .await;
-        found
+        match &self.plan.lan {
+            Some(lan) => {
+                let way = self.way_to_page.get_or_init(|| lan.machine("coordinator").way_to(self.web_port.address()));
+                format!("https://{way}")
+            }
+            None => found,
+        }
     }
 
     pub(crate) async fn visitor(&self) -> Visitor {
@@ -89,11 +95,6 @@ impl House {
 impl Visitor {
     pub(crate) fn base(&self) -> &str {
         &self.base
-    }
-
-    /// The same one, where the dashboard is now.
-    pub(crate) async fn follows(&self, house: &House) -> Self {
-        Self { client: self.client.clone(), base: house.page_address().await }
     }
 
     /// `None`: it was not answered.
