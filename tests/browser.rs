@@ -1,5 +1,7 @@
 //! The dashboard in a real browser.
 
+mod family;
+
 use std::time::Instant;
 
 use dms3_core::arming::ArmState;
@@ -13,8 +15,8 @@ async fn house() -> House {
     House::planned_with_cameras(plan, ["porch"]).await
 }
 
-/// Ann, by the code of `init`.
-async fn set_up(house: &House, browser: &Browser) {
+/// Ann, by the code of `init`; then the first screen says that.
+async fn set_up(house: &House, browser: &Browser, says: &str) {
     browser.opens("/").await;
     browser.comes_to("Welcome to your house").await;
     browser.types("code", &house.setup_code().await).await;
@@ -22,7 +24,7 @@ async fn set_up(house: &House, browser: &Browser) {
     browser.types("password", PASSWORD).await;
     browser.types("again", PASSWORD).await;
     browser.presses("Become the owner").await;
-    browser.comes_to("1 of 1 watching").await;
+    browser.comes_to(says).await;
 }
 
 #[tokio::test]
@@ -33,7 +35,7 @@ async fn a_browser_that_trusts_the_house_sets_it_up_arms_it_and_sees_what_change
     let house = house().await;
     house.arm().await;
     let browser = Browser::at(&house).await;
-    set_up(&house, &browser).await;
+    set_up(&house, &browser, "1 of 1 watching").await;
     browser.presses("Disarm").await;
     browser.comes_to("No camera has to watch now.").await;
     house.agrees(ArmState::Disarmed).await;
@@ -88,14 +90,7 @@ async fn a_phone_leaves_and_comes_home_and_the_page_that_is_open_says_so() {
     house.add_camera("porch").await;
     house.agrees(ArmState::Disarmed).await;
     let browser = Browser::at(&house).await;
-    browser.opens("/").await;
-    browser.comes_to("Welcome to your house").await;
-    browser.types("code", &house.setup_code().await).await;
-    browser.types("name", "Ann").await;
-    browser.types("password", PASSWORD).await;
-    browser.types("again", PASSWORD).await;
-    browser.presses("Become the owner").await;
-    browser.comes_to("Disarmed").await;
+    set_up(&house, &browser, "Disarmed").await;
     browser.shows("Home").await;
 
     let began = Instant::now();
@@ -130,7 +125,7 @@ async fn every_page_can_be_read_by_everybody_on_a_phone_and_on_a_desk_by_day_and
         }
     };
     at_each("set-up").await;
-    set_up(&house, &browser).await;
+    set_up(&house, &browser, "1 of 1 watching").await;
     let (porch, file) = (house.camera("porch"), house.dir().join("1-20261124080130-01.jpg"));
     porch_by_night().save(&file).unwrap();
     good(said(porch, "event-start", "7"));

@@ -123,13 +123,60 @@ impl Browser {
         let press = async || -> WebDriverResult<bool> {
             for found in self.driver.find_all(By::XPath(path.as_str())).await? {
                 if found.is_displayed().await? {
-                    found.click().await?;
+                    self.press(&found).await?;
                     return Ok(true);
                 }
             }
             Ok(false)
         };
         eventually(&format!("{text:?} can be pressed"), async || press().await.is_ok_and(|pressed| pressed)).await;
+    }
+
+    /// In the middle of the screen: at its edge bars may lie over it.
+    async fn press(&self, found: &WebElement) -> WebDriverResult<()> {
+        self.driver.execute("arguments[0].scrollIntoView({ block: 'center' })", vec![found.to_json()?]).await?;
+        found.click().await
+    }
+
+    /// The button that says that and nothing else.
+    pub(crate) async fn presses_only(&self, text: &str) {
+        let path = format!("//button[normalize-space(.) = \"{text}\"]");
+        eventually(&format!("{text:?} can be pressed"), async || match self.driver.find(By::XPath(path.as_str())).await {
+            Ok(found) => self.press(&found).await.is_ok(),
+            Err(_) => false,
+        })
+        .await;
+    }
+
+    pub(crate) async fn has(&self, selector: &str) -> bool {
+        self.driver.find(By::Css(selector)).await.is_ok()
+    }
+
+    pub(crate) async fn text_of(&self, selector: &str) -> String {
+        self.driver.find(By::Css(selector)).await.unwrap().text().await.unwrap()
+    }
+
+    /// A page of somebody else.
+    pub(crate) async fn opens_foreign(&self, html: &str) {
+        self.driver.goto(format!("data:text/html,{html}")).await.unwrap();
+    }
+
+    /// Waits until that picture is loaded.
+    pub(crate) async fn sees_picture(&self, selector: &str) {
+        let script = "const img = document.querySelector(arguments[0]); return !!img && img.complete && img.naturalWidth > 0";
+        eventually(&format!("{selector} is a picture"), async || self.holds(script, selector).await).await;
+    }
+
+    /// Plays that clip and waits until it goes on.
+    pub(crate) async fn plays(&self, selector: &str) {
+        let script = "const clip = document.querySelector(arguments[0]); if (!clip) return false; clip.muted = true; clip.play(); \
+                      return clip.currentTime > 0.5 && clip.videoWidth > 0 && !clip.error";
+        eventually(&format!("{selector} plays"), async || self.holds(script, selector).await).await;
+    }
+
+    async fn holds(&self, script: &str, selector: &str) -> bool {
+        let said = self.driver.execute(script, vec![serde_json::json!(selector)]).await;
+        said.is_ok_and(|said| said.json().as_bool() == Some(true))
     }
 
     /// Text of the page as somebody reads it.

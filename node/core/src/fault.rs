@@ -39,6 +39,8 @@ pub enum FaultKind {
     CoordinatorGone { told_by: String },
     /// What the text says is all.
     Other,
+    /// Somebody at this address tries passwords of the dashboard: so many wrong ones.
+    PasswordsGuessed { source: String, count: u32 },
 }
 
 impl Fault {
@@ -60,6 +62,7 @@ impl FaultKind {
             Self::Blind { why: text }
             | Self::DiskNearlyFull { node: text, .. }
             | Self::TokenLocked { source: text }
+            | Self::PasswordsGuessed { source: text, .. }
             | Self::CoordinatorGone { told_by: text } => [Some(text), None],
             Self::StateConflict | Self::Other => [None, None],
         };

@@ -262,7 +262,8 @@ impl Doors {
                 "Somebody tries passwords at the dashboard: {count} wrong ones from {}. Nobody got in; each further try waits a minute.",
                 visit.address
             );
-            let fault = Fault::new(format!("guesses/{}", visit.address), FaultKind::Other, text);
+            let kind = FaultKind::PasswordsGuessed { source: visit.address.to_string(), count };
+            let fault = Fault::new(format!("guesses/{}", visit.address), kind, text);
             if self.words.try_send(Word::Once(fault)).is_err() {
                 tracing::warn!("the driver is too busy to hear that somebody tries passwords");
             }

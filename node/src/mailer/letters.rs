@@ -246,6 +246,7 @@ fn fault_of(notice: &Notice) -> Fault {
         FaultKind::DiskNearlyFull { node, free_mib } => Fault::DiskNearlyFull { node: name(node), free_mib: *free_mib },
         FaultKind::OutboxStuck { camera, waiting } => Fault::OutboxStuck { camera: name(camera), waiting: *waiting },
         FaultKind::TokenLocked { source } => Fault::TokenLocked { source: name(source) },
+        FaultKind::PasswordsGuessed { source, count } => Fault::PasswordsGuessed { source: name(source), count: *count },
         FaultKind::StateConflict => Fault::StateConflict { what: notice.text.as_str().into() },
         FaultKind::CoordinatorGone { told_by } => Fault::CoordinatorGone { told_by: name(told_by) },
         FaultKind::Other => {
@@ -349,6 +350,11 @@ mod tests {
             (FaultKind::DiskNearlyFull { node: porch(), free_mib: 90 }, "The disk of porch is nearly full", "90 MB are free."),
             (FaultKind::OutboxStuck { camera: porch(), waiting: 3 }, "3 events do not reach the coordinator", "They wait on porch"),
             (FaultKind::TokenLocked { source: "10.0.0.9".to_owned() }, "A pairing word is locked", "Somebody at 10.0.0.9"),
+            (
+                FaultKind::PasswordsGuessed { source: "10.0.0.9".to_owned(), count: 10 },
+                "Somebody guesses passwords of the dashboard",
+                "10 wrong ones came from 10.0.0.9",
+            ),
             (FaultKind::StateConflict, "The coordinator has forgotten a decision", "The facts: as they are."),
             (FaultKind::CoordinatorGone { told_by: porch() }, "The coordinator does not answer", "porch tells this itself."),
             (FaultKind::Other, "The facts", "The facts: as they are."),

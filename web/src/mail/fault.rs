@@ -26,6 +26,8 @@ pub enum Fault {
     OutboxStuck { camera: Name, waiting: u64 },
     /// A pairing word was tried wrongly too often, last from this address.
     TokenLocked { source: Name },
+    /// Somebody at this address tries passwords of the dashboard: so many wrong ones.
+    PasswordsGuessed { source: Name, count: u32 },
     /// A camera holds a newer state than the coordinator remembers; `what` says what holds now.
     StateConflict { what: Sentence },
     /// Told by a camera: the coordinator does not answer.
@@ -110,6 +112,14 @@ impl Fault {
                     "If nobody was, somebody in your network tries to add a camera of theirs: find out who is in it.",
                 ],
             ),
+            Self::PasswordsGuessed { source, count } => words(
+                "Somebody guesses passwords of the dashboard".into(),
+                format!("{count} wrong ones came from {source}. Nobody got in, and each further try waits a minute."),
+                &[
+                    "If somebody of the family forgot a password, an owner gives a new one on the page of accounts.",
+                    "If it was none of you, somebody is in your network: find out which machine has that address, and change the Wi-Fi's password.",
+                ],
+            ),
             Self::StateConflict { what } => words(
                 "The coordinator has forgotten a decision".into(),
                 what.to_string(),
@@ -151,6 +161,7 @@ mod tests {
             Fault::DiskNearlyFull { node: porch(), free_mib: 0 },
             Fault::OutboxStuck { camera: porch(), waiting: 1 },
             Fault::TokenLocked { source: "10.0.0.9".into() },
+            Fault::PasswordsGuessed { source: "10.0.0.9".into(), count: 10 },
             Fault::StateConflict { what: "the sensor says away, the button disarmed".into() },
             Fault::CoordinatorGone { told_by: porch() },
         ] {
