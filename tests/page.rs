@@ -5,10 +5,18 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use dms3_core::arming::ArmState;
+use dms3_core::id::EventId;
+use dms3_core::protocol::events::{AttachmentV1, EventV1};
+use dms3_core::protocol::frame::Message;
+use dms3_core::protocol::message::HelloV1;
+use dms3_node::clock::wall;
+use dms3_node::mesh::transfer::send_event;
 use reqwest::Method;
 
 use crate::events::{picture, said};
 use crate::harness::{House, PASSWORD, Plan, Visitor, eventually, within};
+use crate::insiders::Thief;
+use crate::strangers::hello;
 
 async fn house() -> House {
     House::planned(plan()).await
@@ -372,6 +380,59 @@ async fn a_session_that_is_ended_closes_its_open_pages_and_one_that_lives_outliv
     house.page_address().await;
     assert_eq!(owner.get("/").await.status, 200, "who was signed in still is");
     assert_eq!(phone.signs_in("Ann", PASSWORD).await.status, 403, "the old password is none");
+}
+
+#[tokio::test]
+async fn whatever_a_stolen_camera_calls_itself_and_its_files_is_text_on_every_page() {
+    let presence = "[coordinator.presence]\n[[coordinator.presence.person]]\nname = \"<i>Eve</i>\"\ndevices = [\"24:da:9b:00:00:09\"]\n";
+    let house = House::planned_with_cameras(Plan { presence: Some(presence.to_owned()), ..plan() }, ["porch"]).await;
+    let owner = house.owner().await;
+    let porch = house.camera("porch");
+    let node = house.node_of(porch);
+    porch.stop().await;
+    let thief = Thief::of(&house, porch);
+    let (connection, mut link) = thief.connect().await;
+    let script = || "<script>alert(1)</script>".to_owned();
+    let hello = HelloV1 {
+        hostname: script(),
+        version: script(),
+        os: script(),
+        platform: script(),
+        kernel: script(),
+        sources: vec!["<b>cam</b>".to_owned(), "\" onload=\"alert(1)".to_owned()],
+        ..hello(thief.identity.mesh())
+    };
+    link.sender.send(&Message::Hello(hello)).await.unwrap();
+    let now = wall();
+    let attachment = AttachmentV1 { kind: 1, name: "\"><img src=x onerror=alert(1)>.jpg".to_owned(), taken: now, length: 3, hash: [1; 32] };
+    let event = EventV1 {
+        id: EventId::new(now, rand::random()),
+        source: "<b>cam</b>".to_owned(),
+        kind: 1,
+        started: now,
+        ended: Some(now),
+        age: Some(0),
+        changed: Some(5),
+        state: 2,
+        attachments: vec![attachment],
+        rev: 1,
+        own_mail: 0,
+    };
+    let id = event.id;
+    send_event(&connection, event).await.unwrap();
+    eventually("the event is there", async || owner.get(&format!("/events/{id}")).await.status == 200).await;
+    let mut open = owner.watches("").await;
+    open.hears("nodes", "porch").await;
+    for path in ["/", "/events", &format!("/events/{id}"), "/cameras", &format!("/nodes/{node}"), "/log", "/system", "/nodes/add"] {
+        let page = owner.get(path).await;
+        assert_eq!(page.status, 200, "{path}");
+        for marked_up in ["<script>alert", "<i>Eve", "<b>cam", "<img src=x", "\" onload"] {
+            assert!(!page.has(marked_up), "{marked_up} on {path}: {}", page.text);
+        }
+    }
+    let home = owner.get(&format!("/nodes/{node}")).await;
+    assert!(home.has("&lt;script&gt;alert(1)"), "{}", home.text);
+    assert!(owner.get("/").await.has("&lt;i&gt;Eve"));
 }
 
 /// Speaks to the port itself.

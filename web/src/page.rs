@@ -448,12 +448,23 @@ async fn headers(mut response: Response) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+    use axum::http::Request as HttpRequest;
+    use dms3_core::accounts::{Hidden, Role, Visitor};
     use tokio::sync::mpsc;
+    use tower::ServiceExt as _;
 
     use super::*;
+    use crate::house::{AccountAsked, HouseAsked};
 
+    /// Of a house that does not answer.
     fn page() -> Page {
-        let (requests, accounts) = (mpsc::channel(1).0, mpsc::channel(1).0);
+        asked().0
+    }
+
+    /// With the ends at which its questions come out.
+    fn asked() -> (Page, mpsc::Receiver<HouseAsked>, mpsc::Receiver<AccountAsked>) {
+        let ((requests, requested), (accounts, account)) = (mpsc::channel(1), mpsc::channel(1));
         let (dashboard, counts) = (watch::channel(None).1, watch::channel(0).1);
         let media: crate::house::OpenMedia = Arc::new(|_, _| Err(std::io::ErrorKind::NotFound.into()));
         let house = House { dashboard, events: counts.clone(), less: counts, requests, accounts, media };
@@ -473,7 +484,72 @@ mod tests {
             mail_to: Vec::new(),
             log: Arc::new(Vec::new),
         };
-        Page::new(house, settings)
+        (Page::new(house, settings), requested, account)
+    }
+
+    /// Whoever is signed in has his role for the word of his session; the house itself refuses all that it is asked.
+    async fn answer(mut requests: mpsc::Receiver<HouseAsked>, mut accounts: mpsc::Receiver<AccountAsked>) {
+        let no = || "no".to_owned();
+        loop {
+            tokio::select! {
+                Some(HouseAsked { answer, .. }) = requests.recv() => answer.send(Answer::Refused(no())).unwrap(),
+                Some(AccountAsked { ask, answer }) = accounts.recv() => {
+                    let told = match ask {
+                        Ask::Who { session } => session.0.parse().map_or(Told::Nobody, |role| {
+                            Told::Visitor(Visitor { name: "Ann".to_owned(), role, theme: Theme::Auto, session: 1 })
+                        }),
+                        Ask::Founded => Told::Founded(true),
+                        _ => Told::Refused { why: no(), wait: None },
+                    };
+                    answer.send(told).unwrap();
+                }
+                else => return,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn each_route_lets_in_whose_role_may_take_it_and_nobody_else() {
+        let (page, requests, accounts) = asked();
+        let (table, app) = (routes(&page).table, page.app());
+        let asking = async {
+            let mut answered = 0;
+            for (path, act) in table.into_iter().filter(|(path, _)| *path != "/debug/panic") {
+                let uri = path.replace("{id}", "1").replace("{name}", "x").replace("{hash}", "00").replace("{source}", "cam");
+                for role in [None, Some(Role::Viewer), Some(Role::Member), Some(Role::Owner)] {
+                    let session = role.map_or("nobody", Role::word);
+                    let visitor = Visitor { name: String::new(), role: Role::Viewer, theme: Theme::Auto, session: 1 };
+                    let proof = Guest { visitor, session: Hidden(session.to_owned()) }.csrf();
+                    for method in [Method::GET, Method::POST] {
+                        let request = HttpRequest::builder()
+                            .method(&method)
+                            .uri(&uri)
+                            .header("host", "pi.local")
+                            .header("cookie", format!("__Host-dms3={session}"))
+                            .header("content-type", "application/x-www-form-urlencoded")
+                            .body(Body::from(format!("csrf={proof}&role=viewer")));
+                        let status = app.clone().oneshot(request.unwrap()).await.unwrap().status();
+                        if status == StatusCode::METHOD_NOT_ALLOWED {
+                            continue;
+                        }
+                        answered += 1;
+                        let may = act.is_none_or(|act| role.is_some_and(|role| role.may(act)));
+                        let of_nobody = role.is_none() && [StatusCode::UNAUTHORIZED, StatusCode::SEE_OTHER].contains(&status);
+                        let kept_out = status == StatusCode::FORBIDDEN || of_nobody;
+                        // A sign-in, and a password, may be wrong; that nobody is led from the set-up to the sign-in is no refusal.
+                        if ["/sign-in", "/set-up", "/account/password"].contains(&path) {
+                            continue;
+                        }
+                        assert_eq!(!kept_out, may, "{method} {path} as {role:?}: {status}");
+                    }
+                }
+            }
+            assert!(answered > 4 * 30, "{answered}");
+        };
+        tokio::select! {
+            () = asking => {}
+            () = answer(requests, accounts) => {}
+        }
     }
 
     /// Every route, and who may take it: nobody adds one without saying that here.
