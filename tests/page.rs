@@ -291,6 +291,7 @@ async fn what_a_camera_saw_is_on_the_page_with_its_picture_until_somebody_delete
     assert!(home.has(&link), "{}", home.text);
     let page = owner.get(&link).await;
     assert!(page.status == 200 && page.has("<b>5 %</b>"), "{}", page.text);
+    assert!(page.has("Why it was watching:") == event.state.is_armed(), "{}", page.text);
     let hash: String = event.attachments[0].attachment.hash.iter().map(|byte| format!("{byte:02x}")).collect();
     let url = format!("{link}/file/{hash}");
     assert!(page.has(&url.replace('/', "&#x2f;")) || page.has(&url), "{}", page.text);

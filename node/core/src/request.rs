@@ -33,9 +33,10 @@ pub enum Request {
     Log {
         since: Timestamp,
     },
-    /// The last decisions, at most so many.
+    /// The last decisions, at most so many; `until`: those that were made by then.
     LastDecisions {
         count: u32,
+        until: Option<Timestamp>,
     },
     /// A mail to try whether mail works.
     MailTest,

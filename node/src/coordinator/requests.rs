@@ -150,8 +150,8 @@ impl Driver {
                 audit.drain(..audit.len().saturating_sub(ROWS));
                 Answer::Log(Log { decisions, audit, cut })
             }
-            Request::LastDecisions { count } => {
-                let decisions = self.store.last_decisions(count.min(100)).await?;
+            Request::LastDecisions { count, until } => {
+                let decisions = self.store.last_decisions(count.min(100), until).await?;
                 Answer::Log(Log { decisions, audit: Vec::new(), cut: true })
             }
             Request::Forget { person } => {

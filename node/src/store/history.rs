@@ -47,9 +47,10 @@ impl Store {
     }
 
     /// The last decisions, oldest first.
-    pub async fn last_decisions(&self, count: u32) -> anyhow::Result<Vec<Decision>> {
-        let rows = sqlx::query("SELECT at, epoch, rev, state, reason, evidence FROM decision ORDER BY id DESC LIMIT $1")
+    pub async fn last_decisions(&self, count: u32, until: Option<Timestamp>) -> anyhow::Result<Vec<Decision>> {
+        let rows = sqlx::query("SELECT at, epoch, rev, state, reason, evidence FROM decision WHERE at <= $2 ORDER BY id DESC LIMIT $1")
             .bind(i64::from(count))
+            .bind(until.map_or(i64::MAX, stamp))
             .fetch_all(&self.pool)
             .await
             .context("cannot read the decision log")?;

@@ -132,8 +132,9 @@ async fn the_story_of_a_house_is_kept_through_a_restart() {
     let remembered = store.memory().await.unwrap().unwrap();
     assert_eq!((remembered.memory, remembered.signed, remembered.saved_at), (second, signed, T0));
     assert_eq!(store.decisions(T0).await.unwrap(), [decision(7, T0, "Ann left, Annabel stayed")]);
-    assert_eq!(store.last_decisions(3).await.unwrap(), store.decisions(T0).await.unwrap());
-    assert!(store.last_decisions(0).await.unwrap().is_empty());
+    assert_eq!(store.last_decisions(3, Some(T0)).await.unwrap(), store.decisions(T0).await.unwrap());
+    assert!(store.last_decisions(0, None).await.unwrap().is_empty());
+    assert!(store.last_decisions(3, Some(T0 - Duration::from_millis(1))).await.unwrap().is_empty());
     assert_eq!(
         store.known_addresses(T0).await.unwrap(),
         [(phone.clone(), address, T0 + Duration::from_secs(1)), (tablet.clone(), "fe80::1".parse().unwrap(), T0)]

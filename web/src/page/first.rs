@@ -66,7 +66,7 @@ pub(crate) async fn kept(page: &Page, who: &str) -> Kept {
         kept.totals = totals.into_iter().collect();
     }
     kept.ever = kept.totals.values().any(|total| *total > 0);
-    if let Answer::Log(log) = page.house.ask(Request::LastDecisions { count: DECISIONS }, who).await {
+    if let Answer::Log(log) = page.house.ask(Request::LastDecisions { count: DECISIONS, until: None }, who).await {
         kept.decisions = log.decisions;
     }
     kept

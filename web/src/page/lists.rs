@@ -5,6 +5,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use dms3_core::accounts::Act;
+use dms3_core::dashboard::Dashboard;
 use dms3_core::event::{AttachmentKind, EventFilter, StoredEvent, Thumbnail, seconds_between};
 use dms3_core::id::EventId;
 use dms3_core::request::{Answer, Request};
@@ -257,13 +258,23 @@ pub(super) async fn event(State(page): State<Page>, Extension(guest): Extension<
         pictures,
         clip,
         clip_words,
-        why: None,
+        why: why(&page, &guest, &house, &found).await,
         newer: newer.map(path_of),
         older: older.map(path_of),
     };
     let path = path_of(id);
     let facts = context! { event => Value::from(Serde(shown)), state => Value::from(Serde(view::home::pill(&house))) };
     page.show_with(StatusCode::OK, Some(&guest), Place { here: "events", path: &path }, "event.html", facts)
+}
+
+/// Why its camera watched then: what was decided last.
+async fn why(page: &Page, guest: &Guest, house: &Dashboard, event: &StoredEvent) -> Option<String> {
+    let Answer::Log(log) = page.house.ask(Request::LastDecisions { count: 1, until: Some(event.began) }, &guest.visitor.name).await else {
+        return None;
+    };
+    let decision = log.decisions.last().filter(|decision| decision.state.is_armed())?;
+    let reason = if guest.may(Act::SeeNames) { decision.reason.clone() } else { super::first::without_names(&decision.reason, house) };
+    Some(view::sentence(&reason))
 }
 
 #[derive(Deserialize)]
