@@ -1,6 +1,7 @@
 //! The dashboard in a real browser.
 
 mod family;
+mod states;
 
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use dms3_core::arming::ArmState;
 
 use crate::events::{good, picture, said};
 use crate::harness::skip::{cannot_browse, cannot_make_networks};
-use crate::harness::{Browser, House, LOOKS, Lan, MjpegCamera, PASSWORD, Plan, eventually};
+use crate::harness::{Browser, House, Lan, MjpegCamera, PASSWORD, Plan, eventually};
 
 async fn house() -> House {
     let plan = Plan { web: Some("title = \"DMS3 · Home\"".to_owned()), ..Plan::default() };
@@ -115,16 +116,7 @@ async fn every_page_can_be_read_by_everybody_on_a_phone_and_on_a_desk_by_day_and
     let browser = Browser::at(&house).await;
     browser.opens("/").await;
     browser.comes_to("Welcome").await;
-    let at_each = async |name: &str| {
-        for look in LOOKS {
-            browser.is_looked_at(name, look).await;
-            // Both widths and both colour schemes.
-            if look.dark == (look.width > 600) {
-                browser.has_no_barriers(name).await;
-            }
-        }
-    };
-    at_each("set-up").await;
+    browser.is_seen_at_each_look("set-up").await;
     set_up(&house, &browser, "1 of 1 watching").await;
     let (porch, file) = (house.camera("porch"), house.dir().join("1-20261124080130-01.jpg"));
     porch_by_night().save(&file).unwrap();
@@ -147,16 +139,16 @@ async fn every_page_can_be_read_by_everybody_on_a_phone_and_on_a_desk_by_day_and
     ];
     for (name, path) in pages {
         browser.opens(&path).await;
-        at_each(name).await;
+        browser.is_seen_at_each_look(name).await;
     }
     browser.opens("/nodes/add").await;
     browser.presses("Make a word for it").await;
     browser.comes_to("Waiting for the camera").await;
-    at_each("node-add-word").await;
+    browser.is_seen_at_each_look("node-add-word").await;
     browser.opens("/account").await;
     browser.presses("Sign out").await;
     browser.comes_to("Sign in").await;
-    at_each("sign-in").await;
+    browser.is_seen_at_each_look("sign-in").await;
 }
 
 /// Somebody at the door, under a lamp.

@@ -9,13 +9,14 @@ use thirtyfour::prelude::*;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 
-use super::{House, eventually};
+use super::{House, Samples, eventually};
 
-/// What was looked at, for people: target/screens.
-fn screens() -> PathBuf {
+/// What was looked at, for people: `target/screens/NAME-LOOK.png`.
+fn screen(name: &str, look: Look) -> PathBuf {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("target/screens");
-    std::fs::create_dir_all(&dir).unwrap();
-    dir
+    let path = dir.join(format!("{name}-{}.png", look.name));
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    path
 }
 
 pub(crate) struct Browser {
@@ -51,26 +52,44 @@ pub(crate) struct Look {
     pub(crate) dark: bool,
 }
 
-pub(crate) const LOOKS: [Look; 4] = [
+const LOOKS: [Look; 4] = [
     Look { name: "phone-light", width: 390, height: 844, dark: false },
     Look { name: "phone-dark", width: 390, height: 844, dark: true },
     Look { name: "desk-light", width: 1280, height: 900, dark: false },
     Look { name: "desk-dark", width: 1280, height: 900, dark: true },
 ];
 
+/// Makes `authority` one of those that a browser at `home` trusts.
+fn trust(authority: &Path, home: &Path) {
+    let nss = home.join(".pki/nssdb");
+    std::fs::create_dir_all(&nss).unwrap();
+    let database = format!("sql:{}", nss.display());
+    for args in [&["-N", "--empty-password"][..], &["-A", "-t", "C,,", "-n", "house", "-i", authority.to_str().unwrap()]] {
+        let done = Command::new("certutil").args(["-d", &database]).args(args).stdout(Stdio::null()).status().expect("certutil");
+        assert!(done.success(), "certutil {args:?}");
+    }
+}
+
 impl Browser {
     pub(crate) async fn at(house: &House) -> Self {
         let base = house.page_address().await;
+        Self::start(base, Some(&house.coordinator.state_dir().join("web/ca.crt"))).await
+    }
+
+    /// At pages with no house behind them, on a clock of the zone that they speak of.
+    pub(crate) async fn at_samples(samples: &Samples) -> Self {
+        let browser = Self::start(samples.address(), None).await;
+        let zone = serde_json::json!({ "timezoneId": "Europe/Berlin" });
+        browser.driver.cdp().send_raw("Emulation.setTimezoneOverride", zone).await.unwrap();
+        browser
+    }
+
+    async fn start(base: String, trusts: Option<&Path>) -> Self {
         // The client of the driver asks for one, though it speaks no TLS. Another test may have set it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let home = tempfile::Builder::new().prefix("dms3-browser-").tempdir().unwrap();
-        let nss = home.path().join(".pki/nssdb");
-        std::fs::create_dir_all(&nss).unwrap();
-        let database = format!("sql:{}", nss.display());
-        let authority = house.coordinator.state_dir().join("web/ca.crt");
-        for args in [&["-N", "--empty-password"][..], &["-A", "-t", "C,,", "-n", "house", "-i", authority.to_str().unwrap()]] {
-            let done = Command::new("certutil").args(["-d", &database]).args(args).stdout(Stdio::null()).status().expect("certutil");
-            assert!(done.success(), "certutil {args:?}");
+        if let Some(authority) = trusts {
+            trust(authority, home.path());
         }
         let mut command = tokio::process::Command::new("chromedriver");
         command
@@ -99,6 +118,8 @@ impl Browser {
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
+            // A page that was left keeps its stream open in there, and no more than six lead to one address.
+            "--disable-features=BackForwardCache",
         ] {
             chrome.add_arg(flag).unwrap();
         }
@@ -227,7 +248,11 @@ impl Browser {
         emulation
             .send_raw(
                 "Emulation.setEmulatedMedia",
-                serde_json::json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] }),
+                // Nothing is caught on its way from one colour to another.
+                serde_json::json!({ "features": [
+                    { "name": "prefers-color-scheme", "value": scheme },
+                    { "name": "prefers-reduced-motion", "value": "reduce" },
+                ] }),
             )
             .await
             .unwrap();
@@ -244,8 +269,29 @@ impl Browser {
         assert!(sizes[0] <= sizes[1], "{name} on {}: it scrolls sideways, {} of {}", look.name, sizes[0], sizes[1]);
         let height = u32::try_from(sizes[2].clamp(u64::from(look.height), 5000)).unwrap();
         self.driver.cdp().emulation().set_device_metrics_override(look.width, height, 1.0, look.width < 600).await.unwrap();
+        self.has_loaded().await;
         let png = self.driver.screenshot_as_png().await.unwrap();
-        std::fs::write(screens().join(format!("{name}-{}.png", look.name)), png).unwrap();
+        std::fs::write(screen(name, look), png).unwrap();
+    }
+
+    /// Waits for each picture that is in sight.
+    async fn has_loaded(&self) {
+        let script = "return [...document.images].every((one) => one.complete || !one.checkVisibility() \
+                      || one.getBoundingClientRect().top > innerHeight)";
+        eventually("the pictures are there", async || {
+            self.driver.execute(script, vec![]).await.is_ok_and(|all| all.json().as_bool() == Some(true))
+        })
+        .await;
+    }
+
+    /// At each look; by a phone's day and by a desk's night, which are both widths and both colour schemes, for what keeps people out too.
+    pub(crate) async fn is_seen_at_each_look(&self, name: &str) {
+        for look in LOOKS {
+            self.is_looked_at(name, look).await;
+            if look.dark == (look.width > 600) {
+                self.has_no_barriers(name).await;
+            }
+        }
     }
 
     /// What axe finds that keeps somebody out: of serious and critical weight.

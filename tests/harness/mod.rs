@@ -9,6 +9,7 @@ mod node;
 mod port;
 mod relay;
 pub(crate) mod rogue;
+mod samples;
 pub(crate) mod skip;
 pub(crate) mod smtp;
 mod terminal;
@@ -16,7 +17,7 @@ mod visitor;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use browser::{Browser, LOOKS};
+pub(crate) use browser::Browser;
 pub(crate) use fake_motion::{FakeMotion, Make};
 pub(crate) use house::{Camera, House, Plan, Standing};
 pub(crate) use lan::{Addresses, Host, Lan};
@@ -24,6 +25,7 @@ pub(crate) use mjpeg::{MjpegCamera, Scene};
 pub(crate) use node::{BINARY, Node};
 pub(crate) use port::{Port, TcpPort};
 pub(crate) use relay::Relay;
+pub(crate) use samples::{Answers, Samples};
 pub(crate) use terminal::Terminal;
 pub(crate) use visitor::{PASSWORD, Page, Visitor};
 

@@ -36,14 +36,19 @@ pub(crate) fn url(name: &str) -> Option<String> {
     NAMED.iter().find(|(_, asset)| asset.name == name).map(|(hashed, _)| format!("/assets/{hashed}"))
 }
 
+/// The type and the bytes of what lies at `/assets/{hashed}`.
+pub fn find(hashed: &str) -> Option<(&'static str, &'static [u8])> {
+    NAMED.iter().find(|(name, _)| name == hashed).map(|(_, asset)| (asset.mime, asset.bytes))
+}
+
 /// Anybody may have them: the sign-in page needs them, and they say nothing of the house.
 pub(crate) async fn serve(Path(name): Path<String>) -> Response {
-    let Some((_, asset)) = NAMED.iter().find(|(hashed, _)| *hashed == name) else { return StatusCode::NOT_FOUND.into_response() };
+    let Some((mime, bytes)) = find(&name) else { return StatusCode::NOT_FOUND.into_response() };
     let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static(asset.mime)),
+        (header::CONTENT_TYPE, HeaderValue::from_static(mime)),
         (header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable")),
     ];
-    (headers, asset.bytes).into_response()
+    (headers, bytes).into_response()
 }
 
 fn hashed(asset: &Asset) -> String {

@@ -15,6 +15,7 @@ use std::net::TcpListener;
 
 use tokio_util::sync::CancellationToken;
 
+pub use assets::find as asset;
 pub use page::{Authority, Settings};
 pub use server::{Limits, Papers};
 pub use view::node::Limits as HealthLimits;

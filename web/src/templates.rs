@@ -7,7 +7,9 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Error, UndefinedBehavior, Value};
+use serde::Serialize;
 
 use crate::mail::one_line;
 
@@ -152,6 +154,11 @@ impl Family {
 }
 
 impl Templates {
+    /// `name` with `facts`, without a house behind it.
+    pub fn render(&self, name: &'static str, facts: &impl Serialize) -> Result<String, Error> {
+        self.read().render(name, &Value::from(Serde(facts)))
+    }
+
     pub(crate) fn is_users(&self) -> bool {
         self.dir.is_some()
     }
