@@ -3,13 +3,13 @@
 mod family;
 mod states;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dms3_core::arming::ArmState;
 
 use crate::events::{good, picture, said};
 use crate::harness::skip::{cannot_browse, cannot_make_networks};
-use crate::harness::{Browser, House, Lan, MjpegCamera, PASSWORD, Plan, eventually};
+use crate::harness::{Browser, House, Lan, MjpegCamera, PASSWORD, PHONE, Plan, eventually, throughout};
 
 async fn house() -> House {
     let plan = Plan { web: Some("title = \"DMS3 · Home\"".to_owned()), ..Plan::default() };
@@ -104,6 +104,31 @@ async fn a_phone_leaves_and_comes_home_and_the_page_that_is_open_says_so() {
     phone.talks_to(&house.plan.lan.as_ref().unwrap().machine("coordinator"));
     browser.shows("Anna came home").await;
     eprintln!("and that Anna came home {:.1} s after her phone did", began.elapsed().as_secs_f64());
+}
+
+#[tokio::test]
+async fn an_event_that_is_swiped_aside_is_seen_and_one_that_is_let_go_too_early_is_not() {
+    if cannot_browse("an_event_that_is_swiped_aside_is_seen_and_one_that_is_let_go_too_early_is_not") {
+        return;
+    }
+    let house = house().await;
+    house.arm().await;
+    let browser = Browser::at(&house).await;
+    set_up(&house, &browser, "1 of 1 watching").await;
+    browser.is_held(PHONE).await;
+    for event in ["7", "8"] {
+        good(said(house.camera("porch"), "event-start", event));
+    }
+    browser.shows("Mark all as seen").await;
+    for (right, down) in [(60.0, 0.0), (-60.0, 0.0), (20.0, -150.0)] {
+        browser.swipes(".event", right, down).await;
+    }
+    eventually("a finger that goes up scrolls the page", async || browser.has_scrolled().await > 50.0).await;
+    throughout(Duration::from_millis(500), "none is seen yet", async || browser.counts(".event").await == 2).await;
+    browser.swipes(".event", 180.0, 0.0).await;
+    eventually("one is left", async || browser.counts(".event").await == 1).await;
+    browser.swipes(".event", -180.0, 20.0).await;
+    browser.shows("You have seen everything.").await;
 }
 
 #[tokio::test]

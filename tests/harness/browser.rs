@@ -70,6 +70,8 @@ fn trust(authority: &Path, home: &Path) {
     }
 }
 
+pub(crate) const PHONE: Look = LOOKS[0];
+
 impl Browser {
     pub(crate) async fn at(house: &House) -> Self {
         let base = house.page_address().await;
@@ -118,6 +120,7 @@ impl Browser {
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
+            "--hide-scrollbars",
             // A page that was left keeps its stream open in there, and no more than six lead to one address.
             "--disable-features=BackForwardCache",
         ] {
@@ -256,6 +259,36 @@ impl Browser {
             )
             .await
             .unwrap();
+    }
+
+    /// How many there are of what `what` selects.
+    pub(crate) async fn counts(&self, what: &str) -> usize {
+        self.driver.find_all(By::Css(what)).await.unwrap().len()
+    }
+
+    /// How far down the page is, in pixels.
+    pub(crate) async fn has_scrolled(&self) -> f64 {
+        self.driver.execute("return scrollY", vec![]).await.unwrap().convert().unwrap()
+    }
+
+    /// A finger goes from the middle of the first that `what` selects so many pixels to the right and down.
+    pub(crate) async fn swipes(&self, what: &str, right: f64, down: f64) {
+        let cdp = self.driver.cdp();
+        cdp.send_raw("Emulation.setTouchEmulationEnabled", serde_json::json!({ "enabled": true })).await.unwrap();
+        let row = self.driver.find(By::Css(what)).await.unwrap();
+        row.scroll_into_view().await.unwrap();
+        let middle = "const box = arguments[0].getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]";
+        let middle: Vec<f64> = self.driver.execute(middle, vec![row.to_json().unwrap()]).await.unwrap().convert().unwrap();
+        let touch = async |kind: &str, points: serde_json::Value| {
+            let event = serde_json::json!({ "type": kind, "touchPoints": points });
+            cdp.send_raw("Input.dispatchTouchEvent", event).await.unwrap();
+        };
+        touch("touchStart", serde_json::json!([{ "x": middle[0], "y": middle[1] }])).await;
+        for step in 1..=10 {
+            let part = f64::from(step) / 10.0;
+            touch("touchMove", serde_json::json!([{ "x": middle[0] + right * part, "y": middle[1] + down * part }])).await;
+        }
+        touch("touchEnd", serde_json::json!([])).await;
     }
 
     /// Takes a picture of the whole page, and sees that nothing of it lies beside the screen.

@@ -17,7 +17,7 @@ mod visitor;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use browser::Browser;
+pub(crate) use browser::{Browser, PHONE};
 pub(crate) use fake_motion::{FakeMotion, Make};
 pub(crate) use house::{Camera, House, Plan, Standing};
 pub(crate) use lan::{Addresses, Host, Lan};

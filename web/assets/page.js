@@ -37,7 +37,7 @@
   // Cut off: no word from the house for longer than three of its heartbeats (10 s each). What is shown then is greyed and dated.
   const cut = $("#cut"), SILENCE = 35000;
   let heard = Date.now(), since = null;
-  const asOf = (ms) => new Date(ms).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  const asOf = (ms) => new Date(ms).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
   const alive = () => {
     heard = Date.now();
     if (since === null) return;
@@ -111,11 +111,59 @@
     const fresh = event.target.closest("[data-fresh]")?.dataset.fresh;
     if (fresh && Date.now() - fresh < 700) event.preventDefault();
   }, true);
-  for (const name of ["htmx:responseError", "htmx:sendError"]) body.addEventListener(name, () => {
+  for (const name of ["htmx:responseError", "htmx:sendError"]) body.addEventListener(name, (event) => {
     ask();
+    const row = event.target.closest?.(".event");
+    if (row) letGo(row);
     $("#say").textContent = "That did not work. Reload the page and try again.";
     $("#say").className = "notice notice-bad";
   });
+
+  // An event that is swiped aside is seen: its tick is pressed. One that is let go too early springs back.
+  let swipe = null, swiped = 0;
+  const put = (row, x) => {
+    row.style.transform = x ? `translateX(${x}px)` : "";
+    row.style.opacity = x ? Math.max(0, 1 - Math.abs(x) / row.offsetWidth) : "";
+  };
+  const letGo = (row) => {
+    row.style.transition = "";
+    row.classList.remove("far");
+    put(row, 0);
+  };
+  // By its id: its list may be replaced under the finger.
+  const inHand = () => swipe && document.getElementById(swipe.id);
+  const far = (row) => Math.abs(swipe.by) > Math.min(row.offsetWidth / 3, 140);
+  document.addEventListener("pointerdown", (event) => {
+    const row = event.pointerType !== "mouse" && event.isPrimary && event.target.closest(".event:has(form)");
+    swipe = row ? { id: row.id, from: event.clientX, by: 0 } : null;
+  });
+  document.addEventListener("pointermove", (event) => {
+    const row = event.isPrimary && inHand();
+    // A tap trembles.
+    if (!row || !swipe.by && Math.abs(event.clientX - swipe.from) < 12) return;
+    swipe.by = event.clientX - swipe.from;
+    row.style.transition = "none";
+    row.classList.add("swiped");
+    row.classList.toggle("far", far(row));
+    put(row, swipe.by);
+  });
+  document.addEventListener("pointerup", (event) => {
+    const row = event.isPrimary && inHand();
+    if (!row || !swipe.by) return;
+    swiped = event.timeStamp;
+    letGo(row);
+    const form = far(row) && $("form", row);
+    // Gone before the house has answered, where it is to go.
+    if (form && form.getAttribute("hx-target") !== "this") put(row, Math.sign(swipe.by) * row.offsetWidth);
+    if (form) form.requestSubmit();
+    swipe = null;
+  });
+  // The page scrolls instead.
+  document.addEventListener("pointercancel", () => {
+    if (inHand()) letGo(inHand());
+    swipe = null;
+  });
+  document.addEventListener("click", (event) => { if (swiped && event.timeStamp - swiped < 300) event.preventDefault(); }, true);
 
   // A menu closes by Escape and by a press beside it.
   const menus = () => $$("details.menu[open], details.more[open]");
