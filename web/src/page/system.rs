@@ -73,7 +73,7 @@ pub(super) async fn system(State(page): State<Page>, Extension(guest): Extension
         "Not trusted.".to_owned()
     };
     let todo = (!house.clock_trusted).then_some(
-        "It is set by itself over the network. If it is right, say so on the coordinator: sudo dms3-node time accept. Until then nobody can be paired and no certificate is renewed.",
+        "It is set by itself over the network. If it is right, say so on the coordinator: `sudo dms3-node time accept`. Until then nobody can be paired and no certificate is renewed.",
     );
     let keeps: Vec<_> = page.settings.keeps.iter().map(|(label, value)| Keeps { label, value: value.clone() }).collect();
     let trust = page.settings.authority.as_ref().map(|authority| {
