@@ -130,7 +130,7 @@ pub(super) async fn add_page(State(page): State<Page>, Extension(guest): Extensi
         Err(trouble) => return trouble,
     };
     let blocked = (!house.clock_trusted).then_some(
-        "The coordinator's clock cannot be trusted now, and a word carries the time. It is set by itself over the network; if it is right, say so on the coordinator: sudo dms3-node time accept",
+        "The coordinator's clock cannot be trusted now, and a word carries the time. It is set by itself over the network; if it is right, say so on the coordinator: `sudo dms3-node time accept`",
     );
     let (token, pairing) = shown(&page, &guest, &house).await;
     let facts = context! {

@@ -135,10 +135,19 @@ pub(crate) fn card(node: &NodeView, events: u64, limits: &Limits, clock: &Clock)
         _ => Light::Ok,
     });
     let detectors: Vec<_> = node.detectors.iter().map(|detector| line(detector, node)).collect();
-    let (standing, words) = standing(node, &detectors, limits, clock);
+    let (standing, mut words) = standing(node, &detectors, limits, clock);
     let undervoltage = health.and_then(|health| health.under_voltage);
     let power = if undervoltage == Some(true) { Light::Warn } else { Light::Ok };
     let light = [standing, heat, power, disk.as_ref().map_or(Light::Ok, |disk| disk.light)].into_iter().max().unwrap_or(Light::Ok);
+    // A sign that is not green says why.
+    if standing == Light::Ok {
+        let full = disk.as_ref().is_some_and(|disk| disk.light != Light::Ok);
+        let causes = [(full, "its disk is nearly full"), (heat != Light::Ok, "it is hot"), (power != Light::Ok, "its power is weak")];
+        let causes: Vec<_> = causes.into_iter().filter_map(|(is, words)| is.then_some(words)).collect();
+        if !causes.is_empty() {
+            words = format!("{words}, but {}", causes.join(" and "));
+        }
+    }
     let clock_trusted = health.is_none_or(|health| health.clock_trusted);
     NodeCard {
         id: node.node.to_string(),
@@ -227,5 +236,47 @@ fn mebibytes(mib: u64) -> String {
     match mib {
         0..10_240 => format!("{mib} MB"),
         _ => format!("{} GB", mib / 1024),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::time::berlin;
+    use super::*;
+
+    /// A camera that watches, on a machine like that.
+    fn porch(milli_celsius: i32, disk_free: u64, under_voltage: bool) -> NodeView {
+        let health = json!({
+            "at": 0, "node_uptime": 1, "machine_uptime": 1, "cpu_millicelsius": milli_celsius, "load_centi": 5, "mem_total_kib": 1000,
+            "mem_available_kib": 500, "disk_total_mib": 100, "disk_free_mib": disk_free, "unknown_frames": 0, "clock_trusted": true,
+            "outbox": { "waiting": 2, "bytes": 0, "oldest": null, "lost": 0, "refused": 0 }, "mails": false,
+            "under_voltage": under_voltage, "spool": 3,
+        });
+        let detector = json!({ "source": "cam", "should_watch": true, "phase": "watching", "since": 1, "detail": "" });
+        let node = json!({
+            "node": vec![1; 32], "name": "porch", "role": "camera", "status": "active", "liveness": "online", "address": null,
+            "hostname": null, "version": null, "last_contact": 1, "applied": null, "current": true, "detectors": [detector], "ack_ms": null,
+            "health": health,
+        });
+        serde_json::from_value(node).unwrap()
+    }
+
+    #[test]
+    fn a_sign_that_is_not_green_says_why() {
+        let of = |milli, free, weak| {
+            let card = card(&porch(milli, free, weak), 0, &Limits::default(), &berlin("2026-11-28T17:31:00Z"));
+            (card.light, card.words)
+        };
+        assert_eq!(of(49_000, 50, false), (Light::Ok, "watching".to_owned()));
+        assert_eq!(of(49_000, 10, false), (Light::Warn, "watching, but its disk is nearly full".to_owned()));
+        assert_eq!(of(81_000, 50, true), (Light::Bad, "watching, but it is hot and its power is weak".to_owned()));
+    }
+
+    #[test]
+    fn a_card_says_what_waits_and_whether_its_power_is_good() {
+        let card = card(&porch(49_000, 50, false), 7, &Limits::default(), &berlin("2026-11-28T17:31:00Z"));
+        assert_eq!((card.events, card.outbox, card.spool, card.undervoltage, card.celsius), (7, 2, 3, Some(false), Some(49)));
     }
 }
