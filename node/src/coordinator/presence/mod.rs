@@ -18,6 +18,7 @@ use crate::clock::Clock;
 mod arp;
 mod book;
 mod config;
+mod kernel;
 mod links;
 #[cfg(test)]
 mod netns_tests;
