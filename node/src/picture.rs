@@ -69,12 +69,17 @@ pub fn size_of_picture(file: &mut File) -> anyhow::Result<(u32, u32)> {
 /// The same of the first bytes of a picture.
 pub fn size_of_head(head: &[u8]) -> anyhow::Result<(u32, u32)> {
     ensure!(!head.is_empty(), "it is empty");
-    reader(Cursor::new(head))?.into_dimensions().context("it is no whole picture")
+    reader(&mut Cursor::new(head))?.into_dimensions().context("it is no whole picture")
 }
+
+/// One kind for files and for memory: for each of two, every decoder would be in the program again.
+trait Source: BufRead + Seek {}
+
+impl<T: BufRead + Seek> Source for T {}
 
 /// A reader of a picture (JPEG, PNG, WebP) that spends little memory on what is in it besides: half a megabyte of a PNG's colour profile
 /// may unpack to five hundred.
-fn reader<R: BufRead + Seek>(from: R) -> anyhow::Result<ImageReader<R>> {
+fn reader(from: &mut dyn Source) -> anyhow::Result<ImageReader<&mut dyn Source>> {
     let mut reader = ImageReader::new(from).with_guessed_format().context("cannot read it")?;
     let known = matches!(reader.format(), Some(ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP));
     ensure!(known, "it is neither JPEG nor PNG nor WebP");
@@ -88,7 +93,8 @@ fn made_small(file: File, bounds: Bounds) -> anyhow::Result<Small> {
     let length = file.metadata().context("cannot read it")?.len();
     ensure!(length > 0, "it is empty");
     ensure!(length <= LONGEST, "it has {length} bytes, more than {LONGEST}");
-    let reader = reader(BufReader::new(file))?;
+    let mut file = BufReader::new(file);
+    let reader = reader(&mut file)?;
     let format = reader.format();
     let mut decoder = reader.into_decoder().context("it is no whole picture")?;
     let (width, height) = decoder.dimensions();
