@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,8 @@ impl Services {
 
     /// Without this one the node is not what it says it is.
     pub fn vital(&mut self, name: &'static str, service: impl Future<Output = Result<()>> + Send + 'static) {
+        // Boxed: tokio makes a dozen functions for each kind of task and scheduler, and here is a kind for each service.
+        let service: BoxFuture<'static, Result<()>> = Box::pin(service);
         let handle = self.tasks.spawn(service);
         self.names.insert(handle.id(), name);
     }
@@ -43,29 +46,8 @@ impl Services {
         F: Future<Output = Result<()>> + Send + 'static,
         S: FnMut(CancellationToken) -> F + Send + 'static,
     {
-        let stop = self.stop.clone();
-        self.vital(name, async move {
-            let mut backoff = FIRST_BACKOFF;
-            loop {
-                let started = Instant::now();
-                let why = match AssertUnwindSafe(start(stop.clone())).catch_unwind().await {
-                    _ if stop.is_cancelled() => return Ok(()),
-                    Ok(Ok(())) => "it ended by itself".to_owned(),
-                    Ok(Err(error)) => format!("{error:#}"),
-                    Err(panic) => format!("it panicked: {}", panic_words(panic.as_ref())),
-                };
-                if started.elapsed() > LAST_BACKOFF {
-                    backoff = FIRST_BACKOFF;
-                }
-                tracing::warn!("{name} stopped, starting again in {:.1} s: {why}", backoff.as_secs_f64());
-                ended(&why);
-                tokio::select! {
-                    () = stop.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(backoff) => {}
-                }
-                backoff = (backoff * 2).min(LAST_BACKOFF);
-            }
-        });
+        let start = move |stop| -> BoxFuture<'static, Result<()>> { Box::pin(start(stop)) };
+        self.vital(name, again_and_again(name, Box::new(start), Box::new(ended), self.stop.clone()));
     }
 
     /// Runs until `shutdown` ends or a vital service does, then stops all. An error names the service that ended.
@@ -112,6 +94,34 @@ impl Services {
                 (name, Err(why))
             }
         }
+    }
+}
+
+async fn again_and_again(
+    name: &'static str,
+    mut start: Box<dyn FnMut(CancellationToken) -> BoxFuture<'static, Result<()>> + Send>,
+    ended: Box<dyn Fn(&str) + Send>,
+    stop: CancellationToken,
+) -> Result<()> {
+    let mut backoff = FIRST_BACKOFF;
+    loop {
+        let started = Instant::now();
+        let why = match AssertUnwindSafe(start(stop.clone())).catch_unwind().await {
+            _ if stop.is_cancelled() => return Ok(()),
+            Ok(Ok(())) => "it ended by itself".to_owned(),
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(panic) => format!("it panicked: {}", panic_words(panic.as_ref())),
+        };
+        if started.elapsed() > LAST_BACKOFF {
+            backoff = FIRST_BACKOFF;
+        }
+        tracing::warn!("{name} stopped, starting again in {:.1} s: {why}", backoff.as_secs_f64());
+        ended(&why);
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(backoff) => {}
+        }
+        backoff = (backoff * 2).min(LAST_BACKOFF);
     }
 }
 
