@@ -107,7 +107,7 @@ async fn answer(mut visitor: TcpStream, mut answers: watch::Receiver<Answers>) -
 fn found(path: &str) -> Option<(&'static str, Vec<u8>)> {
     let (dir, name) = path.strip_prefix('/')?.split_once('/')?;
     if dir == "assets" {
-        return dms3_web::asset(name).map(|(mime, bytes)| (mime, bytes.to_owned()));
+        return dms3_web::asset(name);
     }
     if let Some(picture) = name.strip_suffix(".jpg").filter(|_| dir == "media") {
         return Some(("image/svg+xml", scene(picture).into_bytes()));
