@@ -141,7 +141,7 @@ pub(crate) async fn page(base: &str, authority: &Path, code: &str, pid: u32, tim
     }
     // Each says once what holds.
     for _ in 0..pages {
-        heard.recv().await.context("an open page ended")?;
+        next(&mut heard, &mut open).await?;
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     let per_page = resident_kib(pid)?.saturating_sub(before) / pages.max(1) as u64;
@@ -156,7 +156,7 @@ pub(crate) async fn page(base: &str, authority: &Path, code: &str, pid: u32, tim
         asked.spawn(async move { client.post(url).header(form.0, form.1).body(body).send().await });
         let mut missing = pages;
         while missing > 0 {
-            let (at, said) = tokio::time::timeout(Duration::from_secs(10), heard.recv()).await?.context("an open page ended")?;
+            let (at, said) = next(&mut heard, &mut open).await?;
             if at >= began && said.starts_with(word) {
                 seen.push(at - began);
                 missing -= 1;
@@ -183,6 +183,17 @@ pub(crate) async fn page(base: &str, authority: &Path, code: &str, pid: u32, tim
         millis(seen, 0.99),
     );
     Ok(())
+}
+
+/// What an open page hears next; one that ends ends all.
+async fn next(heard: &mut mpsc::UnboundedReceiver<(Instant, String)>, open: &mut JoinSet<Result<()>>) -> Result<(Instant, String)> {
+    let said = async {
+        tokio::select! {
+            said = heard.recv() => said.context("nobody listens"),
+            Some(ended) = open.join_next() => ended?.and_then(|()| bail!("an open page ended")),
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), said).await.context("an open page heard nothing for 10 s")?
 }
 
 /// An open page: says when it heard which state.

@@ -21,7 +21,7 @@ use super::alerts::Word;
 use crate::clock::Clock;
 use crate::store::accounts::Accounts;
 
-/// Questions that are answered at once; what comes above is told to come again.
+/// Questions that are answered at once: others wait, but sign-ins above it are told to come again.
 const AT_ONCE: usize = 64;
 /// Passwords that are judged at once: each takes 19 MiB while it is.
 const JUDGED_AT_ONCE: usize = 2;
@@ -70,28 +70,33 @@ impl Doors {
     /// Answers the page. Restarted after a fault; the asker of a lost question hears that.
     pub async fn run(self, asks: Arc<Mutex<mpsc::Receiver<AccountAsked>>>, stop: CancellationToken) -> Result<()> {
         let mut asks = asks.lock().await;
-        let mut answering = JoinSet::new();
+        let (mut answering, mut judging) = (JoinSet::new(), JoinSet::new());
         let mut prune = tokio::time::interval(PRUNE_EVERY);
+        let see = |done| {
+            if let Err(error) = done {
+                tracing::error!("a question of the dashboard failed: {error}");
+            }
+        };
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                Some(done) = answering.join_next() => {
-                    if let Err(error) = done {
-                        tracing::error!("a question of the dashboard failed: {error}");
-                    }
-                }
+                Some(done) = answering.join_next() => see(done),
+                Some(done) = judging.join_next() => see(done),
                 _ = prune.tick() => {
                     // By the proven time, which is early: nobody is put out for a wrong clock.
                     self.accounts().await?.prune(self.clock.announced()).await?;
                 }
-                Some(asked) = asks.recv() => {
-                    if answering.len() >= AT_ONCE {
+                // Whoever is in waits for his turn; strangers with passwords are sent away before they are in his way.
+                Some(asked) = asks.recv(), if answering.len() < AT_ONCE => {
+                    let judges = matches!(asked.ask, Ask::SetUp { .. } | Ask::SignIn { .. } | Ask::ChangePassword { .. });
+                    if judges && judging.len() >= AT_ONCE {
                         let wait = Some(Duration::from_secs(2));
                         drop(asked.answer.send(Told::Refused { why: "too many sign in at once: try again in a moment".to_owned(), wait }));
                         continue;
                     }
                     let doors = self.clone();
-                    answering.spawn(async move {
+                    let tasks = if judges { &mut judging } else { &mut answering };
+                    tasks.spawn(async move {
                         let told = match doors.answer(asked.ask).await {
                             Ok(told) => told,
                             Err(error) => Told::Refused { why: format!("{error:#}"), wait: None },
@@ -99,10 +104,6 @@ impl Doors {
                         // Whoever asked may have gone away.
                         drop(asked.answer.send(told));
                     });
-                }
-                else => {
-                    stop.cancelled().await;
-                    return Ok(());
                 }
             }
         }
