@@ -71,23 +71,44 @@ type Parts = Vec<Part>;
 struct Part {
     name: &'static str,
     html: Arc<str>,
-    /// Of what it says. Ages are not part of that: they tick on the page by themselves.
-    hash: u64,
+    is: Hashes,
+}
+
+/// What a part says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Hashes {
+    /// All but ages: those tick on the page by themselves.
+    news: u64,
+    /// With the moments that ages count from: that something was heard again is news with the next heartbeat.
+    all: u64,
 }
 
 impl Part {
     fn new(name: &'static str, html: String) -> Self {
-        let mut hasher = DefaultHasher::new();
-        without_ages(&html).for_each(|text| hasher.write(text.as_bytes()));
-        Self { name, html: Arc::from(html), hash: hasher.finish() }
+        let (mut news, mut all) = (DefaultHasher::new(), DefaultHasher::new());
+        for (text, moment) in ages_apart(&html) {
+            news.write(text.as_bytes());
+            all.write(text.as_bytes());
+            all.write(moment.as_bytes());
+        }
+        Self { name, html: Arc::from(html), is: Hashes { news: news.finish(), all: all.finish() } }
+    }
+
+    /// Whether a page that was sent `before` is to be sent this.
+    fn is_news(&self, before: Option<&Hashes>, beat: bool) -> bool {
+        before.is_none_or(|before| before.news != self.is.news || beat && before.all != self.is.all)
     }
 }
 
-/// All of it but the words in `<time … data-age>12 min ago</time>`.
-fn without_ages(html: &str) -> impl Iterator<Item = &str> {
-    html.split("data-age>").enumerate().map(|(nth, text)| match (nth, text.find("</time>")) {
-        (1.., Some(end)) => &text[end..],
-        _ => text,
+/// Its texts, each with the moment of the age behind it: `<time datetime="THIS" … data-age>12 min ago</time>`.
+fn ages_apart(html: &str) -> impl Iterator<Item = (&str, &str)> {
+    html.split("<time ").enumerate().map(|(nth, text)| {
+        let age = || {
+            let (attributes, rest) = text.split_once('>')?;
+            let (_, behind) = rest.split_once("</time>")?;
+            (nth > 0 && attributes.ends_with("data-age")).then_some((behind, attributes))
+        };
+        age().unwrap_or((text, ""))
     })
 }
 
@@ -109,8 +130,7 @@ struct Watcher {
     dashboard: watch::Receiver<Option<Arc<Dashboard>>>,
     events: watch::Receiver<u64>,
     less: watch::Receiver<u64>,
-    /// The hash of each part that was sent last.
-    sent: HashMap<&'static str, u64>,
+    sent: HashMap<&'static str, Hashes>,
     beat: Instant,
     first: bool,
 }
@@ -148,7 +168,8 @@ impl Watcher {
                 }
             }
             let mut events = Vec::new();
-            if Instant::now() >= self.beat {
+            let beat = Instant::now() >= self.beat;
+            if beat {
                 self.beat = Instant::now() + HEARTBEAT;
                 // A session that became too old ends here.
                 if !self.may_still_look().await {
@@ -157,7 +178,7 @@ impl Watcher {
                 let clock = self.page.clock();
                 events.push(Event::default().event("now").data(clock.moment(clock.now).iso));
             }
-            events.extend(self.changed_parts().await);
+            events.extend(self.changed_parts(beat).await);
             if !events.is_empty() {
                 return Some(events);
             }
@@ -175,7 +196,7 @@ impl Watcher {
         }
     }
 
-    async fn changed_parts(&mut self) -> Vec<Event> {
+    async fn changed_parts(&mut self, beat: bool) -> Vec<Event> {
         let Some(house) = self.dashboard.borrow_and_update().clone() else { return Vec::new() };
         let events = *self.events.borrow_and_update();
         let parts = self.page.live.parts(&self.page, &self.guest, &house, events).await;
@@ -204,10 +225,12 @@ impl Watcher {
             wanted.extend(self.made("cameras", "parts/cameras.html", CAMERAS, context! { cameras => nodes::stills(&self.page, &house) }));
         }
         let mut changed = Vec::new();
-        for Part { name, html, hash } in &wanted {
-            if self.sent.insert(name, *hash) != Some(*hash) {
-                changed.push(Event::default().event(*name).data(html.replace(SECRET, &secret)));
+        for part in &wanted {
+            if !part.is_news(self.sent.get(part.name), beat) {
+                continue;
             }
+            self.sent.insert(part.name, part.is);
+            changed.push(Event::default().event(part.name).data(part.html.replace(SECRET, &secret)));
         }
         changed
     }
@@ -277,13 +300,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_that_only_grew_older_says_the_same() {
-        let hash = |html: &str| Part::new("people", html.to_owned()).hash;
-        let ann =
-            |age: &str, is: &str| hash(&format!("<b>{is}</b> <time datetime=\"x\" data-age>{age}</time> <time data-age>{age}</time>."));
-        assert_eq!(ann("just now", "Home"), ann("1 min ago", "Home"));
-        assert_ne!(ann("just now", "Home"), ann("just now", "Away"));
-        assert_ne!(hash("<time>18:31</time>"), hash("<time>18:32</time>"));
-        assert_ne!(hash("data-age>a"), hash("data-age>b"));
+    fn a_part_that_only_grew_older_says_the_same_and_what_was_heard_again_is_told_with_the_heartbeat() {
+        let part = |html: String| Part::new("people", html);
+        let ann = |at: &str, age: &str, is: &str| {
+            let age = format!("<time datetime=\"{at}\" title=\"{at}\" data-age>{age}</time>");
+            part(format!("<b>{is}</b> {age}, <time datetime=\"{at}\">18:31</time> {age}."))
+        };
+        let before = ann("18:30", "just now", "Home");
+        for (now, at_once, with_the_beat) in [
+            (ann("18:30", "1 min ago", "Home"), false, false),
+            (ann("18:30", "just now", "Away"), true, true),
+            (part("<time datetime=\"18:30\">".to_owned()), true, true),
+        ] {
+            assert_eq!((now.is_news(Some(&before.is), false), now.is_news(Some(&before.is), true)), (at_once, with_the_beat), "{now:?}");
+        }
+        let of = |at: &str| part(format!("<p>Heard <time datetime=\"{at}\" data-age>just now</time></p>"));
+        assert!(!of("18:31").is_news(Some(&of("18:30").is), false) && of("18:31").is_news(Some(&of("18:30").is), true));
+        assert!(before.is_news(None, false));
     }
 }
