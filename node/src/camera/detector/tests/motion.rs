@@ -232,6 +232,13 @@ async fn a_camera_that_may_always_be_looked_at_records_nothing_then_and_watches_
     assert!(with_ending(&source.dir.path().join("state/media/cam"), "jpg").is_empty(), "it recorded");
 
     source.told(true);
+    // Whoever looks all the time keeps no detector from its camera.
+    let looked_at = async {
+        while source.report.borrow().phase == DetectorPhase::Stopped.to_wire() {
+            drop(source.seen().await);
+        }
+    };
+    tokio::time::timeout(LONG, looked_at).await.expect("it starts");
     source.is(DetectorPhase::Starting).await;
     assert!(!lives(viewer), "two programs would want the camera");
     source.is(DetectorPhase::Watching).await;
