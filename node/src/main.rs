@@ -1,5 +1,7 @@
 //! The command line of `dms3-node`.
 
+mod pow;
+
 use std::process::ExitCode;
 
 use clap::Parser;
