@@ -62,7 +62,11 @@ pub enum Thumbnail {
 impl StoredEvent {
     /// When it was over, by the coordinator's clock as `began`; `None` while it goes on.
     pub fn over(&self) -> Option<Timestamp> {
-        Some(self.began + self.ended?.since(self.started))
+        let ended = self.ended?;
+        let by_camera = ended.since(self.started);
+        // The camera's clock may be ahead or behind, and where it began may come from the name of a file: what is too long is none of them.
+        let length = if ended > self.began { by_camera.min(ended.since(self.began)) } else { by_camera };
+        Some(self.began + length)
     }
 
     /// Where it stands in the order of events.
@@ -112,5 +116,42 @@ pub struct EventFilter {
 impl Default for EventFilter {
     fn default() -> Self {
         Self { since: None, received_since: None, until: None, camera: None, kind: None, unseen_by: None, limit: 50, before: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_as_long_as_the_clock_that_can_be_right_says() {
+        let hour = 3_600_000;
+        let length = |started: u64, ended: Option<u64>| {
+            let event = StoredEvent {
+                id: EventId([1; 16]),
+                node: NodeId([1; 32]),
+                camera: "porch".to_owned(),
+                source: "cam".to_owned(),
+                kind: EventKind::Movement,
+                started: Timestamp(started),
+                ended: ended.map(Timestamp),
+                began: Timestamp(100 * hour),
+                received_at: Timestamp(100 * hour),
+                changed: None,
+                state: ArmState::Away,
+                rev: 1,
+                own_mail: OwnMail::None,
+                size: 0,
+                attachments: Vec::new(),
+                seen_by: Vec::new(),
+            };
+            event.over().map(|over| seconds_between(event.began, over))
+        };
+        assert_eq!(length(100 * hour, None), None);
+        assert_eq!(length(100 * hour, Some(100 * hour + 8_200)), Some(9));
+        assert_eq!(length(110 * hour, Some(110 * hour + 8_000)), Some(8), "the camera's clock is ahead");
+        assert_eq!(length(50 * hour, Some(50 * hour + 8_000)), Some(8), "or behind");
+        assert_eq!(length(50 * hour, Some(100 * hour + 8_000)), Some(8), "its file has an old name");
+        assert_eq!(length(100 * hour, Some(100 * hour)), Some(1));
     }
 }
