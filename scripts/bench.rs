@@ -81,6 +81,7 @@ async fn run(arguments: &[String]) -> Result<()> {
             let (times, pages, flips) = (times.parse()?, pages.parse()?, flips.parse()?);
             Box::pin(page::page(base, Path::new(authority), code, pid.parse()?, times, pages, flips)).await
         }
+        ["open", base, authority, code, pages] => Box::pin(page::keep_open(base, Path::new(authority), code, pages.parse()?)).await,
         ["jpeg", path, bytes] => events::jpeg(Path::new(path), bytes.parse()?),
         _ => bail!(USAGE),
     }

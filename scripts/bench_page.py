@@ -6,6 +6,23 @@ import socket
 import subprocess
 import time
 
+import __main__ as bench
+from bench_events import flips
+
+
+def beside(house, cameras, count, times, figures):
+    bench.step(f"From decision to command at {count} cameras, {times} times with nobody at the page, and as often with 100 open pages")
+    code = next(line.strip() for line in house.dms3("coordinator", "web", "setup-code").split("\n") if len(line.strip()) == 14)
+    alone, _ = flips(house, cameras, count, times)
+    pages = house.helper("coordinator", house.figures, "open", "https://localhost:8443", f"{house.work}/coordinator/state/web/ca.crt", code, "100")
+    if pages.hear() != "open":
+        raise RuntimeError("the pages do not open")
+    watched, _ = flips(house, cameras, count, times)
+    pages.child.stdin.close()
+    pages.child.wait(30)
+    figures["push_p99_pages_ratio"] = bench.share(watched, 0.99) / max(bench.share(alone, 0.99), 1)
+    bench.say(f"decision to command: p99 {bench.share(alone, 0.99)} ms, with 100 open pages {bench.share(watched, 0.99)} ms")
+
 
 def page(house, node, helper, quick, figures):
     print("\nThe dashboard: 50 nodes, 10,000 events, 100 open pages", flush=True)

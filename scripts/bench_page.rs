@@ -82,8 +82,8 @@ fn event(id: EventId, began: Timestamp) -> Event {
     }
 }
 
-/// What the first screen costs. Prints one JSON object.
-pub(crate) async fn page(base: &str, authority: &Path, code: &str, pid: u32, times: usize, pages: usize, flips: usize) -> Result<()> {
+/// Somebody who is signed in: the owner, by the code.
+async fn owner(base: &str, authority: &Path, code: &str) -> Result<Client> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(authority)?)?;
     let tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
@@ -94,7 +94,52 @@ pub(crate) async fn page(base: &str, authority: &Path, code: &str, pid: u32, tim
     let form = ("content-type", "application/x-www-form-urlencoded");
     let set_up = client.post(format!("{base}/set-up")).header(form.0, form.1).body(fields).send().await?;
     ensure!(set_up.status().as_u16() == 303, "no owner was made: {}", set_up.text().await?);
+    Ok(client)
+}
 
+/// Open pages, each of which heard once what holds.
+async fn open(client: &Client, base: &str, pages: usize) -> Result<(JoinSet<Result<()>>, mpsc::UnboundedReceiver<(Instant, String)>)> {
+    let (told, mut heard) = mpsc::unbounded_channel();
+    let mut open = JoinSet::new();
+    for _ in 0..pages {
+        let (client, base, told) = (client.clone(), base.to_owned(), told.clone());
+        open.spawn(async move { watch(&client, &base, told).await });
+    }
+    for _ in 0..pages {
+        next(&mut heard, &mut open).await?;
+    }
+    Ok((open, heard))
+}
+
+/// Keeps pages open until standard input ends. Prints a line when all are.
+pub(crate) async fn keep_open(base: &str, authority: &Path, code: &str, pages: usize) -> Result<()> {
+    let client = owner(base, authority, code).await?;
+    let (mut open, mut heard) = open(&client, base, pages).await?;
+    crate::say("open");
+    let mut end = [0];
+    let mut input = tokio::io::stdin();
+    let ends = tokio::io::AsyncReadExt::read(&mut input, &mut end);
+    let hears = async {
+        loop {
+            tokio::select! {
+                _ = heard.recv() => {}
+                Some(ended) = open.join_next() => return ended?.and_then(|()| bail!("an open page ended")),
+            }
+        }
+    };
+    tokio::select! {
+        ended = ends => {
+            ended?;
+            Ok(())
+        }
+        ended = hears => ended,
+    }
+}
+
+/// What the first screen costs. Prints one JSON object.
+pub(crate) async fn page(base: &str, authority: &Path, code: &str, pid: u32, times: usize, pages: usize, flips: usize) -> Result<()> {
+    let client = owner(base, authority, code).await?;
+    let form = ("content-type", "application/x-www-form-urlencoded");
     let home = text(&client, base, "/").await?;
     let secret = between(&home, "name=\"csrf\" value=\"", "\"").context("no form on the first screen")?.to_owned();
     let mut took = Vec::with_capacity(times);
@@ -133,16 +178,7 @@ pub(crate) async fn page(base: &str, authority: &Path, code: &str, pid: u32, tim
     let rps = f64::from(answered) / began.elapsed().as_secs_f64();
 
     let before = resident_kib(pid)?;
-    let (told, mut heard) = mpsc::unbounded_channel();
-    let mut open = JoinSet::new();
-    for _ in 0..pages {
-        let (client, base, told) = (client.clone(), base.to_owned(), told.clone());
-        open.spawn(async move { watch(&client, &base, told).await });
-    }
-    // Each says once what holds.
-    for _ in 0..pages {
-        next(&mut heard, &mut open).await?;
-    }
+    let (mut open, mut heard) = open(&client, base, pages).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let per_page = resident_kib(pid)?.saturating_sub(before) / pages.max(1) as u64;
     let mut seen = Vec::with_capacity(flips * pages);

@@ -144,9 +144,12 @@ pub(crate) fn card(node: &NodeView, events: u64, limits: &Limits, clock: &Clock)
         let full = disk.as_ref().is_some_and(|disk| disk.light != Light::Ok);
         let causes = [(full, "its disk is nearly full"), (heat != Light::Ok, "it is hot"), (power != Light::Ok, "its power is weak")];
         let causes: Vec<_> = causes.into_iter().filter_map(|(is, words)| is.then_some(words)).collect();
-        if !causes.is_empty() {
-            words = format!("{words}, but {}", causes.join(" and "));
-        }
+        let causes = causes.join(" and ");
+        words = match words.as_str() {
+            _ if causes.is_empty() => words,
+            WELL => causes,
+            _ => format!("{words}, but {causes}"),
+        };
     }
     let clock_trusted = health.is_none_or(|health| health.clock_trusted);
     NodeCard {
@@ -184,11 +187,14 @@ pub(crate) fn card(node: &NodeView, events: u64, limits: &Limits, clock: &Clock)
     }
 }
 
+/// Of a coordinator, whose page could not be seen otherwise.
+const WELL: &str = "all is well";
+
 fn standing(node: &NodeView, detectors: &[DetectorLine], limits: &Limits, clock: &Clock) -> (Light, String) {
     let since = node.last_contact.map(|at| format!(" since {}", clock.moment(at).words)).unwrap_or_default();
     match (node.status, node.role, node.liveness.as_str()) {
         (NodeStatus::Revoked, ..) => (Light::Gone, "out of the house".to_owned()),
-        (_, NodeRole::Coordinator, _) => (Light::Ok, "all is well".to_owned()),
+        (_, NodeRole::Coordinator, _) => (Light::Ok, WELL.to_owned()),
         (_, _, "online") => match detectors.iter().find(|line| line.bad) {
             Some(line) => (Light::Bad, line.words.clone()),
             None => (Light::Ok, summary(detectors)),
