@@ -507,7 +507,10 @@ async fn the_certificate_that_phones_are_to_trust_is_given_out_by_page_and_comma
     assert!(page.text.starts_with("-----BEGIN CERTIFICATE-----"));
     assert_eq!(house.coordinator.cli(&["ca", "export", "--web"]).await.good(), page.text);
     let file = house.dir().join("house.pem");
-    house.coordinator.cli(&["ca", "export", "--web", file.to_str().unwrap()]).await.good();
+    let said = house.coordinator.cli(&["ca", "export", "--web", file.to_str().unwrap()]).await.good();
+    for kind in ["iPhone", "Android", "Firefox"] {
+        assert!(said.contains(kind), "{said}");
+    }
     assert_eq!(std::fs::read_to_string(&file).unwrap(), page.text);
     let refused = house.coordinator.cli(&["ca", "export", "--web", file.to_str().unwrap()]).await.bad();
     assert!(refused.contains("exists already"), "{refused}");

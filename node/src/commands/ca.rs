@@ -11,6 +11,18 @@ use zeroize::Zeroizing;
 use super::ConfigArg;
 use crate::owner::AsOwner;
 
+/// As the dashboard's page "System" says it, which can also be opened on the phone itself to download the certificate.
+const HOW_TO_TRUST: &str = "\
+iPhone, iPad: open the file and allow it. Settings, General, VPN & Device Management: install the profile.
+              Then Settings, General, About, Certificate Trust Settings: switch it on.
+Android:      Settings, Security, More security settings, Encryption & credentials, Install a certificate, CA certificate:
+              Install anyway, then choose the file.
+Firefox:      Settings, Privacy & Security, Certificates, View Certificates, Authorities, Import: choose the file and tick
+              \"Trust this CA to identify websites\".
+Windows:      open the file (named .crt), Install Certificate, Current User, Trusted Root Certification Authorities.
+macOS:        open the file with Keychain Access, then its entry, Trust, Always Trust.
+Each can then tell the dashboard of this house from a forgery. It vouches for this house's names and addresses only.";
+
 /// No passphrase is longer.
 const PASSPHRASE_MAX: u64 = 4096;
 
@@ -89,9 +101,13 @@ fn export_web(state_dir: &Path, file: Option<PathBuf>) -> Result<()> {
     match file {
         Some(file) => {
             write_new_anywhere(&file, &pem, 0o644)?;
-            println!("{} is for phones and browsers that open the dashboard: install it there as an authority (a CA).", file.display());
+            println!("{} is for phones and browsers that open the dashboard. Send it to them, then:\n\n{HOW_TO_TRUST}", file.display());
         }
-        None => std::io::stdout().write_all(&pem).context("cannot write to standard output")?,
+        None => {
+            std::io::stdout().write_all(&pem).context("cannot write to standard output")?;
+            // Beside the certificate, which may go into a file.
+            eprintln!("{HOW_TO_TRUST}");
+        }
     }
     Ok(())
 }
