@@ -30,8 +30,8 @@ pub type OpenMedia = Arc<dyn Fn(&[u8; 32], bool) -> io::Result<File> + Send + Sy
 /// Clones are the same house.
 #[derive(Clone)]
 pub struct House {
-    /// `None` until the rules have run once.
-    pub dashboard: watch::Receiver<Option<Arc<Dashboard>>>,
+    /// Whoever subscribes looks; `None` as long as nobody does.
+    pub dashboard: watch::Sender<Option<Arc<Dashboard>>>,
     /// Counts up when events came or went, or were seen.
     pub events: watch::Receiver<u64>,
     /// Counts up when somebody may less than before.

@@ -136,7 +136,7 @@ struct Watcher {
 }
 
 pub(crate) async fn updates(State(page): State<Page>, Extension(guest): Extension<Guest>, Query(wanted): Query<Wanted>) -> Response {
-    let (dashboard, events, less) = (page.house.dashboard.clone(), page.house.events.clone(), page.house.less.clone());
+    let (dashboard, events, less) = (page.house.dashboard.subscribe(), page.house.events.clone(), page.house.less.clone());
     let watcher = Watcher { guest, wanted, dashboard, events, less, sent: HashMap::new(), beat: Instant::now(), first: true, page };
     let changes = stream::unfold(watcher, |mut watcher| async move {
         let sent = watcher.next().await?;

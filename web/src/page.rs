@@ -465,7 +465,7 @@ mod tests {
     /// With the ends at which its questions come out.
     fn asked() -> (Page, mpsc::Receiver<HouseAsked>, mpsc::Receiver<AccountAsked>) {
         let ((requests, requested), (accounts, account)) = (mpsc::channel(1), mpsc::channel(1));
-        let (dashboard, counts) = (watch::channel(None).1, watch::channel(0).1);
+        let (dashboard, counts) = (watch::Sender::new(None), watch::channel(0).1);
         let media: crate::house::OpenMedia = Arc::new(|_, _| Err(std::io::ErrorKind::NotFound.into()));
         let house = House { dashboard, events: counts.clone(), less: counts, requests, accounts, media };
         let settings = Settings {

@@ -137,9 +137,10 @@ impl Driver {
 
     /// For open pages: a state at once, what else changes a little later. Nothing is made if nobody looks.
     fn show(&mut self) {
-        // The page's service holds one receiver itself.
-        if self.shown.receiver_count() <= 1 {
+        // Nobody looks; whoever looks next must not see what was.
+        if self.shown.receiver_count() == 0 {
             self.shown_at = None;
+            self.shown.send_if_modified(|shown| shown.take().is_some());
             return;
         }
         let state = self.machine.state();

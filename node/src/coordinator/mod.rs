@@ -131,7 +131,7 @@ pub async fn start(
     let ((ids, ids_in), (missed, missed_in)) = (mpsc::channel(256), watch::channel(()));
     let keeper = Keeper::new(config.state_dir.clone(), clock.clone(), config.mail.is_some().then_some(News { ids, missed }));
     let doors = Doors::new(config.state_dir.clone(), clock.clone(), words.clone());
-    let (shown, dashboard) = watch::channel(None);
+    let shown = watch::Sender::new(None);
     let served = Arc::new(watch::Sender::new(None));
     let desk = config.mail.as_ref().map(|mail| mailing(config, mail, &keeper, (ids_in, missed_in), &clock, &identity, services));
     let driver = Driver {
@@ -151,7 +151,7 @@ pub async fn start(
         lasting: BTreeMap::new(),
         keeper: keeper.clone(),
         lookups: JoinSet::new(),
-        shown,
+        shown: shown.clone(),
         shown_at: None,
         doors: own.web.enabled.then(|| doors.clone()),
         served: served.subscribe(),
@@ -191,7 +191,7 @@ pub async fn start(
             log,
             state_dir: config.state_dir.clone(),
             clock: clock.clone(),
-            dashboard,
+            dashboard: shown,
             keeper: keeper.clone(),
             stills,
             media: Media::at(&config.state_dir.join(MEDIA_DIR)),

@@ -159,7 +159,7 @@ pub struct PageContext {
     pub log: LogTail,
     pub state_dir: PathBuf,
     pub clock: Clock,
-    pub dashboard: watch::Receiver<Option<Arc<Dashboard>>>,
+    pub dashboard: watch::Sender<Option<Arc<Dashboard>>>,
     pub keeper: Keeper,
     pub stills: Stills,
     pub media: Media,
@@ -286,7 +286,7 @@ async fn pass_on(context: &PageContext, mut asked: mpsc::Receiver<HouseAsked>) -
 }
 
 /// As people call a camera.
-fn name_of(dashboard: &watch::Receiver<Option<Arc<Dashboard>>>, node: NodeId, source: &str) -> String {
+fn name_of(dashboard: &watch::Sender<Option<Arc<Dashboard>>>, node: NodeId, source: &str) -> String {
     let known = dashboard.borrow().as_ref().and_then(|house| house.nodes.iter().find(|one| one.node == node).map(|one| one.name.clone()));
     format!("{}/{source}", known.unwrap_or_else(|| node.short()))
 }
