@@ -5,7 +5,7 @@ mod bytes;
 mod cables;
 mod crashes;
 mod disks;
-mod rogues;
+pub(crate) mod rogues;
 mod telling;
 mod users;
 

@@ -5,7 +5,6 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use dms3_core::arming::ArmState;
-use dms3_core::id::EventId;
 use dms3_core::protocol::events::{AttachmentV1, EventV1};
 use dms3_core::protocol::frame::Message;
 use dms3_core::protocol::message::HelloV1;
@@ -13,6 +12,7 @@ use dms3_node::clock::wall;
 use dms3_node::mesh::transfer::send_event;
 use reqwest::Method;
 
+use crate::events::rogues::event;
 use crate::events::{picture, said};
 use crate::harness::{House, PASSWORD, Plan, Visitor, eventually, within};
 use crate::insiders::Thief;
@@ -404,19 +404,7 @@ async fn whatever_a_stolen_camera_calls_itself_and_its_files_is_text_on_every_pa
     link.sender.send(&Message::Hello(hello)).await.unwrap();
     let now = wall();
     let attachment = AttachmentV1 { kind: 1, name: "\"><img src=x onerror=alert(1)>.jpg".to_owned(), taken: now, length: 3, hash: [1; 32] };
-    let event = EventV1 {
-        id: EventId::new(now, rand::random()),
-        source: "<b>cam</b>".to_owned(),
-        kind: 1,
-        started: now,
-        ended: Some(now),
-        age: Some(0),
-        changed: Some(5),
-        state: 2,
-        attachments: vec![attachment],
-        rev: 1,
-        own_mail: 0,
-    };
+    let event = EventV1 { source: "<b>cam</b>".to_owned(), ..event(vec![attachment]) };
     let id = event.id;
     send_event(&connection, event).await.unwrap();
     eventually("the event is there", async || owner.get(&format!("/events/{id}")).await.status == 200).await;

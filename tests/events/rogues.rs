@@ -20,7 +20,7 @@ use crate::strangers::armed_house;
 /// What a link that stands still is ended after, and some.
 const ENDED_WITHIN: Duration = Duration::from_secs(50);
 
-fn event(attachments: Vec<AttachmentV1>) -> EventV1 {
+pub(crate) fn event(attachments: Vec<AttachmentV1>) -> EventV1 {
     let now = wall();
     EventV1 {
         id: EventId::new(now, rand::random()),

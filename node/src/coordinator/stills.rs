@@ -76,7 +76,6 @@ impl Stills {
     /// What `source` of `node`, called `name`, sees now, or why that is not to be seen. `by` is told of in the log.
     pub async fn see(&self, node: NodeId, name: &str, source: String, by: &str) -> Seen {
         let key = (node, source);
-        self.tell(&key, name, by);
         let shown = {
             let mut all = lock(&self.0.shown);
             // What nobody holds and is old; a picture of somebody's home lies nowhere for nothing.
@@ -90,12 +89,12 @@ impl Stills {
         if let Some((at, seen)) = &*shown
             && at.elapsed() < EVERY
         {
-            return seen.clone();
+            return self.told(seen.clone(), key, name, by);
         }
         let began = Instant::now();
-        let seen = self.ask(key).await;
+        let seen = self.ask(key.clone()).await;
         *shown = Some((began, seen.clone()));
-        seen
+        self.told(seen, key, name, by)
     }
 
     async fn ask(&self, key: Key) -> Seen {
@@ -139,16 +138,18 @@ impl Stills {
         Ok(())
     }
 
-    /// That somebody looks is told once, not with each picture.
-    fn tell(&self, key: &Key, name: &str, by: &str) {
-        let (looker, now) = ((by.to_owned(), key.clone()), Instant::now());
-        let mut lookers = lock(&self.0.lookers);
-        if lookers.len() >= LOOKERS {
-            lookers.retain(|_, last| last.elapsed() < LOOKS_ANEW);
+    /// Who was shown something is told of once, not with each picture. Names of cameras that there are not fill neither log nor memory.
+    fn told(&self, seen: Seen, key: Key, name: &str, by: &str) -> Seen {
+        if seen.is_ok() {
+            let mut lookers = lock(&self.0.lookers);
+            if lookers.len() >= LOOKERS {
+                lookers.retain(|_, last| last.elapsed() < LOOKS_ANEW);
+            }
+            if lookers.insert((by.to_owned(), key), Instant::now()).is_none_or(|last| last.elapsed() >= LOOKS_ANEW) {
+                tracing::info!("{by} looks at camera {name} live");
+            }
         }
-        if lookers.insert(looker, now).is_none_or(|last| last.elapsed() >= LOOKS_ANEW) {
-            tracing::info!("{by} looks at camera {name} live");
-        }
+        seen
     }
 }
 
@@ -207,9 +208,11 @@ mod tests {
             answer(Err("off".to_owned()));
         };
         assert_eq!(tokio::join!(see("Ann"), again).0, Err("off".to_owned()));
+        assert_eq!(lock(&stills.0.lookers).len(), 3);
         // Another camera is looked at later: of the first nothing is left.
         tokio::time::advance(KEPT_FOR).await;
-        assert!(stills.see(NodeId([2; 32]), "yard", "cam".to_owned(), "Ann").await.is_err());
+        assert!(stills.see(NodeId([2; 32]), "yard", "cam".to_owned(), "Dan").await.is_err());
+        assert_eq!(lock(&stills.0.lookers).len(), 3, "who saw nothing is nobody who looked");
         assert!(!lock(&stills.0.shown).contains_key(&(NODE, "cam".to_owned())));
     }
 

@@ -31,6 +31,16 @@ fn installed() -> bool {
     false
 }
 
+/// A directory with a video in it; `None` where Motion is not installed.
+fn scene() -> Option<(TempDir, PathBuf)> {
+    installed().then(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let video = dir.path().join("scene.mp4");
+        make_video(&video);
+        (dir, video)
+    })
+}
+
 fn on(video: &Path, more: &str) -> String {
     format!("url = \"file://{}\"\nwidth = 320\nheight = 240\nframerate = 10\n{more}", video.display())
 }
@@ -54,12 +64,7 @@ fn webcontrol(conf: &Path) -> MotionPort {
 
 #[tokio::test]
 async fn motion_watches_sees_what_moves_and_ends_cleanly() {
-    if !installed() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let video = dir.path().join("scene.mp4");
-    make_video(&video);
+    let Some((dir, video)) = scene() else { return };
     let mut source = Source::with(dir, &on(&video, ""));
     source.told(true);
     source.is(DetectorPhase::Starting).await;
@@ -87,12 +92,7 @@ async fn motion_watches_sees_what_moves_and_ends_cleanly() {
 
 #[tokio::test]
 async fn motion_behind_a_wrapper_is_ours_and_a_strangers_motion_is_not() {
-    if !installed() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let video = dir.path().join("scene.mp4");
-    make_video(&video);
+    let Some((dir, video)) = scene() else { return };
     let wrapper = dir.path().join("libcamerify");
     fs::write(&wrapper, "#!/bin/sh\nexec \"$@\"\n").unwrap();
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
@@ -141,12 +141,7 @@ async fn a_motion_without_a_picture_does_not_watch_until_it_has_one() {
 
 #[tokio::test]
 async fn a_motion_that_somebody_paused_does_not_watch() {
-    if !installed() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let video = dir.path().join("scene.mp4");
-    make_video(&video);
+    let Some((dir, video)) = scene() else { return };
     let mut source = Source::with(dir, &on(&video, ""));
     source.told(true);
     source.is(DetectorPhase::Watching).await;
@@ -162,12 +157,7 @@ async fn a_motion_that_somebody_paused_does_not_watch() {
 
 #[tokio::test]
 async fn a_motion_with_the_users_own_config_watches_too() {
-    if !installed() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let video = dir.path().join("scene.mp4");
-    make_video(&video);
+    let Some((dir, video)) = scene() else { return };
     let own = dir.path().join("own.conf");
     let media = dir.path().display();
     fs::write(&own, format!("daemon on\nnetcam_url file://{}\nwidth 320\nheight 240\ntarget_dir {media}\n", video.display())).unwrap();
@@ -188,12 +178,7 @@ fn is_picture(seen: &[u8]) -> bool {
 
 #[tokio::test]
 async fn somebody_who_looks_sees_what_motion_sees_while_it_watches_and_nothing_after() {
-    if !installed() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let video = dir.path().join("scene.mp4");
-    make_video(&video);
+    let Some((dir, video)) = scene() else { return };
     let mut source = Source::with(dir, &on(&video, ""));
     assert_eq!(source.seen().await, Err("it is off while it does not watch".to_owned()));
     source.told(true);
@@ -211,12 +196,7 @@ async fn somebody_who_looks_sees_what_motion_sees_while_it_watches_and_nothing_a
 
 #[tokio::test]
 async fn a_camera_that_may_always_be_looked_at_records_nothing_then_and_watches_at_once_when_it_is_told() {
-    if !installed() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let video = dir.path().join("scene.mp4");
-    make_video(&video);
+    let Some((dir, video)) = scene() else { return };
     let extra = "live = \"always\"\nextra = { emulate_motion = true, snapshot_interval = 1 }";
     let mut source = Source::with(dir, &on(&video, extra));
     assert!(is_picture(&source.seen().await.unwrap()));
