@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dms3_core::arming::ArmState;
@@ -10,6 +11,7 @@ use dms3_core::protocol::frame::Message;
 use dms3_core::protocol::message::HelloV1;
 use dms3_node::clock::wall;
 use dms3_node::mesh::transfer::send_event;
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use reqwest::Method;
 
 use crate::events::rogues::event;
@@ -503,4 +505,38 @@ async fn the_certificate_that_phones_are_to_trust_is_given_out_by_page_and_comma
     let refused = house.coordinator.cli(&["ca", "export", "--web", file.to_str().unwrap()]).await.bad();
     assert!(refused.contains("exists already"), "{refused}");
     assert!(owner.get("/system").await.has("Download the certificate"));
+}
+
+/// Of the user's own: for this machine, by nobody but himself.
+fn own_certificate(dir: &Path, name: &str) -> (PathBuf, String) {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let path = dir.join(format!("{name}.pem"));
+    std::fs::write(&path, certificate.pem()).unwrap();
+    (path, key.serialize_pem())
+}
+
+#[tokio::test]
+async fn a_certificate_of_the_users_own_is_shown_and_a_new_one_without_a_restart_and_a_broken_one_never() {
+    let dir = tempfile::tempdir().unwrap();
+    let (shown, key) = (dir.path().join("shown.pem"), dir.path().join("shown.key"));
+    let ((old, old_key), (new, new_key)) = (own_certificate(dir.path(), "old"), own_certificate(dir.path(), "new"));
+    let shows = |certificate: &Path, its_key: &str| {
+        std::fs::copy(certificate, &shown).unwrap();
+        std::fs::write(&key, its_key).unwrap();
+    };
+    shows(&old, &old_key);
+    let house = House::planned(Plan { web: Some(format!("certificate = {shown:?}\nkey = {key:?}")), ..Plan::default() }).await;
+    let pid = house.coordinator.pid();
+    let opens = async |trusted: &Path| house.visitor_who_trusts(trusted).await.try_ask(Method::GET, "/sign-in", &[], String::new()).await;
+    assert!(opens(&old).await.is_some() && opens(&new).await.is_none());
+    // It is looked at every half minute.
+    let looked_at = Duration::from_secs(60);
+    shows(&old, "no key at all");
+    within(looked_at, "a broken one is told", async || house.coordinator.told("the one before stays")).await;
+    assert!(opens(&old).await.is_some(), "and the one before is shown");
+    shows(&new, &new_key);
+    within(looked_at, "the new one is shown", async || opens(&new).await.is_some()).await;
+    assert!(opens(&old).await.is_none());
+    assert_eq!(house.coordinator.pid(), pid);
 }

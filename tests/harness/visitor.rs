@@ -1,5 +1,6 @@
 //! Somebody at the dashboard, with a client that keeps cookies and trusts the house's own authority.
 
+use std::path::Path;
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
@@ -65,8 +66,12 @@ impl House {
     }
 
     pub(crate) async fn visitor(&self) -> Visitor {
+        self.visitor_who_trusts(&self.coordinator.state_dir().join("web/ca.crt")).await
+    }
+
+    pub(crate) async fn visitor_who_trusts(&self, authority: &Path) -> Visitor {
         let base = self.page_address().await;
-        let authority = CertificateDer::from_pem_file(self.coordinator.state_dir().join("web/ca.crt")).unwrap();
+        let authority = CertificateDer::from_pem_file(authority).unwrap();
         let mut roots = rustls::RootCertStore::empty();
         roots.add(authority).unwrap();
         let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
