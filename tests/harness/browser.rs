@@ -275,10 +275,10 @@ impl Browser {
     pub(crate) async fn swipes(&self, what: &str, right: f64, down: f64) {
         let cdp = self.driver.cdp();
         cdp.send_raw("Emulation.setTouchEmulationEnabled", serde_json::json!({ "enabled": true })).await.unwrap();
-        let row = self.driver.find(By::Css(what)).await.unwrap();
-        row.scroll_into_view().await.unwrap();
-        let middle = "const box = arguments[0].getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]";
-        let middle: Vec<f64> = self.driver.execute(middle, vec![row.to_json().unwrap()]).await.unwrap().convert().unwrap();
+        // At once: the page may put another one in its place at any moment.
+        let middle = "const row = document.querySelector(arguments[0]); row.scrollIntoView({ block: 'center' }); \
+                      const box = row.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]";
+        let middle: Vec<f64> = self.driver.execute(middle, vec![what.into()]).await.unwrap().convert().unwrap();
         let touch = async |kind: &str, points: serde_json::Value| {
             let event = serde_json::json!({ "type": kind, "touchPoints": points });
             cdp.send_raw("Input.dispatchTouchEvent", event).await.unwrap();
