@@ -12,6 +12,7 @@ use self::house::House;
 use self::nodes::Nodes;
 use self::troubles::Troubles;
 use crate::arming::{ArmState, Override};
+use crate::conduct::{Offence, Twice};
 use crate::dashboard::{Dashboard, PersonView};
 use crate::fault::Fault;
 use crate::health::Machine;
@@ -159,6 +160,17 @@ pub enum Input {
         node: NodeId,
         address: String,
     },
+    /// What a node did against the rules of its link since that was told last.
+    Offended {
+        node: NodeId,
+        offence: Offence,
+    },
+    /// Nodes whose identity two machines use, as it was kept: at start.
+    Marked(Vec<(NodeId, Twice)>),
+    /// A person looked at what a node did: it is forgiven, and no longer marked.
+    Cleared {
+        node: NodeId,
+    },
     /// A person is to be forgotten: the reason that holds keeps no name.
     Forget {
         person: String,
@@ -175,6 +187,11 @@ pub enum Effect {
     /// Save without a new state (an override began or ended that changes nothing, an exit delay).
     Save {
         memory: Box<MemoryV1>,
+    },
+    /// Keep that two machines use the identity of the node, until a person clears or revokes it.
+    Mark {
+        node: NodeId,
+        twice: Twice,
     },
     /// Ask the device whether it is near, now.
     Probe {
@@ -233,7 +250,7 @@ impl Coordinator {
             Input::Command { command, by } => cause = self.house.command(&self.settings, command, by, now),
             Input::Roster(rows) => self.nodes.roster(rows, now.mono),
             Input::LinkUp { node, address, hello, held, cert_end } => {
-                self.nodes.link_up(node, address, &hello, now);
+                effects.extend(self.nodes.link_up(node, address, &hello, now).map(|twice| Effect::Mark { node, twice }));
                 self.nodes.certificate(node, cert_end, now);
                 cause = held.and_then(|held| self.house.held(&held));
             }
@@ -247,6 +264,9 @@ impl Coordinator {
             Input::Certificate { node, end } => self.nodes.certificate(node, end, now),
             Input::DiskShort(short) => self.nodes.disk_short(self.settings.me, short, now),
             Input::Moved { node, address } => self.nodes.moved(node, address, now),
+            Input::Offended { node, offence } => self.nodes.offended(node, offence, now),
+            Input::Marked(marks) => self.nodes.marked(marks),
+            Input::Cleared { node } => self.nodes.cleared(node),
             Input::Forget { person } => self.house.forget(&person),
         }
         let decided = self.house.settle(&self.settings, cause, now);

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::arming::ArmState;
+use crate::conduct::{Blame, Twice};
 use crate::id::NodeId;
 use crate::presence::{Presence, Sensor};
 use crate::protocol::message::{HealthV1, LiveView};
@@ -99,6 +100,12 @@ pub struct NodeView {
     /// When its certificate ends.
     #[serde(default)]
     pub cert_end: Option<Timestamp>,
+    /// Why it was put out or limited last.
+    #[serde(default)]
+    pub blame: Option<Blame>,
+    /// Two machines use its identity.
+    #[serde(default)]
+    pub twice: Option<Twice>,
 }
 
 /// A detector that should watch now and is not seen to.

@@ -30,6 +30,10 @@ pub enum Request {
     Revoke {
         node: String,
     },
+    /// A person looked at what a node did: it is no longer marked.
+    Clear {
+        node: String,
+    },
     Log {
         since: Timestamp,
     },
@@ -221,10 +225,13 @@ pub enum AuditKind {
     BadSignature,
     Forgotten,
     TimeAccepted,
+    /// Two machines use the identity of a node.
+    UsedTwice,
+    Cleared,
 }
 
 impl AuditKind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Enrolled,
         Self::Revoked,
         Self::Renamed,
@@ -234,6 +241,8 @@ impl AuditKind {
         Self::BadSignature,
         Self::Forgotten,
         Self::TimeAccepted,
+        Self::UsedTwice,
+        Self::Cleared,
     ];
 
     pub fn word(self) -> &'static str {
@@ -247,6 +256,8 @@ impl AuditKind {
             Self::BadSignature => "bad-signature",
             Self::Forgotten => "forgotten",
             Self::TimeAccepted => "time-accepted",
+            Self::UsedTwice => "used-twice",
+            Self::Cleared => "cleared",
         }
     }
 }

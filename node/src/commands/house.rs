@@ -60,6 +60,12 @@ pub(crate) struct RevokeArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct ClearArgs {
+    /// Its name, its id or the first letters of the id
+    node: String,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct PauseArgs {
     /// For how long, as in 2h (at most 12h)
     #[arg(value_name = "TIME", value_parser = humantime::parse_duration)]
@@ -87,6 +93,10 @@ pub(super) async fn rename(args: RenameArgs, config: &ConfigArg) -> Result<()> {
 
 pub(super) async fn revoke(args: RevokeArgs, config: &ConfigArg) -> Result<()> {
     tell(config, Request::Revoke { node: args.node }).await
+}
+
+pub(super) async fn clear(args: ClearArgs, config: &ConfigArg) -> Result<()> {
+    tell(config, Request::Clear { node: args.node }).await
 }
 
 pub(super) async fn pause(args: PauseArgs, config: &ConfigArg) -> Result<()> {

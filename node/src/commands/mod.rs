@@ -85,6 +85,8 @@ enum Command {
     Rename(house::RenameArgs),
     /// Put a node out of the house, at once and for good
     Revoke(house::RevokeArgs),
+    /// Say that you looked at what a node did: it is forgiven, and its identity no longer taken to be used twice
+    Clear(house::ClearArgs),
     /// On a camera: stop its detectors by hand for a while
     Pause(house::PauseArgs),
     /// On a camera: end a pause
@@ -133,6 +135,7 @@ impl Cli {
                     Command::Auto => house::auto(config).await,
                     Command::Rename(args) => house::rename(args, config).await,
                     Command::Revoke(args) => house::revoke(args, config).await,
+                    Command::Clear(args) => house::clear(args, config).await,
                     Command::Pause(args) => house::pause(args, config).await,
                     Command::Resume => house::resume(config).await,
                     Command::Ca(args) => ca::run(args, config),

@@ -33,6 +33,10 @@ pub(super) async fn run(args: Args, config: &ConfigArg) -> Result<()> {
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(house.nodes.iter().map(|node| row(node, house.state, clock::wall())));
     print!("{}", table(&rows));
+    for (name, blame) in house.nodes.iter().filter_map(|node| Some((&node.name, node.blame.as_ref()?))) {
+        let often = if blame.count > 1 { format!(" ({} times in all)", blame.count) } else { String::new() };
+        println!("  {name}, {} ago: {}{often}", age(clock::wall().since(blame.at)), blame.why);
+    }
     for problem in &house.problems {
         println!("! {problem}");
     }

@@ -168,6 +168,8 @@ mod tests {
             hostname: None,
             disk_days: None,
             cert_end: None,
+            blame: None,
+            twice: None,
             os: None,
             platform: None,
             kernel: None,

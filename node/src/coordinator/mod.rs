@@ -50,6 +50,8 @@ mod driver;
 pub mod enrollment;
 pub mod events;
 pub mod keeping;
+pub mod offences;
+mod pace;
 pub mod page;
 pub mod peers;
 pub mod presence;
@@ -149,6 +151,7 @@ pub async fn start(
         mail: desk,
         notices: BTreeMap::new(),
         lasting: BTreeMap::new(),
+        unmarked: BTreeMap::new(),
         keeper: keeper.clone(),
         lookups: JoinSet::new(),
         shown: shown.clone(),

@@ -18,20 +18,26 @@ use dms3_core::time::Timestamp;
 use dms3_pki::{Authority, Identity, tls};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::events::Keeper;
+use super::pace::{Lines, Pace};
 use super::roster::Roster;
 use super::stills::Stills;
 use super::strangers::Strangers;
 use crate::clock::{Announced, Clock};
 use crate::mesh::endpoint::Endpoint;
+use crate::mesh::link::{ConnectionError, LinkError};
 use crate::services::panic_words;
 
 /// A push that was encoded this long ago still says the right time.
 const FRESH: Duration = Duration::from_millis(100);
 /// How often it is looked whether the time that Welcomes tell was set or became known.
 const LOOK_AT_TIME: Duration = Duration::from_secs(60);
+/// A node may be put out so often at once, and then once in this time: until then it is not let in.
+const PUT_OUTS: u32 = 20;
+const PUT_OUT_EVERY: Duration = Duration::from_secs(10);
 /// A time that moved by less is no news.
 const TIME_MOVED: Duration = Duration::from_secs(120);
 
@@ -63,8 +69,16 @@ struct Shared {
     strangers: Strangers,
     unknown_frames: Arc<AtomicU64>,
     confirmed: Confirmed,
+    manners: std::sync::Mutex<HashMap<NodeId, Manners>>,
     /// [`Clock::announced_offset`] that holds; links whose Welcome told another time are to dial again.
     told: watch::Sender<Duration>,
+}
+
+/// How a node was met lately, by all of its links.
+#[derive(Debug, Default)]
+struct Manners {
+    put_outs: Pace,
+    lines: Lines,
 }
 
 /// The version of the state that each node confirmed last: who comes back with less has lost its memory.
@@ -108,6 +122,7 @@ pub async fn run(context: PeersContext, stop: CancellationToken) -> Result<()> {
         strangers: Strangers::default(),
         unknown_frames: Arc::default(),
         confirmed: Confirmed::default(),
+        manners: std::sync::Mutex::default(),
         told,
     });
     let mut sessions = JoinSet::new();
@@ -183,6 +198,40 @@ impl Shared {
                 *pushes = Some(Push { state: state.clone(), at: now, frame: frame.clone() });
                 Ok(frame)
             }
+        }
+    }
+}
+
+impl Shared {
+    fn manners<T>(&self, node: NodeId, of: impl FnOnce(&mut Manners) -> T) -> T {
+        of(self.manners.lock().unwrap_or_else(PoisonError::into_inner).entry(node).or_default())
+    }
+
+    /// What a line about this node is to end with; `None`: there were too many of them.
+    fn line(&self, node: NodeId) -> Option<String> {
+        self.manners(node, |manners| manners.lines.next(Instant::now()))
+    }
+
+    /// The link of the node is ended for `why`.
+    fn put_out(&self, node: NodeId, why: &str) {
+        self.context.keeper.offences().put_out(node, why);
+        self.manners(node, |manners| manners.put_outs.next(PUT_OUTS, PUT_OUT_EVERY, Instant::now()));
+    }
+
+    /// Whether it was put out so often that it has to wait.
+    fn is_in_disgrace(&self, node: NodeId) -> bool {
+        self.manners(node, |manners| manners.put_outs.is_ahead(PUT_OUTS, PUT_OUT_EVERY, Instant::now()))
+    }
+
+    /// A link of the node ended so: what is to be remembered of it.
+    fn ended(&self, node: NodeId, error: &LinkError) {
+        match error {
+            LinkError::Frame(_) | LinkError::Unexpected(_) | LinkError::Closed(ConnectionError::TransportError(_)) => {
+                self.put_out(node, &error.to_string());
+            }
+            // A weak network does that, too.
+            LinkError::Timeout(why) => self.context.keeper.offences().limited(node, &format!("put out: {why}")),
+            LinkError::Closed(_) | LinkError::Ours(_) | LinkError::Ended => {}
         }
     }
 }

@@ -136,6 +136,14 @@ impl Driver {
                      To use the machine again, remove its state directory and pair it anew."
                 ))
             }
+            Request::Clear { node } => {
+                let row = self.roster.find(&node)?;
+                self.store.clear(row.node, by, now.at).await?;
+                self.unmarked.remove(&row.node);
+                self.take(Input::Cleared { node: row.node }).await?;
+                tracing::info!("{by} looked at what node {} ({:?}) did and cleared it", row.node.short(), row.name);
+                Answer::Done(format!("{} is cleared. If it goes on, you are told again.", row.name))
+            }
             Request::TimeAccept => {
                 let at = self.clock.accept()?;
                 tracing::warn!("{by} vouches for this machine's clock: it is {}", date_and_time(at));

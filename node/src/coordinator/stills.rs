@@ -114,12 +114,12 @@ impl Stills {
         }
     }
 
-    /// What came from a camera. Of what nobody asked for nothing is read.
-    pub async fn came(&self, node: NodeId, head: StillV1, mut body: Body, connection: &Connection) -> Result<(), LinkError> {
+    /// What came from a camera, and what was wrong with it. Of what nobody asked for nothing is read.
+    pub async fn came(&self, node: NodeId, head: StillV1, mut body: Body, connection: &Connection) -> Result<Option<String>, LinkError> {
         let StillV1 { source, length, why } = head;
         let Some(wait) = lock(&self.0.waiting).remove(&(node, source)) else {
             body.stop();
-            return Ok(());
+            return Ok(None);
         };
         let seen = match length {
             0 => Err(tidy(&why)),
@@ -133,9 +133,10 @@ impl Stills {
                 Err(why) => Err(why.to_owned()),
             },
         };
+        let wrong = seen.clone().err().filter(|_| length > 0);
         // Whoever asked may have gone away.
         drop(wait.send(seen));
-        Ok(())
+        Ok(wrong)
     }
 
     /// Who was shown something is told of once, not with each picture. Names of cameras that there are not fill neither log nor memory.

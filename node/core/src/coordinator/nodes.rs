@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Settings;
 use super::house::House;
 use crate::arming::ArmState;
+use crate::conduct::{Conduct, Offence, Twice};
 use crate::dashboard::{DetectorView, NodeView};
 use crate::health::{Liveness, Machine, liveness};
 use crate::id::NodeId;
@@ -62,6 +63,7 @@ pub(super) struct Facts {
     disk_then: Option<(Mono, u64)>,
     /// When its certificate ends.
     cert_end: Option<Timestamp>,
+    pub(super) conduct: Conduct,
 }
 
 /// One camera of a node.
@@ -96,13 +98,20 @@ impl Nodes {
             self.facts.entry(row.node).or_insert_with(|| Facts::new(since, newcomer));
         }
         self.facts.retain(|node, facts| facts.linked || rows.iter().any(|row| row.node == *node));
+        // Whom a person put out needs no further thought.
+        for row in rows.iter().filter(|row| row.status == NodeStatus::Revoked) {
+            self.cleared(row.node);
+        }
         self.rows = rows;
         self.read = true;
     }
 
-    pub(super) fn link_up(&mut self, node: NodeId, address: String, hello: &HelloV1, now: Now) {
+    /// What is to be kept of its identity, if it is news.
+    pub(super) fn link_up(&mut self, node: NodeId, address: String, hello: &HelloV1, now: Now) -> Option<Twice> {
         let facts = self.heard(node, now);
-        facts.linked = true;
+        // A link that was taken over ends without a word.
+        let took_over = std::mem::replace(&mut facts.linked, true);
+        let twice = facts.conduct.link_up(hello.boot, &address, took_over, now);
         facts.owes_since = Some(now.mono);
         facts.linked_at_publish = false;
         facts.address = Some(address);
@@ -116,6 +125,7 @@ impl Nodes {
         for name in &hello.sources {
             facts.sources.entry(name.clone()).or_default();
         }
+        twice
     }
 
     pub(super) fn link_down(&mut self, node: NodeId, now: Now) {
@@ -192,8 +202,27 @@ impl Nodes {
         }
     }
 
-    /// Time passed: a detector that is still not watching fails.
+    pub(super) fn offended(&mut self, node: NodeId, offence: Offence, now: Now) {
+        if let Some(facts) = self.facts.get_mut(&node) {
+            facts.conduct.offended(offence, now);
+        }
+    }
+
+    pub(super) fn marked(&mut self, marks: Vec<(NodeId, Twice)>) {
+        for (node, twice) in marks {
+            self.facts.entry(node).or_insert_with(|| Facts::new(self.started, false)).conduct.marked(twice);
+        }
+    }
+
+    pub(super) fn cleared(&mut self, node: NodeId) {
+        if let Some(facts) = self.facts.get_mut(&node) {
+            facts.conduct.clear();
+        }
+    }
+
+    /// Time passed: a detector that is still not watching fails, who behaved is forgiven.
     pub(super) fn look(&mut self, mono: Mono) {
+        self.facts.values_mut().for_each(|facts| facts.conduct.look(mono));
         for facts in self.facts.values_mut().filter(|facts| facts.linked) {
             for source in facts.sources.values_mut() {
                 source.look(mono);
@@ -241,6 +270,8 @@ impl Nodes {
             health: None,
             disk_days: None,
             cert_end: None,
+            blame: None,
+            twice: None,
         };
         let version = house.memory.state.version();
         if row.node == settings.me {
@@ -266,6 +297,8 @@ impl Nodes {
             view.health = facts.health.clone();
             view.disk_days = facts.disk_days(now.mono);
             view.cert_end = facts.cert_end;
+            view.blame = facts.conduct.blame().cloned();
+            view.twice = facts.conduct.twice().cloned();
             let (state, confirmed) = (house.memory.state.arm_state(), facts.is_current(version));
             view.detectors = facts.sources.iter().map(|(name, source)| source.view(name, state, confirmed)).collect();
             // A camera that was not heard of since we started has one at least, and nobody knows that it may rest.
@@ -320,6 +353,7 @@ impl Facts {
             disk_short: false,
             disk_then: None,
             cert_end: None,
+            conduct: Conduct::default(),
         }
     }
 

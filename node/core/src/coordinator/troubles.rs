@@ -8,6 +8,7 @@ use super::house::House;
 use super::nodes::{Facts, Nodes};
 use super::{Effect, Settings};
 use crate::arming::ArmState;
+use crate::conduct::Twice;
 use crate::fault::{Fault, FaultKind};
 use crate::health::Liveness;
 use crate::id::NodeId;
@@ -35,6 +36,10 @@ pub(super) enum Key {
     Detector(NodeId, String),
     Blind,
     Raised(NodeId),
+    /// Two machines use its identity.
+    Twice(NodeId),
+    /// It was put out again and again.
+    Hostile(NodeId),
     /// Its disk is nearly full: a camera's or the coordinator's own.
     Disk(NodeId),
     /// It is linked, and what it saw does not get here.
@@ -53,6 +58,8 @@ impl fmt::Display for Key {
             Self::Detector(node, source) => write!(f, "detector:{}:{source}", node.short()),
             Self::Blind => f.write_str("blind"),
             Self::Raised(node) => write!(f, "raised:{}", node.short()),
+            Self::Twice(node) => write!(f, "twice:{}", node.short()),
+            Self::Hostile(node) => write!(f, "put-out:{}", node.short()),
             Self::Disk(node) => write!(f, "disk:{}", node.short()),
             Self::Stuck(node) => write!(f, "outbox:{}", node.short()),
             Self::Shown(_, what) => f.write_str(what),
@@ -135,7 +142,7 @@ pub(super) fn all(settings: &Settings, house: &House, nodes: &Nodes, now: Now) -
                 add(Key::Shown(5, format!("paused:{}:{name}", row.node.short())), FaultKind::Other, text);
             }
         }
-        for (key, kind, text) in health_troubles(row, facts) {
+        for (key, kind, text) in conduct_troubles(row, facts).into_iter().chain(health_troubles(row, facts)) {
             add(key, kind, text);
         }
         if facts.raised_for(now.mono).is_some_and(|for_so_long| for_so_long >= RAISED_FOR) {
@@ -164,6 +171,25 @@ pub(super) fn all(settings: &Settings, house: &House, nodes: &Nodes, now: Now) -
         add(Key::Shown(6, "clock".to_owned()), FaultKind::Other, text);
     }
     troubles.sort_by_key(|trouble| rank(&trouble.key));
+    troubles
+}
+
+/// How a camera behaves, linked or not.
+fn conduct_troubles(row: &RosterRow, facts: &Facts) -> Vec<(Key, FaultKind, String)> {
+    let (camera, mut troubles) = (row.name.clone(), Vec::new());
+    if let Some(Twice { one, other, .. }) = facts.conduct.twice() {
+        let text = format!(
+            "{camera}: two machines use its identity, at {one} and at {other} (was its card copied?). Switch one of them off and say so with \
+             `dms3-node clear`, or put both out with `dms3-node revoke`."
+        );
+        let (one, other) = (one.clone(), other.clone());
+        troubles.push((Key::Twice(row.node), FaultKind::IdentityTwice { camera: camera.clone(), one, other }, text));
+    }
+    if let Some(blame) = facts.conduct.blame().filter(|blame| blame.hostile) {
+        let why = blame.why.trim_end_matches('.').to_owned();
+        let text = format!("{camera} breaks the rules and is put out again and again, last because of this: {why}.");
+        troubles.push((Key::Hostile(row.node), FaultKind::PutOut { camera, why }, text));
+    }
     troubles
 }
 
@@ -221,6 +247,7 @@ fn rank(key: &Key) -> u8 {
     match key {
         Key::Exhausted | Key::Restored => 0,
         Key::Lost(_) | Key::Unconfirmed(_) => 1,
+        Key::Twice(_) | Key::Hostile(_) => 1,
         Key::Detector(..) => 2,
         Key::Raised(_) => 3,
         Key::Blind => 4,
@@ -293,6 +320,8 @@ fn over_text(key: &Key, house: &House, nodes: &Nodes) -> String {
             true => format!("{}: its events get here again.", row.name),
             false => format!("{} is not connected any more.", row.name),
         }),
+        Key::Twice(node) => of_node(node, &|row, _| format!("{}: a person says that one machine uses its identity.", row.name)),
+        Key::Hostile(node) => of_node(node, &|row, _| format!("{}: a person looked at it, or it kept to the rules for a day.", row.name)),
         Key::Raised(node) => of_node(node, &|row, _| format!("{} obeys the coordinator again.", row.name)),
         Key::Shown(..) => String::new(),
     }

@@ -36,6 +36,8 @@ const RENEWAL: Duration = Duration::from_secs(10);
 /// Messages that a node may send at once, and how often one more.
 pub(super) const BURST: u32 = 100;
 pub(super) const REFILL: Duration = Duration::from_millis(50);
+/// How often it is noted that a node says more.
+const TOLD_SLOW: Duration = Duration::from_secs(60);
 /// A certificate is renewed no sooner than this after the last time on one link.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
 /// Streams of events and attachments that are read at once.
@@ -100,18 +102,29 @@ async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: Socket
             return None;
         }
     };
+    if shared.is_in_disgrace(peer.node) {
+        tracing::debug!("node {} at {from} was put out too often: it has to wait", peer.node.short());
+        close(connection, CloseCode::Busy);
+        return None;
+    }
     // Before it is asked whether the node is active, so that no revocation falls in between.
     let mut roster = shared.context.roster.subscribe();
     roster.mark_unchanged();
     let met = match timeout(HELLO, greeted(shared, connection)).await {
         Ok(Ok(met)) => met,
         Ok(Err(error)) => {
-            tracing::warn!("node {} at {from} said no proper Hello: {error}", peer.node.short());
+            if let Some(more) = shared.line(peer.node) {
+                tracing::warn!("node {} at {from} said no proper Hello: {error}{more}", peer.node.short());
+            }
+            shared.ended(peer.node, &error);
             close(connection, error.answer());
             return None;
         }
         Err(_) => {
-            tracing::warn!("node {} at {from} said no Hello in {} s", peer.node.short(), HELLO.as_secs());
+            if let Some(more) = shared.line(peer.node) {
+                tracing::warn!("node {} at {from} said no Hello in {} s{more}", peer.node.short(), HELLO.as_secs());
+            }
+            shared.ended(peer.node, &LinkError::Timeout("it said no Hello"));
             close(connection, CloseCode::Timeout);
             return None;
         }
@@ -120,7 +133,12 @@ async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: Socket
     let row = match admitted(shared, &peer, &hello, identity.node()) {
         Ok(row) => row,
         Err((code, detail)) => {
-            tracing::warn!("node {} at {from} is not let in: {detail}", peer.node.short());
+            if let Some(more) = shared.line(peer.node) {
+                tracing::warn!("node {} at {from} is not let in: {detail}{more}", peer.node.short());
+            }
+            if matches!(code, CloseCode::Protocol | CloseCode::WrongMesh) {
+                shared.put_out(peer.node, &detail);
+            }
             let reject = Message::Reject(RejectV1 { code: code as u16, detail });
             link.sender.last_word(&reject, code).await;
             return None;
@@ -157,7 +175,9 @@ async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: Socket
         );
     }
     let up = Input::LinkUp { node: peer.node, address: from.to_string(), hello: Box::new(hello), held, cert_end: peer.not_after };
-    tracing::info!("node {} is linked from {from}", row.name);
+    if let Some(more) = shared.line(peer.node) {
+        tracing::info!("node {} is linked from {from}{more}", row.name);
+    }
     let replaced = shared.links.up(peer.node, serial, up, &shared.context.inputs).await;
     Some(Linked { peer, row, link, roster, told, replaced })
 }
@@ -176,11 +196,19 @@ async fn stay(shared: &Shared, connection: &Connection, linked: Linked) {
     match end {
         End::Ours(code, why) => {
             close(connection, code);
-            tracing::info!("the link of node {} at {at} was closed: {why}", row.name);
+            if let Some(more) = shared.line(row.node) {
+                tracing::info!("the link of node {} at {at} was closed: {why}{more}", row.name);
+            }
+            if code == CloseCode::Protocol {
+                shared.put_out(row.node, &why);
+            }
         }
         End::Link(error) => {
             close(connection, error.answer());
-            tracing::info!("the link of node {} at {at} ended: {error}", row.name);
+            if let Some(more) = shared.line(row.node) {
+                tracing::info!("the link of node {} at {at} ended: {error}{more}", row.name);
+            }
+            shared.ended(row.node, &error);
         }
     }
 }
@@ -257,6 +285,7 @@ async fn renew_only(shared: &Shared, connection: &Connection, mut link: Link, ro
     };
     if code == CloseCode::RenewOnly {
         tracing::warn!("node {} has an expired certificate and asked for something else than a new one", row.name);
+        shared.put_out(row.node, "its certificate is expired, and it asked for something else than a new one");
     }
     close(connection, code);
 }
@@ -281,11 +310,16 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
     state.mark_changed();
     let mut budget = Budget::new(Instant::now());
     let mut renewed_at: Option<Instant> = None;
+    let mut slowed_at: Option<Instant> = None;
     let mut at = connection.remote_address();
     let mut arrivals = JoinSet::new();
     let mut wanted = shared.context.stills.linked(row.node);
     loop {
         let waits = budget.waits(Instant::now());
+        if waits.is_some() && slowed_at.is_none_or(|at| at.elapsed() >= TOLD_SLOW) {
+            slowed_at = Some(Instant::now());
+            shared.context.keeper.offences().limited(row.node, "it says more than anybody has to say: it is read slowly");
+        }
         let step = tokio::select! {
             // What is to be watched goes before what was seen.
             biased;
@@ -374,7 +408,12 @@ async fn arrived(
     match transfer::read(&connection, stream).await? {
         Arrived::Event(event) => Ok(Some(keeper.event(&row, event).await)),
         Arrived::Bytes(head, body) => keeper.bytes(&row, head, body, &connection).await,
-        Arrived::Still(head, body) => stills.came(row.node, head, body, &connection).await.map(|()| None),
+        Arrived::Still(head, body) => {
+            if let Some(wrong) = stills.came(row.node, head, body, &connection).await? {
+                keeper.offences().limited(row.node, &format!("its live picture is not shown: {wrong}"));
+            }
+            Ok(None)
+        }
         Arrived::Unknown => Ok(None),
     }
 }
