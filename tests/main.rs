@@ -13,6 +13,7 @@ mod clocks;
 mod configs;
 mod decoders;
 mod events;
+mod evil;
 mod examples;
 mod faults;
 mod harness;

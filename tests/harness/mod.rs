@@ -2,6 +2,7 @@
 
 mod browser;
 mod fake_motion;
+pub(crate) mod forger;
 mod house;
 mod lan;
 mod mjpeg;
