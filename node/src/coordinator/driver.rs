@@ -5,10 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use dms3_core::conduct::Twice;
 use dms3_core::coordinator::{Coordinator, Decision, Effect, Input, MemoryV1};
 use dms3_core::dashboard::{Dashboard, MailView};
-use dms3_core::id::NodeId;
 use dms3_core::presence::Device;
 use dms3_core::protocol::message::SignedStateV1;
 use dms3_core::roster::NodeRole;
@@ -80,8 +78,6 @@ pub(super) struct Driver {
     pub(super) notices: BTreeMap<String, (Mono, String)>,
     /// What services told people of and lasts, by its key.
     pub(super) lasting: BTreeMap<String, String>,
-    /// That two machines use the identity of these nodes could not be written: when it was tried last.
-    pub(super) unmarked: BTreeMap<NodeId, (Instant, Twice)>,
     pub(super) keeper: Keeper,
     /// Answers about events that are being looked up: no decision waits for a long list.
     pub(super) lookups: JoinSet<()>,
@@ -118,7 +114,6 @@ impl Driver {
                 _ = tick.tick() => {
                     crate::systemd::alive();
                     self.keep_again().await?;
-                    self.mark_again().await;
                     for (node, offence) in self.keeper.offences().take() {
                         self.take(Input::Offended { node, offence }).await?;
                     }
@@ -232,7 +227,12 @@ impl Driver {
                     let signed = sign_state(&self.key, &memory.state).context("cannot sign the state of the house")?;
                     self.keep(memory, signed, None).await;
                 }
-                Effect::Mark { node, twice } => self.mark(node, twice).await,
+                Effect::Mark { node, twice } => {
+                    // It holds all the same; after a restart two that go on are found out again.
+                    if let Err(error) = self.store.mark(node, &twice).await {
+                        tracing::error!("{error:#}: a restart forgets it");
+                    }
+                }
                 Effect::Probe { device } => {
                     if self.probes.send(device.clone()).is_err() {
                         // No sensor listens: say so, or the rules would wait for an answer to a question that nobody asked.
@@ -275,26 +275,6 @@ impl Driver {
         }
         self.owed = Some(Owed { memory, decisions, why, tried: Instant::now() });
         false
-    }
-
-    async fn mark(&mut self, node: NodeId, twice: Twice) {
-        let Err(error) = self.store.mark(node, &twice).await else { return };
-        let error = format!("{error:#}");
-        if self.unmarked.insert(node, (Instant::now(), twice)).is_none() {
-            tracing::error!("{error}; it is tried again, and a restart before that forgets it");
-        }
-    }
-
-    async fn mark_again(&mut self) {
-        let due = |(tried, _): &(Instant, Twice)| tried.elapsed() >= KEEP_AGAIN;
-        let again: Vec<_> = self.unmarked.iter().filter(|(_, owed)| due(owed)).map(|(node, (_, twice))| (*node, twice.clone())).collect();
-        for (node, twice) in again {
-            if self.store.mark(node, &twice).await.is_ok() {
-                self.unmarked.remove(&node);
-            } else {
-                self.unmarked.insert(node, (Instant::now(), twice));
-            }
-        }
     }
 
     /// The disk may have room again.

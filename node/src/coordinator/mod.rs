@@ -151,7 +151,6 @@ pub async fn start(
         mail: desk,
         notices: BTreeMap::new(),
         lasting: BTreeMap::new(),
-        unmarked: BTreeMap::new(),
         keeper: keeper.clone(),
         lookups: JoinSet::new(),
         shown: shown.clone(),

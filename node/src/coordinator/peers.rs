@@ -36,8 +36,8 @@ const FRESH: Duration = Duration::from_millis(100);
 /// How often it is looked whether the time that Welcomes tell was set or became known.
 const LOOK_AT_TIME: Duration = Duration::from_secs(60);
 /// A node may be put out so often at once, and then once in this time: until then it is not let in.
-const PUT_OUTS: u32 = 20;
-const PUT_OUT_EVERY: Duration = Duration::from_secs(10);
+const FAILURES: u32 = 20;
+const FAILURE_EVERY: Duration = Duration::from_secs(10);
 /// A time that moved by less is no news.
 const TIME_MOVED: Duration = Duration::from_secs(120);
 
@@ -77,7 +77,8 @@ struct Shared {
 /// How a node was met lately, by all of its links.
 #[derive(Debug, Default)]
 struct Manners {
-    put_outs: Pace,
+    /// Links that were ended for what it did, or that it did not wait for.
+    failures: Pace,
     lines: Lines,
 }
 
@@ -215,12 +216,17 @@ impl Shared {
     /// The link of the node is ended for `why`.
     fn put_out(&self, node: NodeId, why: &str) {
         self.context.keeper.offences().put_out(node, why);
-        self.manners(node, |manners| manners.put_outs.next(PUT_OUTS, PUT_OUT_EVERY, Instant::now()));
+        self.fell_short(node);
     }
 
-    /// Whether it was put out so often that it has to wait.
+    /// What the node came for it did not do.
+    fn fell_short(&self, node: NodeId) {
+        self.manners(node, |manners| manners.failures.next(FAILURES, FAILURE_EVERY, Instant::now()));
+    }
+
+    /// Whether it failed so often that it has to wait.
     fn is_in_disgrace(&self, node: NodeId) -> bool {
-        self.manners(node, |manners| manners.put_outs.is_ahead(PUT_OUTS, PUT_OUT_EVERY, Instant::now()))
+        self.manners(node, |manners| manners.failures.is_ahead(FAILURES, FAILURE_EVERY, Instant::now()))
     }
 
     /// A link of the node ended so: what is to be remembered of it.

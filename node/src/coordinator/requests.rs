@@ -139,7 +139,6 @@ impl Driver {
             Request::Clear { node } => {
                 let row = self.roster.find(&node)?;
                 self.store.clear(row.node, by, now.at).await?;
-                self.unmarked.remove(&row.node);
                 self.take(Input::Cleared { node: row.node }).await?;
                 tracing::info!("{by} looked at what node {} ({:?}) did and cleared it", row.node.short(), row.name);
                 Answer::Done(format!("{} is cleared. If it goes on, you are told again.", row.name))

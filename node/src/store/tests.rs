@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 
 use dms3_core::arming::ArmState;
+use dms3_core::conduct::Twice;
 use dms3_core::coordinator::{Decision, MemoryV1};
 use dms3_core::dashboard::PersonView;
 use dms3_core::enrollment::{BAD_SIGNATURES, DEFAULT_TTL, Redeemed, TokenRow};
@@ -196,6 +197,32 @@ async fn what_happens_to_the_authority_is_written_down() {
     assert_eq!(kinds.first(), Some(&AuditKind::TokenMade));
     assert_eq!(kinds.iter().filter(|kind| **kind == AuditKind::BadSignature).count(), 10);
     assert_eq!(kinds.last(), Some(&AuditKind::TokenLocked));
+}
+
+#[tokio::test]
+async fn that_two_machines_use_an_identity_is_kept_until_a_person_clears_or_revokes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::create(dir.path()).await.unwrap();
+    store.add_node(&RosterRow { node: PORCH, role: NodeRole::Camera, name: "porch".to_owned(), ..coordinator() }).await.unwrap();
+    let twice = Twice { at: T0, one: "10.0.0.1".to_owned(), other: "10.0.0.2".to_owned() };
+    for person in ["clears", "revokes"] {
+        store.mark(PORCH, &twice).await.unwrap();
+        store.mark(PORCH, &twice).await.unwrap();
+        store.close().await;
+        store = Store::open(dir.path()).await.unwrap();
+        assert_eq!(store.marks().await.unwrap(), [(PORCH, twice.clone())]);
+        match person {
+            "clears" => store.clear(PORCH, "anna", T0).await.unwrap(),
+            _ => drop(store.revoke(PORCH, T0).await.unwrap()),
+        }
+        assert_eq!(store.marks().await.unwrap(), [], "{person}");
+    }
+    store.mark(PORCH, &twice).await.unwrap();
+    assert_eq!(store.marks().await.unwrap(), [], "who is out needs no mark");
+    assert!(store.clear(SHED, "anna", T0).await.is_err());
+    let told: Vec<_> = store.audit(T0).await.unwrap().into_iter().map(|entry| (entry.kind, entry.detail)).collect();
+    assert_eq!(told[1], (AuditKind::UsedTwice, "porch at 10.0.0.1 and at 10.0.0.2".to_owned()));
+    assert!(told.contains(&(AuditKind::Cleared, "porch by anna".to_owned())), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

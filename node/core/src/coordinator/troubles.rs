@@ -187,7 +187,7 @@ fn conduct_troubles(row: &RosterRow, facts: &Facts) -> Vec<(Key, FaultKind, Stri
     }
     if let Some(blame) = facts.conduct.blame().filter(|blame| blame.hostile) {
         let why = blame.why.trim_end_matches('.').to_owned();
-        let text = format!("{camera} breaks the rules and is put out again and again, last because of this: {why}.");
+        let text = format!("{camera}: it breaks the rules and is put out again and again, last because of this: {why}.");
         troubles.push((Key::Hostile(row.node), FaultKind::PutOut { camera, why }, text));
     }
     troubles

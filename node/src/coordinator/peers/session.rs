@@ -103,7 +103,7 @@ async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: Socket
         }
     };
     if shared.is_in_disgrace(peer.node) {
-        tracing::debug!("node {} at {from} was put out too often: it has to wait", peer.node.short());
+        tracing::debug!("node {} at {from} failed too often: it has to wait", peer.node.short());
         close(connection, CloseCode::Busy);
         return None;
     }
@@ -155,7 +155,10 @@ async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: Socket
         renew_only: peer.expired,
     };
     if let Err(error) = say_welcome(&mut link.sender, welcome).await {
-        tracing::info!("node {} at {from} went before its Welcome: {error}", row.name);
+        if let Some(more) = shared.line(peer.node) {
+            tracing::info!("node {} at {from} went before its Welcome: {error}{more}", row.name);
+        }
+        shared.fell_short(peer.node);
         close(connection, error.answer());
         return None;
     }

@@ -80,7 +80,11 @@ fn a_camera_that_is_put_out_again_and_again_is_one_alert_and_its_view_says_why()
     }
     let key = format!("put-out:{}", PORCH.short());
     assert_eq!(house.alerts, std::slice::from_ref(&key));
-    assert!(house.dashboard().problems.iter().any(|text| text.starts_with("porch breaks the rules")), "{:?}", house.dashboard().problems);
+    assert!(
+        house.dashboard().problems.iter().any(|text| text.starts_with("porch: it breaks the rules")),
+        "{:?}",
+        house.dashboard().problems
+    );
     house.pass(25 * HOUR);
     assert_eq!((house.alerts.last().unwrap(), porch(&house).blame), (&format!("over {key}"), None));
     // Of a node that nobody knows nothing is remembered.
