@@ -29,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 #[path = "bench_events.rs"]
 mod events;
+#[path = "bench_floods.rs"]
+mod floods;
 #[path = "bench_page.rs"]
 mod page;
 
@@ -82,6 +84,7 @@ async fn run(arguments: &[String]) -> Result<()> {
             Box::pin(page::page(base, Path::new(authority), code, pid.parse()?, times, pages, flips)).await
         }
         ["open", base, authority, code, pages] => Box::pin(page::keep_open(base, Path::new(authority), code, pages.parse()?)).await,
+        ["initials", path, count] => floods::initials(Path::new(path), count.parse()?).await,
         ["jpeg", path, bytes] => events::jpeg(Path::new(path), bytes.parse()?),
         _ => bail!(USAGE),
     }

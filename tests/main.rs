@@ -16,6 +16,7 @@ mod events;
 mod evil;
 mod examples;
 mod faults;
+mod floods;
 mod harness;
 mod impostors;
 mod insiders;

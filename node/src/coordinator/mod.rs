@@ -26,6 +26,7 @@ use self::presence::PresenceSensors;
 use self::renewal::Renewal;
 use self::roster::Roster;
 use self::stills::Stills;
+use self::strangers::Strangers;
 use crate::clock::Clock;
 use crate::config::{Config, CoordinatorConfig};
 use crate::control::Control;
@@ -117,7 +118,7 @@ pub async fn start(
     let keys = MeshKeys::load_or_create(&config.state_dir)?;
     let endpoint = Endpoint::bind(config.mesh.listen, &keys, config.mesh.limits)?;
     let listen = endpoint.local_addr().context("the mesh port has no address")?;
-    let mesh_port = listen.port();
+    let (mesh_port, mesh_gate) = (listen.port(), endpoint.gate());
     tracing::info!("coordinator {} of house {} listens on UDP port {mesh_port}", identity.node().short(), identity.mesh());
 
     let (inputs, inputs_in) = mpsc::channel::<Input>(1024);
@@ -159,6 +160,7 @@ pub async fn start(
         served: served.subscribe(),
     };
     let stills = Stills::default();
+    let strangers = Arc::new(Strangers::default());
     services.vital("driver", driver.run(effects, inputs_in, requests_in, words_in, stop.clone()));
     services.vital(
         "peers",
@@ -174,6 +176,7 @@ pub async fn start(
                 boot,
                 keeper: keeper.clone(),
                 stills: stills.clone(),
+                strangers: strangers.clone(),
             },
             stop.clone(),
         ),
@@ -201,6 +204,7 @@ pub async fn start(
             accounts,
             less: doors.changes(),
             served,
+            strangers: strangers.clone(),
         };
         let asks = Arc::new(Mutex::new(asks));
         services.restarting("accounts", move |stop| doors.clone().run(asks.clone(), stop), |_| {});
@@ -211,7 +215,7 @@ pub async fn start(
 
     services.restarting("renewal", move |stop| renewal::run(renewal.clone(), stop), |_| {});
     let enrollment = EnrollmentContext {
-        strangers: Arc::default(),
+        strangers,
         store: store.clone(),
         authority: authority_in,
         identity: identity_in,
@@ -220,6 +224,7 @@ pub async fn start(
         clock: clock.clone(),
         listen: own.enroll_listen,
         mesh_port,
+        mesh_gate,
         advertise: enroll_port,
         words,
     };

@@ -25,6 +25,7 @@ use super::events::Keeper;
 use super::keeping::EventsConfig;
 use super::requests::{is_about_events, look_up_events};
 use super::stills::Stills;
+use super::strangers::Strangers;
 use crate::clock::Clock;
 use crate::config_text::{Wrong, address};
 use crate::control::Asked;
@@ -167,6 +168,8 @@ pub struct PageContext {
     pub accounts: mpsc::Sender<AccountAsked>,
     pub less: watch::Receiver<u64>,
     pub served: Arc<watch::Sender<Option<Served>>>,
+    /// What came to nothing, told.
+    pub strangers: Arc<Strangers>,
 }
 
 /// Serves until the stop.
@@ -215,8 +218,10 @@ pub async fn run(context: PageContext, stop: CancellationToken) -> Result<()> {
         media: Arc::new(move |hash, small| if small { media.thumbnail(hash) } else { media.get(hash) }),
     };
     let limits = dms3_web::Limits { connections: config.connections, per_address: config.connections_per_address };
+    let strangers = context.strangers.clone();
+    let closed = Arc::new(move |from, why: &str| strangers.page(from, why));
     let ended = tokio::select! {
-        ended = dms3_web::serve(listener, limits, settings, house, stop) => ended.context("the dashboard cannot be served"),
+        ended = dms3_web::serve(listener, limits, closed, settings, house, stop) => ended.context("the dashboard cannot be served"),
         ended = pass_on(&context, asked) => ended,
         ended = renew(&context, shown) => ended,
     };

@@ -25,7 +25,7 @@ use super::events::Keeper;
 use super::pace::{Lines, Pace};
 use super::roster::Roster;
 use super::stills::Stills;
-use super::strangers::Strangers;
+use super::strangers::{self, Port, Strangers};
 use crate::clock::{Announced, Clock};
 use crate::mesh::endpoint::Endpoint;
 use crate::mesh::link::{ConnectionError, LinkError};
@@ -58,6 +58,8 @@ pub struct PeersContext {
     /// Where events go.
     pub keeper: Keeper,
     pub stills: Stills,
+    /// What came to nothing, told.
+    pub strangers: Arc<Strangers>,
 }
 
 /// What all links share.
@@ -66,7 +68,6 @@ struct Shared {
     context: PeersContext,
     links: Links,
     pushes: std::sync::Mutex<Option<Push>>,
-    strangers: Strangers,
     unknown_frames: Arc<AtomicU64>,
     confirmed: Confirmed,
     manners: std::sync::Mutex<HashMap<NodeId, Manners>>,
@@ -116,11 +117,11 @@ pub async fn run(context: PeersContext, stop: CancellationToken) -> Result<()> {
     let told = watch::Sender::new(context.clock.announced_offset());
     let mut accepted = context.clock.accepted();
     let mut look_at_time = tokio::time::interval(LOOK_AT_TIME);
+    let mut look_at_strangers = tokio::time::interval(strangers::LOOK);
     let shared = Arc::new(Shared {
         context,
         links: Links::default(),
         pushes: std::sync::Mutex::new(None),
-        strangers: Strangers::default(),
         unknown_frames: Arc::default(),
         confirmed: Confirmed::default(),
         manners: std::sync::Mutex::default(),
@@ -138,7 +139,11 @@ pub async fn run(context: PeersContext, stop: CancellationToken) -> Result<()> {
                     tracing::error!("the mesh port cannot present the renewed certificate and goes on with the old one: {error:#}");
                 }
             }
-            _ = look_at_time.tick() => shared.look_at_time(),
+            _ = look_at_time.tick() => {
+                shared.look_at_time();
+                shared.context.strangers.sum_up();
+            }
+            _ = look_at_strangers.tick() => shared.context.strangers.knocked(Port::Mesh, endpoint.knocks()),
             Ok(()) = accepted.changed() => shared.look_at_time(),
             arrival = endpoint.accept() => {
                 let Some(arrival) = arrival else { bail!("the mesh port was closed") };

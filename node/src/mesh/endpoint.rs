@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::config::Limits;
 use super::gate::{Gate, Pass, Verdict};
 use super::keys::MeshKeys;
+use super::socket::{CountedSocket, Knocks};
 
 /// A dead peer is known after this and the time to the next keep-alive: 16 s at most. Two keep-alives in a row may get lost.
 pub const IDLE: Duration = Duration::from_secs(11);
@@ -34,6 +35,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Endpoint {
     quinn: quinn::Endpoint,
     gate: Gate,
+    socket: Arc<CountedSocket>,
 }
 
 /// Somebody whom the gate let in; the handshake is still to be done.
@@ -54,8 +56,11 @@ impl Endpoint {
         config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
         // After a restart every camera of the house asks at once; a reset is smaller than the packet that caused it.
         config.min_reset_interval(Duration::from_millis(1));
-        let quinn = quinn::Endpoint::new(config, None, socket, Arc::new(quinn::TokioRuntime)).context("cannot start QUIC")?;
-        Ok(Self { quinn, gate: Gate::new(limits) })
+        let gate = Gate::new(limits);
+        let socket = CountedSocket::new(socket, ids, &limits, Some(gate.clone())).context("cannot start QUIC")?;
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let quinn = quinn::Endpoint::new_with_abstract_socket(config, None, socket.clone(), runtime).context("cannot start QUIC")?;
+        Ok(Self { quinn, gate, socket })
     }
 
     /// Lets peers in with this TLS set-up, from now on; links that are up stay.
@@ -68,6 +73,7 @@ impl Endpoint {
             .incoming_buffer_size(INCOMING_BUFFER)
             .incoming_buffer_size_total(INCOMING_BUFFER * 64);
         self.quinn.set_server_config(Some(config));
+        self.socket.serves();
         Ok(())
     }
 
@@ -87,6 +93,16 @@ impl Endpoint {
                 }
             }
         }
+    }
+
+    /// Who is let in to a handshake.
+    pub fn gate(&self) -> Gate {
+        self.gate.clone()
+    }
+
+    /// What strangers sent since it was asked for the last time.
+    pub fn knocks(&self) -> Knocks {
+        self.socket.knocks()
     }
 
     /// Begins a handshake with `to`.

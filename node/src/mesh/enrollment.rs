@@ -10,11 +10,15 @@ use dms3_core::protocol::frame::{self, ENROLL_LIMIT, HEADER, Header, Message};
 use dms3_pki::{EXPORTER_LABEL, Identity, tls};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
 use rustls::pki_types::CertificateDer;
 use rustls::time_provider::TimeProvider;
 
+use super::config::Limits;
 use super::dial::{DialError, refusal};
 use super::endpoint::{self, can_answer_retry};
+use super::keys::MeshKeys;
+use super::socket::{CountedSocket, Knocks};
 use crate::clock::Clock;
 
 /// A whole enrollment takes a few round trips; nothing on this port lives longer.
@@ -26,6 +30,7 @@ const DONE: u32 = 0;
 #[derive(Debug)]
 pub struct Listener {
     endpoint: Endpoint,
+    socket: Arc<CountedSocket>,
 }
 
 /// Somebody at the port whose address is proven by a Retry. Dropped: refused.
@@ -48,10 +53,16 @@ impl Listener {
     pub fn open(listen: SocketAddr, identity: &Identity, clock: &Clock) -> anyhow::Result<Self> {
         let socket = endpoint::open(listen).with_context(|| format!("cannot open the enrollment port, UDP {listen}"))?;
         let config = server_config(identity, clock)?;
-        let runtime = Arc::new(quinn::TokioRuntime);
-        let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)
+        let keys = MeshKeys::random()?;
+        let ids = keys.connection_ids();
+        let mut own = EndpointConfig::new(Arc::new(keys.reset()));
+        own.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
+        let (opened, runtime) = (CountedSocket::new(socket, ids, &Limits::default(), None), Arc::new(quinn::TokioRuntime));
+        let (endpoint, socket) = opened
+            .and_then(|socket| Ok((Endpoint::new_with_abstract_socket(own, Some(config), socket.clone(), runtime)?, socket)))
             .with_context(|| format!("cannot open the enrollment port, UDP {listen}"))?;
-        Ok(Self { endpoint })
+        socket.serves();
+        Ok(Self { endpoint, socket })
     }
 
     /// The coordinator's certificate was renewed: new connections see the new one.
@@ -62,6 +73,11 @@ impl Listener {
 
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.endpoint.local_addr()
+    }
+
+    /// What strangers sent since it was asked for the last time.
+    pub fn knocks(&self) -> Knocks {
+        self.socket.knocks()
     }
 
     /// The next one whose address is validated; everybody else gets a Retry, which costs us nothing to remember. Not so who comes from an

@@ -9,6 +9,7 @@ pub mod enrollment;
 pub mod gate;
 pub mod keys;
 pub mod link;
+pub mod socket;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod transfer;

@@ -23,8 +23,10 @@ use crate::clock::Clock;
 use crate::coordinator::alerts::Word;
 use crate::coordinator::enrollment::{self, EnrollmentContext, Tokens};
 use crate::coordinator::roster::Roster;
+use crate::mesh::config::Limits;
 use crate::mesh::dial::{DialError, remembered};
 use crate::mesh::enrollment::{Channel, Listener, dial};
+use crate::mesh::gate::Gate;
 use crate::store::{Redemption, Store};
 use dms3_core::request::TokenRequest;
 
@@ -80,6 +82,7 @@ impl House {
             clock: clock.clone(),
             listen: "127.0.0.1:0".parse().unwrap(),
             mesh_port: MESH_PORT,
+            mesh_gate: Gate::new(Limits::default()),
             advertise,
             words: word,
         };

@@ -63,7 +63,7 @@ pub(super) async fn run(shared: Arc<Shared>, arrival: Arrival, serial: u64, stop
     // What happens once is boxed and gone after it: there is one of these tasks for each camera, for as long as it is linked.
     let (connection, pass) = match Box::pin(arrival.handshake()).await {
         Ok(met) => met,
-        Err(error) => return shared.strangers.refused(from, &error),
+        Err(error) => return shared.context.strangers.refused(from, &error),
     };
     tokio::select! {
         biased;
@@ -97,7 +97,7 @@ async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: Socket
     let peer = match peer_identity(&peer_certificates(connection), &identity.mesh(), now) {
         Ok(peer) => peer,
         Err(refusal) => {
-            shared.strangers.turned_away(from, &refusal.to_string());
+            shared.context.strangers.turned_away(from, &refusal.to_string());
             close(connection, CloseCode::NotEnrolled);
             return None;
         }

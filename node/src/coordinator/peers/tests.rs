@@ -55,6 +55,7 @@ impl Coordinator {
             boot: BootId([9; 4]),
             keeper: keeper(house),
             stills: Stills::default(),
+            strangers: Arc::default(),
         };
         let mut service = JoinSet::new();
         service.spawn(run(context, stop.clone()));
