@@ -51,7 +51,7 @@ impl Default for Limits {
 }
 
 /// Is told whose connection was closed because there are too many, and why.
-pub type Closed = Arc<dyn Fn(IpAddr, &str) + Send + Sync>;
+pub type Closed = Arc<dyn Fn(IpAddr, &'static str) + Send + Sync>;
 
 /// What browsers are shown. The key is PKCS #8 in DER.
 #[derive(Clone)]
@@ -170,13 +170,13 @@ impl Door {
         let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
         let theirs = inside.from.get(&address).copied().unwrap_or(0);
         if theirs >= self.limits.per_address {
-            (self.closed)(peer, &format!("this address has {theirs} already (connections_per_address)"));
+            (self.closed)(peer, "this address has as many as one may (connections_per_address)");
             return None;
         }
         if inside.seats.len() >= self.limits.connections {
             let most = inside.from.iter().max_by_key(|(_, count)| **count).map(|(address, count)| (*address, *count));
             let Some((greediest, _)) = most.filter(|(_, count)| *count > theirs + 1) else {
-                (self.closed)(peer, &format!("all {} places are taken (connections)", self.limits.connections));
+                (self.closed)(peer, "all places are taken (connections)");
                 return None;
             };
             let oldest = inside.seats.iter().find(|(_, seat)| seat.address == greediest).map(|(serial, _)| *serial);

@@ -219,7 +219,7 @@ pub async fn run(context: PageContext, stop: CancellationToken) -> Result<()> {
     };
     let limits = dms3_web::Limits { connections: config.connections, per_address: config.connections_per_address };
     let strangers = context.strangers.clone();
-    let closed = Arc::new(move |from, why: &str| strangers.page(from, why));
+    let closed = Arc::new(move |from, why| strangers.page(from, why));
     let ended = tokio::select! {
         ended = dms3_web::serve(listener, limits, closed, settings, house, stop) => ended.context("the dashboard cannot be served"),
         ended = pass_on(&context, asked) => ended,

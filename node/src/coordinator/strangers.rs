@@ -36,7 +36,8 @@ enum Kind {
     Enrollment,
     /// He was told to come again.
     Busy,
-    Page,
+    /// Why there was no place for a connection to the dashboard.
+    Page(&'static str),
     Other,
 }
 
@@ -90,8 +91,8 @@ impl Strangers {
     }
 
     /// A connection to the dashboard was closed because there are too many.
-    pub(super) fn page(&self, from: IpAddr, why: &str) {
-        self.tell(Kind::Page, &format!("a connection to the dashboard from {from} was closed: {why}"));
+    pub(super) fn page(&self, from: IpAddr, why: &'static str) {
+        self.tell(Kind::Page(why), &format!("a connection to the dashboard from {from} was closed: {why}"));
     }
 
     /// Once a minute: what was only counted in a minute that is over.
@@ -149,9 +150,10 @@ impl Flood {
             return None;
         }
         self.sum = self.sum.and(knocks);
+        let passed = self.told.map_or(LOOK, |told| now.duration_since(told));
         let state = match self.told {
             None => "is flooded",
-            Some(told) if floods && now.duration_since(told) < EVERY => return None,
+            Some(_) if floods && passed < EVERY => return None,
             Some(_) if floods => "is still flooded",
             Some(_) => "is no longer flooded",
         };
@@ -159,9 +161,10 @@ impl Flood {
         let Knocks { begun, unanswered, strange, from } = std::mem::take(&mut self.sum);
         let from = from.map(|from| format!(", the latest from {from} if that is not made up")).unwrap_or_default();
         Some(format!(
-            "{state}: {} packets of strangers since it was last told or looked{from}; {begun} begin handshakes, {unanswered} were left without \
-             an answer. Links go on",
-            begun + strange
+            "{state}: {} packets of strangers in the last {} s{from}; {begun} of them begin a handshake, {unanswered} answers were not given. \
+             Links go on",
+            begun + strange,
+            passed.as_secs()
         ))
     }
 }
@@ -182,7 +185,7 @@ mod tests {
         let told = strangers.told();
         assert_eq!(told.len(), 3);
         assert!(told[&Kind::Silent].latest.starts_with("10.0.0.1:1 was not let in: no answer"), "{}", told[&Kind::Silent].latest);
-        assert_eq!((told[&Kind::Other].latest.as_str(), told[&Kind::Page].latest.as_str()), ("", ""), "these were written");
+        assert_eq!((told[&Kind::Other].latest.as_str(), told[&Kind::Page("why")].latest.as_str()), ("", ""), "these were written");
         tokio::time::advance(EVERY).await;
         assert_eq!(told[&Kind::Silent].lines.rest(), Some(995));
     }
