@@ -102,7 +102,7 @@ impl Gate {
     }
 
     /// Whether an active node came from this address lately.
-    pub(super) fn knows(&self, address: IpAddr) -> bool {
+    pub fn knows(&self, address: IpAddr) -> bool {
         let mut inner = self.lock();
         let address = inner.subject(address, Instant::now());
         inner.known.contains(&address)
@@ -263,6 +263,8 @@ mod tests {
         assert!(enter(&gate, "10.9.9.9", false).is_none());
         let honest: Vec<_> = (0..5).map_while(|_| enter(&gate, "192.168.1.9", true)).collect();
         assert_eq!(honest.len(), 4);
+        gate.expect("::ffff:192.168.1.10".parse().unwrap());
+        assert!(enter(&gate, "192.168.1.10", true).is_some(), "whoever was just paired");
     }
 
     #[tokio::test(start_paused = true)]
