@@ -112,6 +112,10 @@ async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: Socket
     roster.mark_unchanged();
     let met = match timeout(HELLO, greeted(shared, connection)).await {
         Ok(Ok(met)) => met,
+        Ok(Err(error)) if error.is_dropped() => {
+            tracing::debug!("node {} at {from} dialled twice and took the other link", peer.node.short());
+            return None;
+        }
         Ok(Err(error)) => {
             if let Some(more) = shared.line(peer.node) {
                 tracing::warn!("node {} at {from} said no proper Hello: {error}{more}", peer.node.short());
