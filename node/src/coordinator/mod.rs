@@ -177,6 +177,7 @@ pub async fn start(
                 keeper: keeper.clone(),
                 stills: stills.clone(),
                 strangers: strangers.clone(),
+                state_dir: config.state_dir.clone(),
             },
             stop.clone(),
         ),

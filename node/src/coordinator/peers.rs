@@ -1,10 +1,12 @@
 //! The mesh port: lets nodes of the house in, one task for each link. A peer can end its own link and nothing else.
 
+mod doorbells;
 mod session;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -21,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::doorbells::Doorbells;
 use super::events::Keeper;
 use super::pace::{Lines, Pace};
 use super::roster::Roster;
@@ -60,6 +63,7 @@ pub struct PeersContext {
     pub stills: Stills,
     /// What came to nothing, told.
     pub strangers: Arc<Strangers>,
+    pub state_dir: PathBuf,
 }
 
 /// What all links share.
@@ -71,6 +75,7 @@ struct Shared {
     unknown_frames: Arc<AtomicU64>,
     confirmed: Confirmed,
     manners: std::sync::Mutex<HashMap<NodeId, Manners>>,
+    doorbells: Doorbells,
     /// [`Clock::announced_offset`] that holds; links whose Welcome told another time are to dial again.
     told: watch::Sender<Duration>,
 }
@@ -119,6 +124,7 @@ pub async fn run(context: PeersContext, stop: CancellationToken) -> Result<()> {
     let mut look_at_time = tokio::time::interval(LOOK_AT_TIME);
     let mut look_at_strangers = tokio::time::interval(strangers::LOOK);
     let shared = Arc::new(Shared {
+        doorbells: Doorbells::load(&context.state_dir),
         context,
         links: Links::default(),
         pushes: std::sync::Mutex::new(None),
@@ -130,9 +136,11 @@ pub async fn run(context: PeersContext, stop: CancellationToken) -> Result<()> {
     let mut sessions = JoinSet::new();
     let mut serials = HashMap::new();
     let mut serial = 0_u64;
+    let mut ringing = std::pin::pin!(doorbells::run(&shared));
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
+            () = &mut ringing => {}
             Ok(()) = identity.changed() => {
                 let renewed = identity.borrow_and_update().clone();
                 if let Err(error) = serve(&shared.context, &renewed) {
@@ -275,6 +283,10 @@ impl Links {
         // The driver is gone only when the node stops.
         let _ = inputs.send(input).await;
         replaced
+    }
+
+    async fn all(&self) -> HashSet<NodeId> {
+        self.current.lock().await.keys().copied().collect()
     }
 
     async fn ended(&self, serial: u64, inputs: &mpsc::Sender<Input>) {

@@ -8,15 +8,18 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use dms3_core::protocol::message::CloseCode;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, Runtime as _, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 
 use super::config::Limits;
+use super::discovery::Candidate;
 use super::gate::{Gate, Pass, Verdict};
 use super::keys::MeshKeys;
-use super::socket::{CountedSocket, Knocks};
+use super::ring::Bell;
+use super::socket::{self, CountedSocket, Knocks};
 
 /// A dead peer is known after this and the time to the next keep-alive: 16 s at most. Two keep-alives in a row may get lost.
 pub const IDLE: Duration = Duration::from_secs(11);
@@ -36,6 +39,8 @@ pub struct Endpoint {
     quinn: quinn::Endpoint,
     gate: Gate,
     socket: Arc<CountedSocket>,
+    bell: Arc<Bell>,
+    rings: Arc<Mutex<mpsc::Receiver<Candidate>>>,
 }
 
 /// Somebody whom the gate let in; the handshake is still to be done.
@@ -57,10 +62,11 @@ impl Endpoint {
         // After a restart every camera of the house asks at once; a reset is smaller than the packet that caused it.
         config.min_reset_interval(Duration::from_millis(1));
         let gate = Gate::new(limits);
-        let socket = CountedSocket::new(socket, ids, &limits, Some(gate.clone())).context("cannot start QUIC")?;
+        let (bell, rings) = Bell::over(socket::roomy(socket).context("cannot start QUIC")?);
+        let socket = CountedSocket::over(bell.clone(), ids, &limits, Some(gate.clone()));
         let runtime = Arc::new(quinn::TokioRuntime);
         let quinn = quinn::Endpoint::new_with_abstract_socket(config, None, socket.clone(), runtime).context("cannot start QUIC")?;
-        Ok(Self { quinn, gate, socket })
+        Ok(Self { quinn, gate, socket, bell, rings: Arc::new(Mutex::new(rings)) })
     }
 
     /// Lets peers in with this TLS set-up, from now on; links that are up stay.
@@ -110,6 +116,22 @@ impl Endpoint {
         let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
         config.transport_config(Arc::new(transport(Some(KEEP_ALIVE))));
         Ok(self.quinn.connect_with(config, to, name)?)
+    }
+
+    /// Says [`super::ring::ring`] there.
+    pub fn ring(&self, to: SocketAddr, ring: &[u8]) {
+        if let Err(error) = self.bell.ring(to, ring) {
+            tracing::debug!("nobody is reached at {to}: {error}");
+        }
+    }
+
+    /// The next coordinator that says by itself where it is.
+    pub async fn rung(&self) -> Candidate {
+        match self.rings.lock().await.recv().await {
+            Some(ring) => ring,
+            // Not while the socket is open.
+            None => std::future::pending().await,
+        }
     }
 
     pub fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -18,7 +18,7 @@ use super::config::Limits;
 use super::dial::{DialError, refusal};
 use super::endpoint::{self, can_answer_retry};
 use super::keys::MeshKeys;
-use super::socket::{CountedSocket, Knocks};
+use super::socket::{self, CountedSocket, Knocks};
 use crate::clock::Clock;
 
 /// A whole enrollment takes a few round trips; nothing on this port lives longer.
@@ -57,10 +57,11 @@ impl Listener {
         let ids = keys.connection_ids();
         let mut own = EndpointConfig::new(Arc::new(keys.reset()));
         own.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
-        let (opened, runtime) = (CountedSocket::new(socket, ids, &Limits::default(), None), Arc::new(quinn::TokioRuntime));
-        let (endpoint, socket) = opened
-            .and_then(|socket| Ok((Endpoint::new_with_abstract_socket(own, Some(config), socket.clone(), runtime)?, socket)))
-            .with_context(|| format!("cannot open the enrollment port, UDP {listen}"))?;
+        let open = || {
+            let socket = CountedSocket::over(socket::roomy(socket)?, ids, &Limits::default(), None);
+            Ok::<_, io::Error>((Endpoint::new_with_abstract_socket(own, Some(config), socket.clone(), Arc::new(quinn::TokioRuntime))?, socket))
+        };
+        let (endpoint, socket) = open().with_context(|| format!("cannot open the enrollment port, UDP {listen}"))?;
         socket.serves();
         Ok(Self { endpoint, socket })
     }

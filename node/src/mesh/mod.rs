@@ -10,6 +10,7 @@ pub mod gate;
 pub mod keys;
 pub mod link;
 pub mod socket;
+pub mod ring;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod transfer;

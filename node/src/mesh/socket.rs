@@ -74,13 +74,19 @@ impl Knocks {
     }
 }
 
+/// The system's socket, with room for a flood.
+pub(super) fn roomy(socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+    let sizes = socket2::SockRef::from(&socket);
+    // What the system does not allow is not needed on a quiet network.
+    let _ = (sizes.set_recv_buffer_size(BUFFER), sizes.set_send_buffer_size(BUFFER));
+    TokioRuntime.wrap_udp_socket(socket)
+}
+
 impl CountedSocket {
-    pub(super) fn new(socket: std::net::UdpSocket, ids: u64, limits: &Limits, gate: Option<Gate>) -> io::Result<Arc<Self>> {
-        let sizes = socket2::SockRef::from(&socket);
-        // What the system does not allow is not needed on a quiet network.
-        let _ = (sizes.set_recv_buffer_size(BUFFER), sizes.set_send_buffer_size(BUFFER));
-        Ok(Arc::new(Self {
-            system: TokioRuntime.wrap_udp_socket(socket)?,
+    /// `ids`: the key of our own connection ids.
+    pub(super) fn over(system: Arc<dyn AsyncUdpSocket>, ids: u64, limits: &Limits, gate: Option<Gate>) -> Arc<Self> {
+        Arc::new(Self {
+            system,
             ids,
             serves: AtomicBool::new(false),
             gate,
@@ -89,7 +95,7 @@ impl CountedSocket {
             unanswered: AtomicU64::new(0),
             strange: AtomicU64::new(0),
             last: Mutex::default(),
-        }))
+        })
     }
 
     pub(super) fn serves(&self) {
@@ -260,7 +266,7 @@ mod tests {
     async fn what_no_node_says_is_counted_and_another_version_is_not_heard() {
         let system = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         system.set_nonblocking(true).unwrap();
-        let socket = CountedSocket::new(system, 7, &Limits::default(), None).unwrap();
+        let socket = CountedSocket::over(roomy(system).unwrap(), 7, &Limits::default(), None);
         let own = HashedConnectionIdGenerator::from_key(7).generate_cid();
         let from = SocketAddr::from(([10, 0, 0, 9], 1));
         let long = |first: u8, version: u8, id: &[u8]| [&[first, 0, 0, 0, version, 8][..], id, &[0; 1200]].concat();

@@ -185,6 +185,7 @@ async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: Socket
     if let Some(more) = shared.line(peer.node) {
         tracing::info!("node {} is linked from {from}{more}", row.name);
     }
+    shared.doorbells.note(peer.node, from);
     let replaced = shared.links.up(peer.node, serial, up, &shared.context.inputs).await;
     Some(Linked { peer, row, link, roster, told, replaced })
 }
@@ -389,6 +390,7 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
                     let from = connection.remote_address();
                     if from != at {
                         at = from;
+                        shared.doorbells.note(row.node, canonical(from));
                         let moved = Input::Moved { node: row.node, address: canonical(from).to_string() };
                         // The driver is gone only when the node stops, which is noticed below.
                         let _ = shared.context.inputs.send(moved).await;

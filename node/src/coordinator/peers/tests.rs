@@ -30,6 +30,7 @@ struct Coordinator {
     identity: watch::Sender<Identity>,
     stop: CancellationToken,
     service: JoinSet<Result<()>>,
+    _state_dir: tempfile::TempDir,
 }
 
 impl Coordinator {
@@ -44,6 +45,7 @@ impl Coordinator {
         let (state, state_in) = watch::channel(None);
         let (identity, identity_in) = watch::channel(house.coordinator.clone());
         let (roster, stop) = (Roster::new(rows), CancellationToken::new());
+        let state_dir = tempfile::tempdir()?;
         let context = PeersContext {
             endpoint,
             identity: identity_in,
@@ -56,10 +58,11 @@ impl Coordinator {
             keeper: keeper(house),
             stills: Stills::default(),
             strangers: Arc::default(),
+            state_dir: state_dir.path().to_owned(),
         };
         let mut service = JoinSet::new();
         service.spawn(run(context, stop.clone()));
-        Ok(Self { address, inputs, roster, state, identity, stop, service })
+        Ok(Self { address, inputs, roster, state, identity, stop, service, _state_dir: state_dir })
     }
 
     async fn input(&mut self) -> Input {
