@@ -15,6 +15,7 @@ mod decoders;
 mod events;
 mod evil;
 mod examples;
+mod farewells;
 mod faults;
 mod floods;
 mod harness;

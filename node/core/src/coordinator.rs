@@ -133,6 +133,10 @@ pub enum Input {
     LinkDown {
         node: NodeId,
     },
+    /// It said that it stops on purpose, as for an update; its `LinkDown` follows.
+    Farewell {
+        node: NodeId,
+    },
     /// `held` as in `LinkUp`.
     Ack {
         node: NodeId,
@@ -255,6 +259,7 @@ impl Coordinator {
                 cause = held.and_then(|held| self.house.held(&held));
             }
             Input::LinkDown { node } => self.nodes.link_down(node, now),
+            Input::Farewell { node } => self.nodes.farewell(node, now),
             Input::Ack { node, ack, held } => {
                 self.nodes.ack(node, &ack, &self.house, now);
                 cause = held.and_then(|held| self.house.held(&held));

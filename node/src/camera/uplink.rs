@@ -84,6 +84,8 @@ pub struct LinkStatus {
     pub trouble: Option<String>,
     /// A coordinator of this house said that a person revoked this node.
     pub revoked: bool,
+    /// There is no link since a coordinator said that it stops, as for an update.
+    pub farewell: bool,
 }
 
 /// The name by which people know this node.
@@ -191,6 +193,7 @@ impl Uplink {
             };
             self.context.status.send_modify(|status| {
                 status.linked = None;
+                status.farewell = code == Some(CloseCode::GoingDown);
                 status.trouble = Some(end.to_string());
             });
             if end.is_revocation() {

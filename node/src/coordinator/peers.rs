@@ -160,18 +160,18 @@ pub async fn run(context: PeersContext, stop: CancellationToken) -> Result<()> {
                 serials.insert(task.id(), serial);
             }
             Some(ended) = sessions.join_next_with_id() => {
-                let id = match ended {
-                    Ok((id, ())) => id,
+                let (id, farewell) = match ended {
+                    Ok((id, farewell)) => (id, farewell),
                     Err(error) => {
                         let id = error.id();
                         if let Ok(panic) = error.try_into_panic() {
                             tracing::error!("the task of a link panicked, only that link ended: {}", panic_words(panic.as_ref()));
                         }
-                        id
+                        (id, false)
                     }
                 };
                 if let Some(serial) = serials.remove(&id) {
-                    shared.links.ended(serial, &shared.context.inputs).await;
+                    shared.links.ended(serial, farewell, &shared.context.inputs).await;
                 }
             }
         }
@@ -289,10 +289,13 @@ impl Links {
         self.current.lock().await.keys().copied().collect()
     }
 
-    async fn ended(&self, serial: u64, inputs: &mpsc::Sender<Input>) {
+    async fn ended(&self, serial: u64, farewell: bool, inputs: &mpsc::Sender<Input>) {
         let mut current = self.current.lock().await;
         let Some(node) = current.iter().find(|(_, link)| link.serial == serial).map(|(node, _)| *node) else { return };
         current.remove(&node);
+        if farewell {
+            let _ = inputs.send(Input::Farewell { node }).await;
+        }
         let _ = inputs.send(Input::LinkDown { node }).await;
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct Facts {
     since: Mono,
     newcomer: bool,
     pub(super) linked: bool,
+    /// Its last word was that it stops.
+    pub(super) farewell: bool,
     /// Since when it has not held the state of now, as far as it said. States that follow each other are one wait.
     owes_since: Option<Mono>,
     last: Option<Mono>,
@@ -111,6 +113,7 @@ impl Nodes {
         let facts = self.heard(node, now);
         // A link that was taken over ends without a word.
         let took_over = std::mem::replace(&mut facts.linked, true);
+        facts.farewell = false;
         let twice = facts.conduct.link_up(hello.boot, &address, took_over, now);
         facts.owes_since = Some(now.mono);
         facts.linked_at_publish = false;
@@ -130,6 +133,10 @@ impl Nodes {
 
     pub(super) fn link_down(&mut self, node: NodeId, now: Now) {
         self.heard(node, now).linked = false;
+    }
+
+    pub(super) fn farewell(&mut self, node: NodeId, now: Now) {
+        self.heard(node, now).farewell = true;
     }
 
     pub(super) fn ack(&mut self, node: NodeId, ack: &AckV1, house: &House, now: Now) {
@@ -337,6 +344,7 @@ impl Facts {
             since,
             newcomer,
             linked: false,
+            farewell: false,
             owes_since: None,
             last: None,
             last_contact: None,
@@ -358,7 +366,7 @@ impl Facts {
     }
 
     pub(super) fn liveness(&self, mono: Mono) -> Liveness {
-        liveness(self.linked, self.last, self.since, mono)
+        liveness(self.linked, self.last, self.since, self.farewell, mono)
     }
 
     /// How long it has been silent.

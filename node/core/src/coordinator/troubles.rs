@@ -259,6 +259,8 @@ fn rank(key: &Key) -> u8 {
 fn lost_text(row: &RosterRow, facts: &Facts, now: Now) -> String {
     if facts.never_seen() {
         format!("{} has never been seen since it was paired.", row.name)
+    } else if facts.farewell {
+        format!("{} was stopped and has not come back for {}.", row.name, duration_words(facts.silence(now.mono)))
     } else {
         format!("{} is lost: no contact for {}.", row.name, duration_words(facts.silence(now.mono)))
     }

@@ -75,6 +75,7 @@ impl Uplink {
             status.linked = Some(address);
             status.name = Some(welcome.name.clone());
             status.trouble = None;
+            status.farewell = false;
         });
         self.context.is_revoked(false);
         if let Err(error) = super::keep_name(&self.context.state_dir, &welcome.name) {

@@ -177,10 +177,14 @@ async fn a_camera_links_tells_what_it_does_and_hears_the_state() {
     assert_eq!(peer.hear().await, Message::Detectors(DetectorsV1 { sources: vec![report] }));
 
     let status = camera.status.borrow().clone();
-    assert_eq!(status, LinkStatus { linked: Some(port.address), name: Some("porch".to_owned()), trouble: None, revoked: false });
+    assert_eq!(
+        status,
+        LinkStatus { linked: Some(port.address), name: Some("porch".to_owned()), trouble: None, revoked: false, farewell: false }
+    );
     assert_eq!(remembered(camera.state_dir.path()), Some(port.address));
     close(&peer.connection, CloseCode::GoingDown);
     assert_eq!(camera.input().await, Input::LinkDown);
+    eventually("it knows that its coordinator stopped on purpose", async || camera.status.borrow().farewell).await;
     assert_eq!(camera.tasks.len(), 1, "the uplink goes on");
 }
 

@@ -58,21 +58,29 @@ impl From<LinkError> for End {
     }
 }
 
-pub(super) async fn run(shared: Arc<Shared>, arrival: Arrival, serial: u64, stop: CancellationToken) {
+/// Until the link ends. Whether its node said that it stops.
+pub(super) async fn run(shared: Arc<Shared>, arrival: Arrival, serial: u64, stop: CancellationToken) -> bool {
     let from = arrival.from();
     // What happens once is boxed and gone after it: there is one of these tasks for each camera, for as long as it is linked.
     let (connection, pass) = match Box::pin(arrival.handshake()).await {
         Ok(met) => met,
-        Err(error) => return shared.context.strangers.refused(from, &error),
+        Err(error) => {
+            shared.context.strangers.refused(from, &error);
+            return false;
+        }
     };
     tokio::select! {
         biased;
-        () = stop.cancelled() => close(&connection, CloseCode::GoingDown),
-        () = async {
-            if let Some(linked) = Box::pin(meet(&shared, &connection, pass, from, serial)).await {
-                Box::pin(stay(&shared, &connection, linked)).await;
+        () = stop.cancelled() => {
+            close(&connection, CloseCode::GoingDown);
+            false
+        }
+        farewell = async {
+            match Box::pin(meet(&shared, &connection, pass, from, serial)).await {
+                Some(linked) => Box::pin(stay(&shared, &connection, linked)).await,
+                None => false,
             }
-        } => {}
+        } => farewell,
     }
 }
 
@@ -190,8 +198,8 @@ async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: Socket
     Some(Linked { peer, row, link, roster, told, replaced })
 }
 
-/// Until the link ends.
-async fn stay(shared: &Shared, connection: &Connection, linked: Linked) {
+/// Until the link ends. Whether its node said that it stops.
+async fn stay(shared: &Shared, connection: &Connection, linked: Linked) -> bool {
     let Linked { peer, row, link: Link { sender, receiver }, mut roster, mut told, replaced } = linked;
     let end = tokio::select! {
         biased;
@@ -210,6 +218,7 @@ async fn stay(shared: &Shared, connection: &Connection, linked: Linked) {
             if code == CloseCode::Protocol {
                 shared.put_out(row.node, &why);
             }
+            false
         }
         End::Link(error) => {
             close(connection, error.answer());
@@ -217,6 +226,7 @@ async fn stay(shared: &Shared, connection: &Connection, linked: Linked) {
                 tracing::info!("the link of node {} at {at} ended: {error}{more}", row.name);
             }
             shared.ended(row.node, &error);
+            error.close_code() == Some(CloseCode::GoingDown)
         }
     }
 }

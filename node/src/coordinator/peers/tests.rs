@@ -178,6 +178,7 @@ async fn a_camera_is_welcomed_gets_the_whole_state_and_is_heard() {
     coordinator.publish(house.signed(8));
     assert_eq!(node.pushed().await.rev, 8);
     node.connection.close(1_u32.into(), b"");
+    assert_eq!(coordinator.input().await, Input::Farewell { node: porch.node() }, "it said that it stops");
     assert_eq!(coordinator.input().await, Input::LinkDown { node: porch.node() });
 }
 

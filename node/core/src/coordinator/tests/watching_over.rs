@@ -48,6 +48,30 @@ fn a_lost_camera_is_an_alert_while_armed() {
 }
 
 #[test]
+fn a_camera_that_says_that_it_stops_has_a_minute_to_come_back() {
+    let mut house = House::new().with_porch();
+    let stops = |house: &mut House| {
+        house.link(None);
+        house.acks();
+        house.handle(Input::Farewell { node: PORCH });
+        house.handle(Input::LinkDown { node: PORCH });
+    };
+    stops(&mut house);
+    house.seconds(59);
+    assert_eq!((porch(&house).liveness.as_str(), house.alerts.len()), ("late", 0), "an update takes no longer");
+    stops(&mut house);
+    house.seconds(60);
+    assert_eq!(house.alerts, [format!("lost:{}", PORCH.short())]);
+    assert_eq!(house.dashboard().problems, ["porch was stopped and has not come back for 60 s."]);
+    // Its word counts once.
+    house.link(None);
+    house.acks();
+    house.handle(Input::LinkDown { node: PORCH });
+    house.seconds(30);
+    assert_eq!((house.alerts.len(), house.dashboard().problems[0].as_str()), (3, "porch is lost: no contact for 30 s."));
+}
+
+#[test]
 fn a_restarted_coordinator_gives_its_cameras_half_a_minute() {
     let mut house = House::new().with_porch();
     house.seconds(20);
