@@ -25,6 +25,7 @@ mod ipv6;
 mod looking;
 mod mail;
 mod motion;
+mod networks;
 mod page;
 mod pairing;
 mod presence;
