@@ -19,4 +19,6 @@ pub mod services;
 pub mod spool;
 pub mod state_lock;
 pub mod store;
+#[cfg(test)]
+mod stories;
 pub mod systemd;

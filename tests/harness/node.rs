@@ -95,6 +95,37 @@ impl Node {
         *self.clock.lock().unwrap() = clock.map(str::to_owned);
     }
 
+    /// From the next process on, [`Node::jumps`] sets its clock under it; until then it is right.
+    pub(crate) fn may_jump(&self) {
+        self.jumps("+0");
+    }
+
+    /// Its clock is wrong by so much from now on, "+5h" or "-90", also under a process that runs.
+    pub(crate) fn jumps(&self, by: &str) {
+        let new = self.dir.join("faketime.new");
+        fs::write(&new, by).unwrap();
+        fs::rename(new, self.faketime()).unwrap();
+    }
+
+    fn faketime(&self) -> PathBuf {
+        self.dir.join("faketime")
+    }
+
+    /// What libfaketime is told, for its processes and those of its detectors.
+    pub(crate) fn clock_env(&self) -> Vec<(&'static str, std::ffi::OsString)> {
+        let mut env = Vec::new();
+        if self.faketime().exists() {
+            env.extend([("FAKETIME_TIMESTAMP_FILE", self.faketime().into_os_string()), ("FAKETIME_NO_CACHE", "1".into())]);
+        } else if let Some(clock) = &*self.clock.lock().unwrap() {
+            env.push(("FAKETIME", clock.into()));
+        }
+        if !env.is_empty() {
+            // Waiting must not be faked, or the runtime waits for ever.
+            env.extend([("LD_PRELOAD", super::skip::libfaketime().unwrap().into_os_string()), ("DONT_FAKE_MONOTONIC", "1".into())]);
+        }
+        env
+    }
+
     /// `dms3-node ARGS` with this node's config, in its network.
     fn command(&self, args: &[&str]) -> Command {
         let mut command = match &self.netns {
@@ -105,10 +136,7 @@ impl Node {
             }
             None => Command::new(BINARY),
         };
-        if let Some(clock) = &*self.clock.lock().unwrap() {
-            // Waiting must not be faked, or the runtime waits for ever.
-            command.env("LD_PRELOAD", super::skip::libfaketime().unwrap()).env("FAKETIME", clock).env("DONT_FAKE_MONOTONIC", "1");
-        }
+        command.envs(self.clock_env());
         if let Some(user) = self.user {
             command.uid(user).gid(user);
         }

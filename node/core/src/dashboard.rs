@@ -45,6 +45,13 @@ pub struct Dashboard {
     pub mail: Option<MailView>,
 }
 
+impl Dashboard {
+    /// What time it is for the coordinator that says this: its own machine's clock may be wrong.
+    pub fn now(&self) -> Option<Timestamp> {
+        self.nodes.iter().find(|node| node.role == NodeRole::Coordinator)?.last_contact
+    }
+}
+
 /// Mails that wait.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MailView {

@@ -265,9 +265,9 @@ impl Kept {
         for hash in self.outbox.forget(now, now - REFUSED_FOR).await? {
             self.media.remove(&hash)?;
         }
-        // The proven time is early, never late: a clock that jumps gives up nothing.
+        // A clock that jumps gives up nothing.
         if self.opened.elapsed() >= OLD_AFTER {
-            self.give_up_old(clock.announced()).await?;
+            self.give_up_old(clock.certain()).await?;
         }
         self.give_up(0).await
     }

@@ -6,6 +6,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+use dms3_core::request::{Answer, Request};
+use dms3_core::time::Timestamp;
+
 use crate::config::{Config, DEFAULT_PATH};
 
 mod ca;
@@ -104,6 +107,14 @@ enum Command {
     /// Try whether mail works; and the hook of the Go program: mail -pixels=%D -filename=%f
     #[command(subcommand)]
     Mail(mail::MailCommand),
+}
+
+/// What time it is in this house, as its coordinator says: the clock of this machine may be wrong. Where nobody answers, by that.
+async fn time_of_house(config: &Config) -> Timestamp {
+    match crate::control::ask(&config.control_socket(), &Request::Status).await {
+        Ok(Answer::House(house)) => house.now().unwrap_or_else(crate::clock::wall),
+        _ => crate::clock::wall(),
+    }
 }
 
 impl Cli {

@@ -26,14 +26,15 @@ pub(super) async fn run(args: Args, config: &ConfigArg) -> Result<()> {
     match ask(&config.load()?.control_socket(), &Request::Status).await? {
         Answer::House(house) if args.json => println!("{}", serde_json::to_string_pretty(&house)?),
         Answer::Camera(camera) if args.json => println!("{}", serde_json::to_string_pretty(&camera)?),
-        Answer::House(house) => print_house(&house, clock::wall()),
+        Answer::House(house) => print_house(&house),
         Answer::Camera(camera) => print_camera(&camera),
         other => bail!("the node gave an unexpected answer: {other:?}"),
     }
     Ok(())
 }
 
-pub(super) fn print_house(house: &Dashboard, now: Timestamp) {
+pub(super) fn print_house(house: &Dashboard) {
+    let now = house.now().unwrap_or_else(clock::wall);
     print!("{}", house_text(house, now, std::io::stdout().is_terminal()));
 }
 

@@ -83,8 +83,7 @@ impl Doors {
                 Some(done) = answering.join_next() => see(done),
                 Some(done) = judging.join_next() => see(done),
                 _ = prune.tick() => {
-                    // By the proven time, which is early: nobody is put out for a wrong clock.
-                    self.accounts().await?.prune(self.clock.announced()).await?;
+                    self.accounts().await?.prune(self.clock.certain()).await?;
                 }
                 // Whoever is in waits for his turn; strangers with passwords are sent away before they are in his way.
                 Some(asked) = asks.recv(), if answering.len() < AT_ONCE => {
@@ -125,7 +124,8 @@ impl Doors {
 
     async fn answer(&self, ask: Ask) -> Result<Told> {
         let accounts = self.accounts().await?;
-        let now = self.clock.now().at;
+        // Sessions and codes live by the time that is certain: a clock that jumps puts nobody out, and none lives longer for it.
+        let now = self.clock.certain();
         Ok(match ask {
             Ask::Founded => Told::Founded(accounts.has_owner().await?),
             Ask::SetUp { code, name, password, visit } => self.set_up(accounts, &code, &name, &password, &visit).await?,
@@ -206,7 +206,7 @@ impl Doors {
             return Ok(must_wait(wait));
         }
         let hashed = self.hashed(password.clone()).await?;
-        if !accounts.found(hash_of_code(&code.0), &name, &hashed, self.clock.now().at).await? {
+        if !accounts.found(hash_of_code(&code.0), &name, &hashed, self.clock.certain()).await? {
             self.failed(visit, SET_UP, "a wrong set-up code");
             bail!("this code is not right, or its time is over: `sudo dms3-node web setup-code` on the coordinator makes a new one");
         }
@@ -273,7 +273,7 @@ impl Doors {
 
     async fn begin(&self, accounts: &Accounts, name: &str, visit: &Visit) -> Result<Told> {
         let word = data_encoding::BASE64URL_NOPAD.encode(&random::<32>()?);
-        accounts.begin_session(name, hash(word.as_bytes()), visit, self.clock.now().at).await?;
+        accounts.begin_session(name, hash(word.as_bytes()), visit, self.clock.certain()).await?;
         Ok(Told::In(Hidden(word)))
     }
 
@@ -338,7 +338,7 @@ pub async fn reset_owner(accounts: &Accounts, now: Timestamp) -> Result<String> 
 impl Doors {
     /// For the control socket.
     pub async fn code(&self, reset: bool) -> Result<String> {
-        let (accounts, now) = (self.accounts().await?, self.clock.now().at);
+        let (accounts, now) = (self.accounts().await?, self.clock.certain());
         if !reset {
             return new_code(accounts, now).await;
         }

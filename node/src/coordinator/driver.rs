@@ -263,7 +263,7 @@ impl Driver {
             return true;
         }
         let began = Instant::now();
-        let Err(error) = self.store.save(&memory, &signed, &decisions, self.clock.now().at).await else {
+        let Err(error) = self.store.save(&memory, &signed, &decisions, self.clock.vouched_now().at).await else {
             tracing::debug!(saved_us = began.elapsed().as_micros(), "{}.{} is on the disk", memory.state.epoch, memory.state.rev);
             self.kept = Some(*memory);
             return true;

@@ -219,7 +219,7 @@ async fn enrol(context: &EnrollmentContext, knock: Knock) -> anyhow::Result<()> 
                 Message::Stored(_) => {}
                 _ => bail!("it said something else than Stored"),
             }
-            context.store.stored(begin.token, node, context.clock.now().at).await?;
+            context.store.stored(begin.token, node, context.clock.vouched_now().at).await?;
             context.mesh_gate.expect(source);
             channel.finish().await;
             context.tokens.wake();

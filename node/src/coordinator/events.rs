@@ -91,7 +91,7 @@ impl Keeper {
     }
 
     pub fn now(&self) -> Timestamp {
-        self.clock.now().at
+        self.clock.vouched_now().at
     }
 
     /// What nodes do against the rules, in what they tell of events and otherwise.
@@ -155,7 +155,7 @@ impl Keeper {
             Ok(event) => event,
             Err(why) => return self.refused(row, id, why, None),
         };
-        let now = self.clock.now().at;
+        let now = self.now();
         let began = age.map_or(event.started, |age| Timestamp(now.0.saturating_sub(age)));
         match self.keep(row, &event, began, now).await {
             Ok((fresh, missing)) => {
@@ -309,7 +309,7 @@ impl Keeper {
 
     /// A content that is there is one of this event from now on; if the event went meanwhile, it goes too.
     async fn noted(&self, node: NodeId, events: &Events, media: &Media, head: &BytesV1) -> Result<()> {
-        if events.keep_attachment(media, head.event, head.hash, self.clock.now().at).await? {
+        if events.keep_attachment(media, head.event, head.hash, self.now()).await? {
             return Ok(());
         }
         ensure!(events.was_removed(node, head.event).await?, "it is gone again");

@@ -88,8 +88,8 @@ async fn keep(keeper: &Keeper, policy: Policy, clock: &Clock, stop: &Cancellatio
     while !stop.is_cancelled() {
         let free = room.media.free().unwrap_or(u64::MAX);
         short = free < policy.keep_free_bytes;
-        // The proven time is early, never late: it drops nothing that should stay.
-        let removed = room.events.retention(policy, clock.announced(), free).await?;
+        // A clock that jumps makes nothing old.
+        let removed = room.events.retention(policy, clock.certain(), free).await?;
         let Some(first) = removed.first() else { break };
         why = Some(first.why);
         gone += removed.len();

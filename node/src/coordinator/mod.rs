@@ -9,6 +9,7 @@ use dms3_core::coordinator::{Coordinator, Input, Settings};
 use dms3_core::dashboard::MailView;
 use dms3_core::id::{BootId, EventId};
 use dms3_core::presence::Device;
+use dms3_core::time::Now;
 use dms3_pki::{AUTHORITY_DIR, Authority, Identity};
 use dms3_web::templates::MAIL;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -93,8 +94,9 @@ pub async fn start(
     let identity = identity_in.borrow().clone();
     let own_identity = identity_in.clone();
     let roster = Roster::new(store.roster().await?);
-    let now = clock.vouched_now();
-    let known = store.known_addresses(clock.announced() - own.sightings_for).await?;
+    // A disarm that is over by any clock is over: here the machine's own counts, whoever vouches for it.
+    let now = Now { trusted: clock.vouched_now().trusted, ..clock.now() };
+    let known = store.known_addresses(clock.certain() - own.sightings_for).await?;
     let remembered = store.memory().await?;
     let zone = jiff::tz::TimeZone::system().iana_name().unwrap_or("UTC").to_owned();
     let people = own.presence.people();
@@ -214,7 +216,8 @@ pub async fn start(
     let control = Arc::new(control);
     services.restarting("control", move |stop| control.clone().run(requests.clone(), stop), |_| {});
 
-    services.restarting("renewal", move |stop| renewal::run(renewal.clone(), stop), |_| {});
+    let told = words.clone();
+    services.restarting("renewal", move |stop| renewal::run(renewal.clone(), told.clone(), stop), |_| {});
     let enrollment = EnrollmentContext {
         strangers,
         store: store.clone(),
@@ -256,7 +259,7 @@ pub async fn start(
                 drop(inputs.try_send(Input::Health { node: me, report }));
                 drop(inputs.try_send(Input::Certificate { node: me, end: own.borrow().not_after() }));
             };
-            health::run(tell, move || clock.now(), state_dir.clone(), Counted::default, stop)
+            health::run(tell, move || clock.vouched_now(), state_dir.clone(), Counted::default, stop)
         },
         |_| {},
     );
@@ -369,7 +372,7 @@ async fn remember(
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             Some((device, address)) = learned.recv() => {
-                if let Err(error) = store.remember_address(&device, address, clock.now().at).await {
+                if let Err(error) = store.remember_address(&device, address, clock.vouched_now().at).await {
                     tracing::warn!("cannot remember the address of a device: {error:#}");
                 }
             }
@@ -383,8 +386,8 @@ async fn remember(
 
 async fn prune(store: Store, keeper: Keeper, keep: Keep, clock: Clock, stop: CancellationToken) -> Result<()> {
     loop {
-        // The proven time is early, never late: it drops nothing that should stay.
-        let now = clock.announced();
+        // A clock that jumps drops nothing.
+        let now = clock.certain();
         store.prune(keep, now).await?;
         keeper.room().await?.events.prune(now - keep.decisions).await?;
         tokio::select! {

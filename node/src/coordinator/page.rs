@@ -201,7 +201,7 @@ pub async fn run(context: PageContext, stop: CancellationToken) -> Result<()> {
         is_plain: config.plain_http,
         version: env!("CARGO_PKG_VERSION"),
         zone: jiff::tz::TimeZone::system(),
-        now: Arc::new(move || now.now().at),
+        now: Arc::new(move || now.vouched_now().at),
         papers,
         authority: authority(&context).await?,
         keeps: context.kept.words(),
@@ -341,13 +341,13 @@ async fn authority(context: &PageContext) -> Result<Option<dms3_web::Authority>>
     if context.config.plain_http || context.config.certificate.is_some() {
         return Ok(None);
     }
-    let (state_dir, now) = (context.state_dir.clone(), context.clock.now().at);
+    let (state_dir, now) = (context.state_dir.clone(), context.clock.announced());
     let (authority, _) = tokio::task::spawn_blocking(move || ours(&state_dir, now)).await??;
     Ok(Some(dms3_web::Authority { pem: authority.certificate_pem(), fingerprint: authority.fingerprint() }))
 }
 
 async fn papers(context: &PageContext) -> Result<Papers> {
-    let (config, state_dir, now) = (context.config.clone(), context.state_dir.clone(), context.clock.now().at);
+    let (config, state_dir, now) = (context.config.clone(), context.state_dir.clone(), context.clock.announced());
     tokio::task::spawn_blocking(move || match (&config.certificate, &config.key) {
         (Some(certificate), Some(key)) => own_papers(certificate, key),
         _ => Ok(ours(&state_dir, now)?.1),

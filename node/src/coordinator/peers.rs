@@ -29,7 +29,7 @@ use super::pace::{Lines, Pace};
 use super::roster::Roster;
 use super::stills::Stills;
 use super::strangers::{self, Port, Strangers};
-use crate::clock::{Announced, Clock};
+use crate::clock::Clock;
 use crate::mesh::endpoint::Endpoint;
 use crate::mesh::link::{ConnectionError, LinkError};
 use crate::services::panic_words;
@@ -182,7 +182,7 @@ pub async fn run(context: PeersContext, stop: CancellationToken) -> Result<()> {
 }
 
 fn serve(context: &PeersContext, identity: &Identity) -> Result<()> {
-    let time = Arc::new(Announced(context.clock.clone()));
+    let time = Arc::new(context.clock.clone());
     let tls = tls::mesh_server(identity, Arc::new(context.roster.clone()), time)?;
     context.endpoint.serve(tls)
 }
@@ -202,7 +202,7 @@ impl Shared {
 
     /// The frame that pushes `state`. Its time is the one that `until` was written by, whatever it is worth: a lease is the difference.
     fn push(&self, state: &Arc<SignedStateV1>) -> Result<Arc<[u8]>, FrameError> {
-        let now = self.context.clock.now().at;
+        let now = self.context.clock.vouched_now().at;
         let mut pushes = self.pushes.lock().unwrap_or_else(PoisonError::into_inner);
         match &*pushes {
             Some(push) if Arc::ptr_eq(&push.state, state) && now.since(push.at) < FRESH => Ok(push.frame.clone()),

@@ -220,7 +220,7 @@ impl Uplink {
     }
 
     fn take_certificate(&mut self, renewed: &RenewedV1) -> Result<()> {
-        match self.context.identity.renewed(&renewed.chain, self.context.clock.now().at) {
+        match self.context.identity.renewed(&renewed.chain, self.context.clock.announced()) {
             // All end with the certificate that signed them: near its end a new one is no gain, and every hour a write.
             Ok(identity) if identity.not_after() <= self.context.identity.not_after() => {
                 tracing::debug!("the renewed certificate lasts no longer than the one we have");
