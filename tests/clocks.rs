@@ -33,8 +33,10 @@ fn ahead(days: u64) -> String {
 /// That node's hook, which goes by the clock of its machine, tells of a movement that is over.
 fn something_moves(camera: &Camera, event: &str) {
     for what in ["event-start", "event-end"] {
+        let now = std::process::Command::new("date").arg("+%s").envs(camera.clock_env()).output().unwrap().stdout;
+        let now = String::from_utf8(now).unwrap();
         let mut hook = std::process::Command::new(BINARY);
-        hook.args(["hook", what, "--event", event, "--camera", "cam", "--run-dir"]).arg(camera.run_dir());
+        hook.args(["hook", what, "--event", event, "--camera", "cam", "--at", now.trim(), "--run-dir"]).arg(camera.run_dir());
         let said = hook.arg("--spool").arg(camera.spool_dir()).envs(camera.clock_env()).output().unwrap();
         assert!(said.status.success(), "{said:?}");
     }

@@ -376,3 +376,30 @@ fn hasher() -> Result<Argon2<'static>> {
     let params = Params::new(19 * 1024, 2, 1, None).map_err(|error| anyhow::anyhow!("argon2 cannot be set up: {error}"))?;
     Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_set_up_code_lives_for_a_day_whatever_the_clock_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::alone();
+        clock.accept().unwrap();
+        let doors = Doors::new(dir.path().to_owned(), clock.clone(), mpsc::channel(9).0);
+        let visit = Visit { address: "127.0.0.1".parse().unwrap(), agent: "a browser".to_owned() };
+        let accounts = doors.accounts().await.unwrap();
+        let found =
+            async |code: &str| doors.set_up(accounts, &Hidden(code.to_owned()), "Ann", &Hidden("correct horse".to_owned()), &visit).await;
+        clock.set_ahead(29 * 86_400_000);
+        let code = doors.code(false).await.unwrap();
+        clock.set_ahead(0);
+        clock.pass(CODE_LIFE + Duration::from_secs(60));
+        let why = found(&code).await.err().expect("made by a clock that was ahead, it lives no longer").to_string();
+        assert!(why.contains("its time is over"), "{why}");
+
+        let code = doors.code(false).await.unwrap();
+        clock.set_ahead(29 * 86_400_000);
+        assert!(matches!(found(&code).await, Ok(Told::In(_))), "nor shorter");
+    }
+}

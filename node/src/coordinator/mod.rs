@@ -399,6 +399,8 @@ async fn prune(store: Store, keeper: Keeper, keep: Keep, clock: Clock, stop: Can
 
 #[cfg(test)]
 mod tests {
+    use dms3_core::arming::ArmState;
+    use dms3_core::coordinator::MemoryV1;
     use dms3_core::presence::Presence;
     use dms3_pki::{KEY_FILE, NodeKey};
 
@@ -513,6 +515,40 @@ mod tests {
         let store = Store::open(&config.state_dir).await.unwrap();
         let audit = store.audit(clock.floor() - DAY).await.unwrap();
         assert!(audit.iter().any(|entry| entry.kind == dms3_core::request::AuditKind::TimeAccepted), "who did is written down: {audit:?}");
+    }
+
+    #[tokio::test]
+    async fn a_disarm_that_is_over_by_the_machines_clock_is_over_although_nobody_vouches_for_that() {
+        let clock = Clock::alone();
+        let (dir, _, identity) = founded(DAY, &clock).await;
+        let text = format!(
+            "role = \"coordinator\"\nstate_dir = {0:?}\nrun_dir = {0:?}\n[mesh]\nlisten = \"127.0.0.1:0\"\nmdns = \"off\"\n[web]\nenabled = false\n\
+             [coordinator]\nenroll_listen = \"127.0.0.1:0\"\n[[coordinator.presence.person]]\nname = \"anna\"\ndevices = [\"192.0.2.1\"]\n",
+            dir.path().display().to_string()
+        );
+        let config = Config::parse(&text, &dir.path().join("dms3.toml")).unwrap();
+        // It was switched off 40 days ago, and no time server is reached since.
+        let then = clock.now().at - 40 * DAY;
+        let state = dms3_core::protocol::message::StateV1 {
+            mesh: identity.mesh(),
+            epoch: 0,
+            rev: 5,
+            state: ArmState::Disarmed.to_wire(),
+            reason: "anna is home".to_owned(),
+            since: then,
+            until: Some(then + Duration::from_secs(12 * 3600)),
+            windows: Vec::new(),
+            zone: "UTC".to_owned(),
+        };
+        let (reason, by_presence) = (state.reason.clone(), state.state);
+        let signed = dms3_pki::sign_state(identity.key(), &state).unwrap();
+        let memory = MemoryV1 { state, reason, over: None, pending: None, by_presence, restored: false };
+        let store = Store::open(dir.path()).await.unwrap();
+        store.save(&memory, &signed, &[], then).await.unwrap();
+        store.close().await;
+        clock.forget(then);
+        let _services = started(&config, identity, &clock).await;
+        assert_eq!(status(&config).await.state, ArmState::Away);
     }
 
     #[tokio::test]
