@@ -56,7 +56,7 @@ async fn keeps_events_of_today(house: &House, number: usize) {
     .await;
     for event in &events {
         let off = wall().since(event.began).max(event.began.since(wall()));
-        assert!(off.as_secs() < MINUTES, "an event of now is said to be of {} ms: {event:?}", event.began);
+        assert!(off.as_secs() < MINUTES, "an event of now is said to be of {}: {event:?}", event.began);
         assert!(event.ended.is_none_or(|ended| ended >= event.started && ended.since(event.started).as_secs() < MINUTES), "{event:?}");
     }
 }
@@ -181,6 +181,40 @@ async fn a_pi_without_a_clock_that_wakes_before_the_network_knows_that_it_does_n
     assert!(linked.clock_trusted && linked.linked.is_some(), "{linked:?}");
     something_moves(porch, "2");
     keeps_events_of_today(&house, 2).await;
+}
+
+#[tokio::test]
+async fn as_months_pass_both_roles_renew_their_certificates_and_a_camera_out_of_a_drawer_comes_back_by_itself() {
+    if cannot_fake_clocks("as_months_pass_both_roles_renew_their_certificates_and_a_camera_out_of_a_drawer_comes_back_by_itself") {
+        return;
+    }
+    let mut house = House::with_cameras(["porch"]).await;
+    house.add_camera("shed").await;
+    house.agrees(ArmState::Disarmed).await;
+    let leaf = |node: &Node| house.identity_of(node).leaf().to_vec();
+    let (porch, shed) = (house.camera("porch"), house.camera("shed"));
+    let first = [leaf(&house.coordinator), leaf(porch), leaf(shed)];
+    shed.stop().await;
+    for (days, nth) in [(40, 1), (140, 2)] {
+        let before = [leaf(&house.coordinator), leaf(porch)];
+        house.coordinator.stop().await;
+        // No time server is reached here, so a person says that it is right.
+        house.coordinator.set_clock(Some(&format!("+{days}d")));
+        house.coordinator.cli(&["time", "accept"]).await.good();
+        house.coordinator.start();
+        house.answers().await;
+        house.agrees(ArmState::Disarmed).await;
+        // The camera's own machine does not know of it: the house tells.
+        eventually("both have new certificates", async || leaf(&house.coordinator) != before[0] && leaf(porch) != before[1]).await;
+        house.agrees(ArmState::Disarmed).await;
+        assert!(porch.lines_with("this node's certificate was renewed") >= nth);
+    }
+    assert_eq!(leaf(shed), first[2], "in the drawer nothing was renewed");
+    shed.start();
+    house.arm().await;
+    house.agrees(ArmState::Away).await;
+    assert!(shed.told("this node's certificate is expired") && leaf(shed) != first[2]);
+    assert!(house.identity_of(shed).not_after().since(proven(&house.coordinator)).as_secs() > 80 * DAY);
 }
 
 #[tokio::test]
