@@ -75,6 +75,10 @@ impl TrustedTime {
     /// Early where a machine was off and no time server is reached, and never late.
     pub fn certain(&self, wall: Timestamp, mono: Mono, synchronised: bool) -> Timestamp {
         let floor = self.floor(mono);
+        if let Some((at, then)) = self.told {
+            // Not what it said before it corrected itself.
+            return floor.min(at + mono.since(then));
+        }
         if synchronised && wall <= floor + FAR_AHEAD { wall.max(floor) } else { floor }
     }
 
@@ -155,6 +159,7 @@ mod tests {
         time.told(BUILD + days(2), later);
         assert_eq!(time.now(Timestamp(0), later), (BUILD + days(2), true, false));
         assert_eq!(time.floor(later), BUILD + days(10), "certificates are judged by what was proven once");
+        assert_eq!(time.certain(BUILD + days(300), later, true), BUILD + days(2), "and nothing is old by what it took back");
     }
 
     #[test]

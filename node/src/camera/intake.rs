@@ -261,12 +261,14 @@ fn remove_ours(dir: &Path, name: &[u8], dev: u64, ino: u64) {
     }
 }
 
+/// Open files with their names.
+type Named = Vec<(Vec<u8>, File)>;
 /// Files as they were at a look: how long, and when they were written to last.
 type Seen = HashMap<PathBuf, (u64, Option<SystemTime>)>;
 
 /// Files that nobody wrote to for so long, nor since the look `before` (a clock that jumps makes nothing old), and that are short enough to be
 /// kept; and what is there now.
-fn left_behind(dir: &Path, after: Duration, longest: u64, before: &Seen) -> Result<(Vec<(Vec<u8>, File)>, Seen)> {
+fn left_behind(dir: &Path, after: Duration, longest: u64, before: &Seen) -> Result<(Named, Seen)> {
     let (mut found, mut there) = (Vec::new(), Seen::new());
     let list = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((found, there)),

@@ -395,7 +395,7 @@ mod tests {
         let code = doors.code(false).await.unwrap();
         clock.set_ahead(0);
         clock.pass(CODE_LIFE + Duration::from_secs(60));
-        let why = found(&code).await.err().expect("made by a clock that was ahead, it lives no longer").to_string();
+        let why = found(&code).await.expect_err("made by a clock that was ahead, it lives no longer").to_string();
         assert!(why.contains("its time is over"), "{why}");
 
         let code = doors.code(false).await.unwrap();
