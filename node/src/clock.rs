@@ -42,12 +42,12 @@ impl Clock {
     pub fn open(state_dir: &Path) -> Self {
         let file = state_dir.join(FILE);
         let kept = match std::fs::read_to_string(&file) {
-            Ok(text) => text.trim().parse().map(Timestamp::from_secs).map_err(|error| error.to_string()),
+            Ok(text) => read_floor(&text).ok_or_else(|| "it is damaged".to_owned()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Timestamp(0)),
             Err(error) => Err(error.to_string()),
         };
         let kept = kept.unwrap_or_else(|error| {
-            tracing::warn!("{} does not hold a time ({error}); starting from the time this program was built", file.display());
+            tracing::warn!("{} does not hold a time ({error}): starting from the time this program was built", file.display());
             Timestamp(0)
         });
         Self::with_floor(kept.max(build_time()), Some(file))
@@ -215,8 +215,7 @@ impl Clock {
     pub fn save(&self) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let floor = self.lock().floor(self.read().1);
-        write_atomic(file, floor.as_secs().to_string().as_bytes(), 0o600)
-            .with_context(|| format!("cannot keep the time in {}", file.display()))
+        write_atomic(file, floor_text(floor).as_bytes(), 0o600).with_context(|| format!("cannot keep the time in {}", file.display()))
     }
 
     /// Writes the floor every hour and at the end. Not vital: the node goes on without.
@@ -240,6 +239,19 @@ impl rustls::time_provider::TimeProvider for Clock {
     fn current_time(&self) -> Option<UnixTime> {
         Some(UnixTime::since_unix_epoch(Duration::from_millis(self.announced().0)))
     }
+}
+
+/// The file of the floor: seconds, and a checksum. Time that is proven is never taken back, so a digit that a dying card turned over would
+/// end every certificate of the house.
+fn floor_text(floor: Timestamp) -> String {
+    let secs = floor.as_secs();
+    let sum = ring::digest::digest(&ring::digest::SHA256, format!("dms3 clock {secs}").as_bytes());
+    format!("{secs} {}\n", data_encoding::HEXLOWER.encode(&sum.as_ref()[..8]))
+}
+
+fn read_floor(text: &str) -> Option<Timestamp> {
+    let floor = Timestamp::from_secs(text.split(' ').next()?.parse().ok()?);
+    (floor_text(floor) == text).then_some(floor)
 }
 
 /// "24 November 2026", in this machine's zone.
@@ -352,6 +364,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("clock"), b"\xff\x00").unwrap();
         assert!(Clock::open(dir.path()).now().at >= build_time());
+    }
+
+    #[test]
+    fn a_digit_that_was_turned_over_ends_no_certificate_of_the_house() {
+        let dir = tempfile::tempdir().unwrap();
+        Clock::open(dir.path()).save().unwrap();
+        let file = dir.path().join("clock");
+        let kept = std::fs::read(&file).unwrap();
+        for at in 0..kept.len() {
+            let mut bytes = kept.clone();
+            bytes[at] ^= 8;
+            std::fs::write(&file, bytes).unwrap();
+            assert!(Clock::open(dir.path()).floor().since(build_time()) < Duration::from_secs(60), "byte {at}");
+        }
     }
 
     #[test]
