@@ -50,6 +50,7 @@ impl Store {
         put_node(&mut tx, &row).await?;
         note(&mut tx, now, AuditKind::Renamed, Some(node), &format!("{before} -> {}", row.name)).await?;
         tx.commit().await.with_context(|| format!("cannot rename {before:?}"))?;
+        self.settle().await;
         Ok(row)
     }
 
@@ -80,6 +81,7 @@ impl Store {
             note(&mut tx, now, AuditKind::Revoked, Some(node), &row.name).await?;
         }
         tx.commit().await.with_context(|| format!("cannot revoke {:?}", row.name))?;
+        self.settle().await;
         Ok(Revocation { row, cancelled })
     }
 
