@@ -167,6 +167,8 @@ pub struct CameraStatus {
     pub mail: Option<MailView>,
     /// Why it mails nothing, in words.
     pub mail_troubles: Vec<String>,
+    /// Why it cannot write down what holds, in words.
+    pub disk_trouble: Option<String>,
     pub revoked: bool,
 }
 

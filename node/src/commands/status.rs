@@ -117,6 +117,11 @@ fn print_camera(camera: &CameraStatus) {
     if outbox.waiting > 0 {
         println!("  {} events wait for the coordinator ({} of pictures and clips).", outbox.waiting, Size(outbox.bytes));
     }
+    if let Some(why) = &camera.disk_trouble {
+        println!(
+            "! What holds cannot be written to the disk of this camera ({why}): it can be armed, and is not disarmed before there is room."
+        );
+    }
     if camera.revoked {
         println!("! A person revoked this node: it keeps what it saw, and mails nothing.");
     }
