@@ -88,6 +88,8 @@ pub(super) struct Driver {
     /// `None`: this house has no page.
     pub(super) doors: Option<Doors>,
     pub(super) served: watch::Receiver<Option<Served>>,
+    /// Why the page is not served.
+    pub(super) unserved: watch::Receiver<Option<String>>,
 }
 
 impl Driver {
@@ -180,8 +182,10 @@ impl Driver {
                 self.mail_of(|faults| faults.happened(fault));
             }
             Word::Begins(fault) => {
-                tracing::warn!("alert {}: {}", fault.key, fault.text);
-                self.lasting.insert(fault.key.clone(), fault.text.clone());
+                // A service that is started again and again says it each time.
+                if self.lasting.insert(fault.key.clone(), fault.text.clone()).as_ref() != Some(&fault.text) {
+                    tracing::warn!("alert {}: {}", fault.key, fault.text);
+                }
                 self.mail_of(|faults| faults.begins(fault));
             }
             Word::Ends { key, text } => {

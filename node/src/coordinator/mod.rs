@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use dms3_core::coordinator::{Coordinator, Input, Settings};
 use dms3_core::dashboard::MailView;
 use dms3_core::id::{BootId, EventId};
@@ -44,7 +44,7 @@ use crate::services::Services;
 use crate::store::events::MEDIA_DIR;
 use crate::store::mails::MailBox;
 use crate::store::media::Media;
-use crate::store::{Keep, Store};
+use crate::store::{Keep, STORE_FILE, Store};
 
 pub mod accounts;
 pub mod alerts;
@@ -79,7 +79,18 @@ pub async fn start(
     services: &mut Services,
 ) -> Result<()> {
     let store = Store::open(&config.state_dir).await?;
-    let authority = Arc::new(Authority::open(&config.state_dir.join(AUTHORITY_DIR)).context("cannot open the house's authority")?);
+    let authority_dir = config.state_dir.join(AUTHORITY_DIR);
+    ensure!(
+        authority_dir.exists(),
+        "{} is missing: restore it from a backup; if `dms3-node init` was cut off before its end, run it again",
+        authority_dir.display()
+    );
+    let authority = Arc::new(Authority::open(&authority_dir).context("cannot open the house's authority")?);
+    // It is needed once in years: who learns then that it is damaged has lost every backup of it.
+    let root_key = authority.check_root_key().err().map(|error| format!("{error}. It is looked at again when this node starts."));
+    if let Some(trouble) = &root_key {
+        tracing::error!("{trouble}");
+    }
     let renewal = Renewal {
         authority: watch::Sender::new(authority.clone()),
         identity: watch::Sender::new(identity),
@@ -93,11 +104,13 @@ pub async fn start(
     let (authority_in, identity_in) = (renewal.authority.subscribe(), renewal.identity.subscribe());
     let identity = identity_in.borrow().clone();
     let own_identity = identity_in.clone();
-    let roster = Roster::new(store.roster().await?);
+    // What SQLite cannot see: a value that makes no sense.
+    let unread = || format!("{} cannot be read", config.state_dir.join(STORE_FILE).display());
+    let roster = Roster::new(store.roster().await.with_context(unread)?);
     // A disarm that is over by any clock is over: here the machine's own counts, whoever vouches for it.
     let now = Now { trusted: clock.vouched_now().trusted, ..clock.now() };
-    let known = store.known_addresses(clock.certain() - own.sightings_for).await?;
-    let remembered = store.memory().await?;
+    let known = store.known_addresses(clock.certain() - own.sightings_for).await.with_context(unread)?;
+    let remembered = store.memory().await.with_context(unread)?;
     let zone = jiff::tz::TimeZone::system().iana_name().unwrap_or("UTC").to_owned();
     let people = own.presence.people();
     let settings = Settings {
@@ -138,6 +151,7 @@ pub async fn start(
     let doors = Doors::new(config.state_dir.clone(), clock.clone(), words.clone());
     let shown = watch::Sender::new(None);
     let served = Arc::new(watch::Sender::new(None));
+    let (unserved, unserved_in) = watch::channel(None);
     let desk = config.mail.as_ref().map(|mail| mailing(config, mail, &keeper, (ids_in, missed_in), &clock, &identity, services));
     let driver = Driver {
         machine,
@@ -153,13 +167,14 @@ pub async fn start(
         owed: None,
         mail: desk,
         notices: BTreeMap::new(),
-        lasting: BTreeMap::new(),
+        lasting: root_key.map(|trouble| ("root-key".to_owned(), trouble)).into_iter().collect(),
         keeper: keeper.clone(),
         lookups: JoinSet::new(),
         shown: shown.clone(),
         shown_at: None,
         doors: own.web.enabled.then(|| doors.clone()),
         served: served.subscribe(),
+        unserved: unserved_in,
     };
     let stills = Stills::default();
     let strangers = Arc::new(Strangers::default());
@@ -208,10 +223,15 @@ pub async fn start(
             less: doors.changes(),
             served,
             strangers: strangers.clone(),
+            unserved: unserved.clone(),
         };
         let asks = Arc::new(Mutex::new(asks));
         services.restarting("accounts", move |stop| doors.clone().run(asks.clone(), stop), |_| {});
-        services.restarting("page", move |stop| page::run(context.clone(), stop), |_| {});
+        services.restarting(
+            "page",
+            move |stop| page::run(context.clone(), stop),
+            move |why| drop(unserved.send_replace(Some(format!("The dashboard is not served: {why}.")))),
+        );
     }
     let control = Arc::new(control);
     services.restarting("control", move |stop| control.clone().run(requests.clone(), stop), |_| {});
@@ -498,6 +518,29 @@ mod tests {
         .await;
         std::fs::remove_dir(dir.path().join("mail.db")).unwrap();
         eventually("it mails again", async || status(&config).await.problems.is_empty()).await;
+    }
+
+    #[tokio::test]
+    async fn a_house_whose_page_or_root_key_is_damaged_is_watched_all_the_same_and_says_so() {
+        let clock = Clock::alone();
+        let (dir, _, identity) = founded(DAY, &clock).await;
+        let text = format!(
+            "role = \"coordinator\"\nstate_dir = {0:?}\nrun_dir = {0:?}\n[mesh]\nlisten = \"127.0.0.1:0\"\nmdns = \"off\"\n\
+             [web]\nlisten = \"127.0.0.1:0\"\n[coordinator]\nenroll_listen = \"127.0.0.1:0\"\n[coordinator.presence]\nenabled = false\n",
+            dir.path().display().to_string()
+        );
+        let config = Config::parse(&text, &dir.path().join("dms3.toml")).unwrap();
+        let web = dir.path().join("web");
+        std::fs::create_dir(&web).unwrap();
+        std::fs::write(web.join("ca.crt"), "torn").unwrap();
+        dms3_pki::files::write_atomic(&dir.path().join(AUTHORITY_DIR).join("root.key"), b"torn", 0o600).unwrap();
+        let _services = started(&config, identity, &clock).await;
+        let says =
+            async |words: &[&str]| status(&config).await.problems.iter().any(|problem| words.iter().all(|words| problem.contains(words)));
+        eventually("it says so", async || says(&["The dashboard is not served: ", "web/ca.crt is damaged"]).await).await;
+        assert!(says(&["ca/root.key is damaged", "Restore it from a backup"]).await);
+        std::fs::remove_dir_all(web).unwrap();
+        eventually("it is served", async || !says(&["The dashboard"]).await).await;
     }
 
     #[tokio::test]

@@ -170,6 +170,8 @@ pub struct PageContext {
     pub served: Arc<watch::Sender<Option<Served>>>,
     /// What came to nothing, told.
     pub strangers: Arc<Strangers>,
+    /// Why it is not, in words.
+    pub unserved: watch::Sender<Option<String>>,
 }
 
 /// Serves until the stop.
@@ -182,6 +184,7 @@ pub async fn run(context: PageContext, stop: CancellationToken) -> Result<()> {
     tracing::info!("the dashboard is at {address}");
     let fingerprint = papers.as_ref().map(|papers| papers.fingerprint.clone());
     context.served.send_replace(Some(Served { address, fingerprint }));
+    context.unserved.send_replace(None);
     let (shown, papers) = match papers {
         Some(papers) => {
             let (sender, receiver) = watch::channel(papers);

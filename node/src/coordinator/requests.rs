@@ -66,6 +66,7 @@ impl Driver {
         house.problems.extend(troubles);
         // How long the certificate that signs all others lasts is said below, as it is now.
         house.problems.extend(self.lasting.iter().filter(|(key, _)| !key.starts_with(ISSUING)).map(|(_, text)| text.clone()));
+        house.problems.extend(self.unserved.borrow().clone());
         house.problems.extend(self.notices.values().map(|(_, text)| text.clone()));
         let authority = self.authority.borrow();
         let root_is_here = authority.root_on_box();
