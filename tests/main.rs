@@ -28,6 +28,7 @@ mod motion;
 mod networks;
 mod page;
 mod pairing;
+mod panics;
 mod presence;
 mod strangers;
 mod units;

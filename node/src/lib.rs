@@ -7,6 +7,8 @@ pub mod config;
 pub mod config_text;
 pub mod control;
 pub mod coordinator;
+#[cfg(debug_assertions)]
+mod failpoint;
 pub mod health;
 pub mod hook;
 pub mod lines;

@@ -27,6 +27,8 @@ pub(crate) struct Node {
     netns: Option<String>,
     /// What libfaketime makes of its clock.
     clock: Mutex<Option<String>>,
+    /// Further variables of its next process and commands.
+    environment: Mutex<Vec<(&'static str, PathBuf)>>,
     /// Its process and commands are of this user; `None`: of ours.
     pub(crate) user: Option<u32>,
     child: Mutex<Option<Child>>,
@@ -64,6 +66,7 @@ impl Node {
             dir,
             netns: netns.map(str::to_owned),
             clock: Mutex::new(None),
+            environment: Mutex::default(),
             user: None,
             child: Mutex::new(None),
         };
@@ -126,6 +129,29 @@ impl Node {
         env
     }
 
+    /// From the next process on it has this variable.
+    pub(crate) fn set_variable(&self, name: &'static str, value: PathBuf) {
+        self.environment.lock().unwrap().push((name, value));
+    }
+
+    /// From the next process on its services can be made to fail, see [`Self::fails_in`].
+    pub(crate) fn can_fail(&self) {
+        fs::create_dir_all(self.failpoints()).unwrap();
+        self.set_variable("DMS3_FAILPOINTS", self.failpoints());
+    }
+
+    fn failpoints(&self) -> PathBuf {
+        self.dir.join("failpoints")
+    }
+
+    /// One of its services panics ("panic") or waits for ever ("hang") at its next turn. In builds for tests only.
+    pub(crate) fn fails_in(&self, service: &str, how: &str) {
+        // Whole at once: it looks all the time.
+        let (new, file) = (self.dir.join("failpoint"), self.failpoints().join(service));
+        fs::write(&new, how).unwrap();
+        fs::rename(new, file).unwrap();
+    }
+
     /// `dms3-node ARGS` with this node's config, in its network.
     fn command(&self, args: &[&str]) -> Command {
         let mut command = match &self.netns {
@@ -141,6 +167,7 @@ impl Node {
             command.uid(user).gid(user);
         }
         command.args(args).arg("--config").arg(self.config()).env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET").kill_on_drop(true);
+        command.envs(self.environment.lock().unwrap().iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -246,6 +273,15 @@ impl Node {
             Ok(status) => status.unwrap(),
             Err(_) => panic!("{} did not end within {END_WITHIN:?} of {signal}", self.name),
         }
+    }
+
+    /// Whether its process ended by itself, which is to be a failure. Then it may be started again.
+    pub(crate) fn has_failed(&self) -> bool {
+        let mut child = self.child.lock().unwrap();
+        let Some(status) = child.as_mut().and_then(|child| child.try_wait().unwrap()) else { return false };
+        assert!(!status.success(), "{} ended as if all were well", self.name);
+        *child = None;
+        true
     }
 
     /// Waits until it ends by itself, which is to be a failure.

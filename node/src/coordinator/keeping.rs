@@ -113,8 +113,12 @@ async fn thumbnails(keeper: &Keeper, stop: &CancellationToken) -> Result<bool> {
             return Ok(false);
         }
         let (media, own) = (room.media.clone(), *hash);
-        let made = tokio::time::timeout(THUMBNAIL_WITHIN, tokio::task::spawn_blocking(move || media.make_thumbnail(&own))).await;
-        let made = match made {
+        let make = move || {
+            #[cfg(debug_assertions)]
+            crate::failpoint::here("thumbnails");
+            media.make_thumbnail(&own)
+        };
+        let made = match tokio::time::timeout(THUMBNAIL_WITHIN, tokio::task::spawn_blocking(make)).await {
             Ok(Ok(Ok(()))) => true,
             Ok(Ok(Err(error))) => {
                 tracing::debug!("a picture has no thumbnail: {error:#}");
