@@ -8,6 +8,7 @@ mod arming;
 mod authority;
 mod browser;
 mod cables;
+mod cards;
 mod cli;
 mod clocks;
 mod configs;
