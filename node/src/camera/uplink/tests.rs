@@ -189,6 +189,28 @@ async fn a_camera_links_tells_what_it_does_and_hears_the_state() {
 }
 
 #[tokio::test]
+async fn a_link_that_is_over_leaves_no_task_behind() {
+    let house = House::new();
+    let port = Port::of(&house);
+    let mut camera = Camera::start(&house, house.camera(), &[port.address]);
+    let comes_and_goes = async |camera: &mut Camera| {
+        let peer = port.linked(&house, 2).await;
+        while camera.input().await != Input::LinkUp {}
+        drop(peer);
+        while camera.input().await != Input::LinkDown {}
+    };
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    for _ in 0..10 {
+        comes_and_goes(&mut camera).await;
+    }
+    let before = tasks();
+    for _ in 0..50 {
+        comes_and_goes(&mut camera).await;
+    }
+    eventually("as many tasks as before", async || tasks() <= before).await;
+}
+
+#[tokio::test]
 async fn whoever_is_no_coordinator_of_our_house_is_passed_over_and_learns_nothing() {
     let (house, other) = (House::new(), House::new());
     let keys = MeshKeys::random().unwrap();

@@ -257,6 +257,30 @@ async fn the_newest_link_of_a_camera_counts() {
 }
 
 #[tokio::test]
+async fn a_link_that_is_over_leaves_no_task_behind() {
+    let house = House::new();
+    let camera = house.camera();
+    let mut coordinator = Coordinator::start(&house, vec![row(&camera, "porch", NodeStatus::Active)]);
+    let from = endpoint();
+    let comes_and_goes = async |coordinator: &mut Coordinator| {
+        let mut node = Node::dial_from(&from, &house, &camera, coordinator.address).await.unwrap();
+        node.greet(house.hello()).await.unwrap();
+        drop(node);
+        while !matches!(coordinator.input().await, Input::LinkDown { .. }) {}
+    };
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    for _ in 0..10 {
+        comes_and_goes(&mut coordinator).await;
+    }
+    let before = tasks();
+    for _ in 0..100 {
+        comes_and_goes(&mut coordinator).await;
+    }
+    // quinn keeps a connection that was closed for three round trips more.
+    eventually("as many tasks as before", async || tasks() <= before).await;
+}
+
+#[tokio::test]
 async fn a_frame_that_breaks_the_rules_ends_its_link_and_no_other() {
     let house = House::new();
     let (porch, shed) = (house.camera(), house.camera());
