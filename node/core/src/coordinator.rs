@@ -181,6 +181,34 @@ pub enum Input {
     },
 }
 
+impl Input {
+    /// The node of which alone it tells something: of a house of a thousand cameras, each of which confirms each state, the others need not
+    /// be looked at for it. What time does to them a tick finds out.
+    fn only(&self) -> Option<NodeId> {
+        match self {
+            Self::LinkUp { node, .. }
+            | Self::LinkDown { node }
+            | Self::Ack { node, .. }
+            | Self::Detectors { node, .. }
+            | Self::Health { node, .. }
+            | Self::Certificate { node, .. }
+            | Self::Moved { node, .. }
+            | Self::Farewell { node }
+            | Self::Offended { node, .. }
+            | Self::Cleared { node } => Some(*node),
+            Self::Tick
+            | Self::Sighting { .. }
+            | Self::Probed { .. }
+            | Self::Blind(_)
+            | Self::Command { .. }
+            | Self::Roster(_)
+            | Self::DiskShort(_)
+            | Self::Marked(_)
+            | Self::Forget { .. } => None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Sign the state in `memory`, save it with the decision in one transaction, then publish it.
@@ -246,6 +274,7 @@ impl Coordinator {
         self.house.pass(now.mono);
         let mut effects = Vec::new();
         let mut cause = None;
+        let mut only = input.only();
         match input {
             Input::Tick => effects.extend(self.house.ask(&self.settings, now.mono)),
             Input::Sighting { device, sensor } => self.house.tracker.sighting(&device, sensor, now),
@@ -277,10 +306,12 @@ impl Coordinator {
         let decided = self.house.settle(&self.settings, cause, now);
         if decided.iter().any(|effect| matches!(effect, Effect::Publish { .. })) {
             self.nodes.published(now.mono);
+            only = None;
         }
         effects.extend(decided);
-        self.nodes.look(now.mono);
-        effects.extend(self.troubles.changes(troubles::all(&self.settings, &self.house, &self.nodes, now), &self.house, &self.nodes));
+        self.nodes.look(only, now.mono);
+        let troubles = troubles::of(only, &self.settings, &self.house, &self.nodes, now);
+        effects.extend(self.troubles.changes(only, troubles, &self.settings, &self.house, &self.nodes));
         effects
     }
 
@@ -322,7 +353,7 @@ impl Coordinator {
             presence_enabled: self.settings.presence_enabled,
             people: self.house.tracker.person_views(now.mono),
             nodes: self.nodes.views(&self.settings, &self.house, now),
-            problems: troubles::all(&self.settings, &self.house, &self.nodes, now).into_iter().map(|trouble| trouble.text).collect(),
+            problems: troubles::of(None, &self.settings, &self.house, &self.nodes, now).into_iter().map(|trouble| trouble.text).collect(),
             notes: [(self.house.waits_for_a_person(), ONLY_A_PERSON), (self.nodes.nobody_tells(), NOBODY_TELLS)]
                 .into_iter()
                 .filter(|(is_so, _)| *is_so)

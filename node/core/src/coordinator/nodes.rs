@@ -28,7 +28,8 @@ const START_WITHIN: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Nodes {
     rows: Vec<RosterRow>,
-    facts: BTreeMap<NodeId, Facts>,
+    /// Boxed, as all these maps hold room for more than is in them.
+    facts: BTreeMap<NodeId, Box<Facts>>,
     started: Mono,
     /// The first roster was read: who comes later is new.
     read: bool,
@@ -36,6 +37,8 @@ pub(super) struct Nodes {
 
 #[derive(Debug)]
 pub(super) struct Facts {
+    /// Which one of the rows is its.
+    row: Option<usize>,
     /// Since when we expect it: our start, or its enrollment.
     since: Mono,
     newcomer: bool,
@@ -53,7 +56,7 @@ pub(super) struct Facts {
     /// It was linked when the newest state was published, so that its acknowledgement can be timed.
     linked_at_publish: bool,
     ack_ms: Option<u64>,
-    pub(super) sources: BTreeMap<String, Source>,
+    pub(super) sources: BTreeMap<String, Box<Source>>,
     /// Since when it obeys more than the state that it acknowledged.
     raised_since: Option<Mono>,
     pub(super) health: Option<HealthV1>,
@@ -96,8 +99,9 @@ impl Nodes {
 
     pub(super) fn roster(&mut self, rows: Vec<RosterRow>, mono: Mono) {
         let (since, newcomer) = if self.read { (mono, true) } else { (self.started, false) };
-        for row in &rows {
-            self.facts.entry(row.node).or_insert_with(|| Facts::new(since, newcomer));
+        self.facts.values_mut().for_each(|facts| facts.row = None);
+        for (nth, row) in rows.iter().enumerate() {
+            self.facts.entry(row.node).or_insert_with(|| Facts::new(since, newcomer)).row = Some(nth);
         }
         self.facts.retain(|node, facts| facts.linked || rows.iter().any(|row| row.node == *node));
         // Whom a person put out needs no further thought.
@@ -227,26 +231,27 @@ impl Nodes {
         }
     }
 
-    /// Time passed: a detector that is still not watching fails, who behaved is forgiven.
-    pub(super) fn look(&mut self, mono: Mono) {
-        self.facts.values_mut().for_each(|facts| facts.conduct.look(mono));
-        for facts in self.facts.values_mut().filter(|facts| facts.linked) {
-            for source in facts.sources.values_mut() {
-                source.look(mono);
-            }
+    /// Time passed: a detector that is still not watching fails, who behaved is forgiven. `only`: of this node.
+    pub(super) fn look(&mut self, only: Option<NodeId>, mono: Mono) {
+        match only {
+            None => self.facts.values_mut().for_each(|facts| facts.look(mono)),
+            Some(node) => self.facts.get_mut(&node).into_iter().for_each(|facts| facts.look(mono)),
         }
     }
 
     /// The cameras that the house counts on.
     pub(super) fn active_cameras(&self) -> impl Iterator<Item = (&RosterRow, &Facts)> {
-        self.rows
-            .iter()
-            .filter(|row| row.status == NodeStatus::Active && row.role == NodeRole::Camera)
-            .filter_map(|row| self.facts.get(&row.node).map(|facts| (row, facts)))
+        self.rows.iter().filter(|row| is_active_camera(row)).filter_map(|row| self.facts.get(&row.node).map(|facts| (row, &**facts)))
     }
 
-    pub(super) fn find(&self, node: &NodeId) -> Option<(&RosterRow, Option<&Facts>)> {
-        self.rows.iter().find(|row| row.node == *node).map(|row| (row, self.facts.get(node)))
+    /// That node, if it is one of them.
+    pub(super) fn active_camera(&self, node: &NodeId) -> Option<(&RosterRow, &Facts)> {
+        self.find(node).filter(|(row, _)| is_active_camera(row))
+    }
+
+    pub(super) fn find(&self, node: &NodeId) -> Option<(&RosterRow, &Facts)> {
+        let facts = self.facts.get(node)?;
+        Some((self.rows.get(facts.row?)?, facts))
     }
 
     /// The coordinator first, then by name.
@@ -330,6 +335,10 @@ impl Nodes {
     }
 }
 
+fn is_active_camera(row: &RosterRow) -> bool {
+    row.status == NodeStatus::Active && row.role == NodeRole::Camera
+}
+
 fn tell(view: &mut NodeView, machine: Option<&Machine>) {
     let of = |fact: fn(&Machine) -> &String| machine.map(fact).filter(|text| !text.is_empty()).cloned();
     view.hostname = of(|machine| &machine.hostname);
@@ -339,8 +348,9 @@ fn tell(view: &mut NodeView, machine: Option<&Machine>) {
 }
 
 impl Facts {
-    fn new(since: Mono, newcomer: bool) -> Self {
-        Self {
+    fn new(since: Mono, newcomer: bool) -> Box<Self> {
+        Box::new(Self {
+            row: None,
             since,
             newcomer,
             linked: false,
@@ -362,6 +372,13 @@ impl Facts {
             disk_then: None,
             cert_end: None,
             conduct: Conduct::default(),
+        })
+    }
+
+    fn look(&mut self, mono: Mono) {
+        self.conduct.look(mono);
+        if self.linked {
+            self.sources.values_mut().for_each(|source| source.look(mono));
         }
     }
 

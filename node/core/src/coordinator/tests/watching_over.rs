@@ -72,6 +72,31 @@ fn a_camera_that_says_that_it_stops_has_a_minute_to_come_back() {
 }
 
 #[test]
+fn what_one_camera_says_neither_ends_nor_repeats_the_trouble_of_another() {
+    let shed = NodeId([2; 32]);
+    let mut house = House::new();
+    house.roster(&[
+        (PORCH, NodeRole::Camera, NodeStatus::Active),
+        (shed, NodeRole::Camera, NodeStatus::Active),
+        (ME, NodeRole::Coordinator, NodeStatus::Active),
+    ]);
+    house.link(None);
+    house.acks();
+    house.reports(DetectorPhase::Watching);
+    house.seconds(31);
+    let lost = format!("lost:{}", shed.short());
+    assert_eq!(house.alerts, std::slice::from_ref(&lost));
+    house.acks();
+    house.reports(DetectorPhase::Watching);
+    assert_eq!(house.alerts.len(), 1, "the shed is as lost as before");
+    house.reports(DetectorPhase::Failed);
+    let failed = format!("detector:{}:porch", PORCH.short());
+    assert_eq!(house.alerts, [lost.clone(), failed.clone()], "its own trouble is told at once");
+    house.reports(DetectorPhase::Watching);
+    assert_eq!(house.alerts, [lost, failed.clone(), format!("over {failed}")]);
+}
+
+#[test]
 fn a_restarted_coordinator_gives_its_cameras_half_a_minute() {
     let mut house = House::new().with_porch();
     house.seconds(20);
