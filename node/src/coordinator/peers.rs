@@ -156,7 +156,7 @@ pub async fn run(context: PeersContext, stop: CancellationToken) -> Result<()> {
             arrival = endpoint.accept() => {
                 let Some(arrival) = arrival else { bail!("the mesh port was closed") };
                 serial += 1;
-                let task = sessions.spawn(session::run(shared.clone(), arrival, serial, stop.clone()));
+                let task = sessions.spawn(session::run(shared.clone(), Box::new(arrival), serial, stop.clone()));
                 serials.insert(task.id(), serial);
             }
             Some(ended) = sessions.join_next_with_id() => {

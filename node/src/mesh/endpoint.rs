@@ -30,6 +30,11 @@ pub const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Handshakes that wait for us to look at them, and bytes that each may bring.
 const MAX_INCOMING: usize = 256;
 const INCOMING_BUFFER: u64 = 16 * 1024;
+/// Between two resets: a thousand cameras ask within some ten milliseconds.
+const RESET_INTERVAL: Duration = Duration::from_micros(10);
+/// Bytes of the kernel that may wait for us, if it allows so much: all cameras of a house answer at one moment, and what finds no room is
+/// lost. By itself it holds about a hundred packets.
+const RECEIVE_BUFFER: usize = 1 << 20;
 /// What peers are told when we stop gets there, or it does not.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -59,8 +64,9 @@ impl Endpoint {
         let mut config = EndpointConfig::new(Arc::new(keys.reset()));
         let ids = keys.connection_ids();
         config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
-        // After a restart every camera of the house asks at once; a reset is smaller than the packet that caused it.
-        config.min_reset_interval(Duration::from_millis(1));
+        // After a restart every camera of the house asks at once, and whoever is not answered then waits for seconds. A reset is smaller than
+        // the packet that caused it, and only one with an id of ours, which nobody can make up, causes one.
+        config.min_reset_interval(RESET_INTERVAL);
         let gate = Gate::new(limits);
         let (bell, rings) = Bell::over(socket::roomy(socket).context("cannot start QUIC")?);
         let socket = CountedSocket::over(bell.clone(), ids, &limits, Some(gate.clone()));
@@ -151,10 +157,10 @@ impl Arrival {
     }
 
     /// Finishes the handshake. Whoever turns out to be an active node is told to the gate by its pass.
-    pub async fn handshake(self) -> Result<(quinn::Connection, Pass), quinn::ConnectionError> {
-        let connecting = self.incoming.accept()?;
-        match tokio::time::timeout(HANDSHAKE, connecting).await {
-            Ok(connection) => Ok((connection?, self.pass)),
+    pub async fn handshake(self: Box<Self>) -> Result<(quinn::Connection, Pass), quinn::ConnectionError> {
+        let Self { incoming, pass } = *self;
+        match tokio::time::timeout(HANDSHAKE, incoming.accept()?).await {
+            Ok(connection) => Ok((connection?, pass)),
             Err(_) => Err(quinn::ConnectionError::TimedOut),
         }
     }
@@ -188,7 +194,8 @@ fn transport(keep_alive: Option<Duration>) -> TransportConfig {
         .receive_window(VarInt::from_u32(256 * 1024))
         .send_window(256 * 1024)
         .datagram_receive_buffer_size(None)
-        .mtu_discovery_config(Some(mtu))
+        // For cameras too: a coordinator says nothing that fills a packet, and would keep room for the longest one for each of them.
+        .mtu_discovery_config(keep_alive.is_some().then_some(mtu))
         // Many packets in one system call: for cameras, whose clips are long. A coordinator says little, to many, and would hold room for
         // ten packets (14 kB) for each of them.
         .enable_segmentation_offload(keep_alive.is_some())
@@ -217,6 +224,8 @@ fn open_one(listen: SocketAddr) -> io::Result<std::net::UdpSocket> {
     if listen.is_ipv6() {
         socket.set_only_v6(false)?;
     }
+    // A wish.
+    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
     socket.set_nonblocking(true)?;
     socket.bind(&listen.into())?;
     Ok(socket.into())

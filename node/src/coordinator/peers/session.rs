@@ -59,7 +59,7 @@ impl From<LinkError> for End {
 }
 
 /// Until the link ends. Whether its node said that it stops.
-pub(super) async fn run(shared: Arc<Shared>, arrival: Arrival, serial: u64, stop: CancellationToken) -> bool {
+pub(super) async fn run(shared: Arc<Shared>, arrival: Box<Arrival>, serial: u64, stop: CancellationToken) -> bool {
     let from = arrival.from();
     // What happens once is boxed and gone after it: there is one of these tasks for each camera, for as long as it is linked.
     let (connection, pass) = match Box::pin(arrival.handshake()).await {
@@ -97,7 +97,7 @@ struct Linked {
 }
 
 /// From the handshake to the link, if it comes to one.
-async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: SocketAddr, serial: u64) -> Option<Linked> {
+async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: SocketAddr, serial: u64) -> Option<Box<Linked>> {
     let identity = shared.context.identity.borrow().clone();
     let now = shared.context.clock.announced();
     // Before the time is told, so that no news of it falls in between.
@@ -195,18 +195,18 @@ async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: Socket
     }
     shared.doorbells.note(peer.node, from);
     let replaced = shared.links.up(peer.node, serial, up, &shared.context.inputs).await;
-    Some(Linked { peer, row, link, roster, told, replaced })
+    Some(Box::new(Linked { peer, row, link, roster, told, replaced }))
 }
 
 /// Until the link ends. Whether its node said that it stops.
-async fn stay(shared: &Shared, connection: &Connection, linked: Linked) -> bool {
-    let Linked { peer, row, link: Link { sender, receiver }, mut roster, mut told, replaced } = linked;
+async fn stay(shared: &Shared, connection: &Connection, mut linked: Box<Linked>) -> bool {
+    let Linked { peer, row, link, roster, told, replaced } = &mut *linked;
     let end = tokio::select! {
         biased;
         () = replaced.cancelled() => End::Ours(CloseCode::TakenOver, "a newer link of it took over".to_owned()),
-        code = put_out(shared, &mut roster, &peer) => End::Ours(code, code.words().to_owned()),
+        code = put_out(shared, roster, peer) => End::Ours(code, code.words().to_owned()),
         Ok(()) = told.changed() => End::Ours(CloseCode::Resync, "the time of this coordinator was set or became known".to_owned()),
-        end = talk(shared, connection, sender, receiver, &row) => end,
+        end = talk(shared, connection, link, row) => end,
     };
     let at = canonical(connection.remote_address());
     match end {
@@ -320,22 +320,21 @@ async fn put_out(shared: &Shared, roster: &mut watch::Receiver<Arc<[RosterRow]>>
     }
 }
 
-/// Until the link ends. Whoever drops this closes the link: a frame may have been sent half.
-async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut receiver: Receiver, row: &RosterRow) -> End {
+/// Until the link ends. Whoever drops this closes the link: a frame may have been sent half. What is done about something is boxed, so that a
+/// link that waits holds no room for it.
+async fn talk(shared: &Shared, connection: &Connection, link: &mut Link, row: &RosterRow) -> End {
+    let Link { sender, receiver } = link;
     let mut state = shared.context.state.clone();
     let mut identity = shared.context.identity.clone();
     let mut bundle_epoch = identity.borrow_and_update().bundle().epoch();
     state.mark_changed();
-    let mut budget = Budget::new(Instant::now());
-    let mut renewed_at: Option<Instant> = None;
-    let mut slowed_at: Option<Instant> = None;
-    let mut at = connection.remote_address();
+    let mut course = Course { budget: Budget::new(Instant::now()), slowed_at: None, renewed_at: None, at: connection.remote_address() };
     let mut arrivals = JoinSet::new();
-    let mut wanted = shared.context.stills.linked(row.node);
+    let wanted = shared.context.stills.linked(row.node);
     loop {
-        let waits = budget.waits(Instant::now());
-        if waits.is_some() && slowed_at.is_none_or(|at| at.elapsed() >= TOLD_SLOW) {
-            slowed_at = Some(Instant::now());
+        let waits = course.budget.waits(Instant::now());
+        if waits.is_some() && course.slowed_at.is_none_or(|at| at.elapsed() >= TOLD_SLOW) {
+            course.slowed_at = Some(Instant::now());
             shared.context.keeper.offences().limited(row.node, "it says more than anybody has to say: it is read slowly");
         }
         let step = tokio::select! {
@@ -344,7 +343,7 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
             Ok(()) = state.changed() => {
                 let latest = state.borrow_and_update().clone();
                 match latest {
-                    Some(latest) => push(shared, &mut sender, &latest).await,
+                    Some(latest) => Box::pin(push(shared, sender, latest)).await,
                     None => Ok(()),
                 }
             }
@@ -352,15 +351,15 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
                 let bundle = identity.borrow_and_update().bundle().clone();
                 if bundle.epoch() > bundle_epoch {
                     bundle_epoch = bundle.epoch();
-                    sender.send(&Message::Bundle(bundle.signed().clone())).await.map_err(End::Link)
+                    Box::pin(say(sender, Message::Bundle(bundle.signed().clone()))).await
                 } else {
                     Ok(())
                 }
             }
-            Some(source) = wanted.sources.recv() => sender.send(&Message::Look(LookV1 { source })).await.map_err(End::Link),
+            source = wanted.next() => Box::pin(say(sender, Message::Look(LookV1 { source }))).await,
             () = sleep_until(waits.unwrap_or_else(Instant::now)), if waits.is_some() => Ok(()),
             Some(arrived) = arrivals.join_next() => match arrived {
-                Ok(Ok(Some(answer))) => sender.send(&answer).await.map_err(End::Link),
+                Ok(Ok(Some(answer))) => Box::pin(say(sender, answer)).await,
                 Ok(Ok(None)) => Ok(()),
                 Ok(Err(error)) => Err(End::Link(error)),
                 Err(error) => {
@@ -375,38 +374,8 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
                 }
                 Err(error) => Err(End::Link(error)),
             },
-            message = receiver.recv(connection), if waits.is_none() => match message {
-                Ok(Message::Renew(renew)) => {
-                    let now = Instant::now();
-                    if renewed_at.is_some_and(|at| now.duration_since(at) < RENEW_EVERY) {
-                        Err(End::Ours(CloseCode::Protocol, "it asks for certificates too often".to_owned()))
-                    } else {
-                        renewed_at = Some(now);
-                        // Unanswered, it asks again in an hour, and stays linked: it is to hear whether the house is armed.
-                        match Box::pin(renewed(shared, &mut sender, row, &renew)).await {
-                            Ok(end) => {
-                                if let Some(end) = end {
-                                    // The driver is gone only when the node stops, which is noticed below.
-                                    let _ = shared.context.inputs.send(Input::Certificate { node: row.node, end }).await;
-                                }
-                                Ok(())
-                            }
-                            Err(end) => Err(end),
-                        }
-                    }
-                }
-                Ok(message) => {
-                    budget.spend();
-                    let from = connection.remote_address();
-                    if from != at {
-                        at = from;
-                        shared.doorbells.note(row.node, canonical(from));
-                        let moved = Input::Moved { node: row.node, address: canonical(from).to_string() };
-                        // The driver is gone only when the node stops, which is noticed below.
-                        let _ = shared.context.inputs.send(moved).await;
-                    }
-                    Box::pin(heard(shared, row.node, message)).await
-                }
+            message = next(receiver, connection), if waits.is_none() => match message {
+                Ok(message) => Box::pin(took(shared, connection, sender, row, &mut course, message)).await,
                 Err(error) => Err(End::Link(error)),
             },
         };
@@ -414,6 +383,50 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
             return end;
         }
     }
+}
+
+/// What a link remembers of its messages.
+struct Course {
+    budget: Budget,
+    slowed_at: Option<Instant>,
+    renewed_at: Option<Instant>,
+    at: SocketAddr,
+}
+
+async fn next(receiver: &mut Receiver, connection: &Connection) -> Result<Box<Message>, LinkError> {
+    receiver.recv(connection).await.map(Box::new)
+}
+
+async fn took(
+    shared: &Shared,
+    connection: &Connection,
+    sender: &mut Sender,
+    row: &RosterRow,
+    course: &mut Course,
+    message: Box<Message>,
+) -> Result<(), End> {
+    // The driver is gone only when the node stops, which the next message tells.
+    if let Message::Renew(renew) = &*message {
+        let now = Instant::now();
+        if course.renewed_at.is_some_and(|at| now.duration_since(at) < RENEW_EVERY) {
+            return Err(End::Ours(CloseCode::Protocol, "it asks for certificates too often".to_owned()));
+        }
+        course.renewed_at = Some(now);
+        // Unanswered, it asks again in an hour, and stays linked: it is to hear whether the house is armed.
+        if let Some(end) = renewed(shared, sender, row, renew).await? {
+            let _ = shared.context.inputs.send(Input::Certificate { node: row.node, end }).await;
+        }
+        return Ok(());
+    }
+    course.budget.spend();
+    let from = connection.remote_address();
+    if from != course.at {
+        course.at = from;
+        shared.doorbells.note(row.node, canonical(from));
+        let moved = Input::Moved { node: row.node, address: canonical(from).to_string() };
+        let _ = shared.context.inputs.send(moved).await;
+    }
+    heard(shared, row.node, *message).await
 }
 
 /// What came on a stream of its own, and the answer to it.
@@ -437,9 +450,13 @@ async fn arrived(
     }
 }
 
-async fn push(shared: &Shared, sender: &mut Sender, state: &Arc<SignedStateV1>) -> Result<(), End> {
-    let frame = shared.push(state).map_err(LinkError::Frame)?;
+async fn push(shared: &Shared, sender: &mut Sender, state: Arc<SignedStateV1>) -> Result<(), End> {
+    let frame = shared.push(&state).map_err(LinkError::Frame)?;
     Ok(sender.send_frame(&frame).await?)
+}
+
+async fn say(sender: &mut Sender, message: Message) -> Result<(), End> {
+    Ok(sender.send(&message).await?)
 }
 
 async fn heard(shared: &Shared, node: NodeId, message: Message) -> Result<(), End> {
