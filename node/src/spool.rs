@@ -102,8 +102,10 @@ pub fn entries(dir: &Path) -> Result<Vec<EventId>> {
     for entry in list {
         let entry = entry.with_context(|| format!("cannot read {}", dir.display()))?;
         let path = entry.path();
-        let id = (path.extension().is_some_and(|ending| ending == CALL)).then(|| EventId::parse(path.file_stem()?.to_str()?).ok());
-        if let Some(id) = id.flatten()
+        // As hooks write it and as it is opened: an id may be read in other letters too.
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).filter(|_| path.extension().is_some_and(|ending| ending == CALL));
+        let id = stem.and_then(|stem| EventId::parse(stem).ok().filter(|id| id.to_string() == stem));
+        if let Some(id) = id
             && let Ok(data) = entry.metadata()
         {
             let user = if found.len() < USERS { data.uid() } else { u32::MAX };
@@ -241,6 +243,19 @@ mod tests {
         assert_eq!([found[1], found[3]], late, "nobody waits for the other");
         let first: Vec<_> = found.iter().filter(|id| !late.contains(id)).map(|id| id.made_at().0).collect();
         assert_eq!(first, (1..=AT_ONCE as u64).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_name_that_no_hook_writes_keeps_nobody_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let ours = EventId::new(Timestamp(2), [0xab; 10]);
+        let name = format!("{ours}.{CALL}");
+        for other in [name.to_lowercase(), name.replace('.', "x."), format!("é{}", &name[2..])] {
+            fs::write(dir.path().join(other), "{}").unwrap();
+        }
+        assert_eq!(entries(dir.path()).unwrap(), []);
+        fs::write(dir.path().join(name), "{}").unwrap();
+        assert_eq!(entries(dir.path()).unwrap(), [ours]);
     }
 
     #[test]

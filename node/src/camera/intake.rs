@@ -99,26 +99,31 @@ impl Intake {
                 _ = look.tick() => {}
             }
             unfinished.tidy(&dir, std::time::Instant::now())?;
-            let waiting = spool::entries(&dir)?;
-            for id in &waiting {
-                match spool::read(&dir, *id) {
+            let mut taken = 0;
+            for id in spool::entries(&dir)? {
+                match spool::read(&dir, id) {
                     Ok((call, file)) => {
                         // What cannot be kept now stays, and what comes after it with it.
                         self.keep(call, file, false).await.context("what lies in the spool cannot be kept now")?;
-                        spool::remove(&dir, *id)?;
+                        spool::remove(&dir, id)?;
+                        taken += 1;
                     }
-                    Err(error) => {
-                        let aside = spool::put_aside(&dir, *id)?;
-                        tracing::error!("an entry of the spool is not taken: {error:#}; it stays as {}", aside.display());
-                        self.0.kept().await?.outbox.lost("spool", 1).await?;
-                    }
+                    Err(error) => match spool::put_aside(&dir, id) {
+                        Ok(aside) => {
+                            tracing::error!("an entry of the spool is not taken: {error:#}; it stays as {}", aside.display());
+                            self.0.kept().await?.outbox.lost("spool", 1).await?;
+                        }
+                        // Somebody lies where it would lie. Those behind it have not done that.
+                        Err(stays) => {
+                            if let Some(more) = self.0.not_kept.next() {
+                                tracing::error!("an entry of the spool is not taken: {error:#}; {stays:#}: remove it{more}");
+                            }
+                        }
+                    },
                 }
             }
-            if !waiting.is_empty() {
-                tracing::info!(
-                    "took {} from the spool: hooks had left it there while this node was away, or too many came at once",
-                    waiting.len()
-                );
+            if taken > 0 {
+                tracing::info!("took {taken} from the spool: hooks had left it there while this node was away, or too many came at once");
             }
         }
     }
@@ -302,7 +307,8 @@ fn open_own(path: &Path) -> std::io::Result<File> {
 }
 
 /// For people; never used as a path.
-fn clean_name(name: &[u8]) -> String {
+#[doc(hidden)]
+pub fn clean_name(name: &[u8]) -> String {
     let text = String::from_utf8_lossy(name);
     cut(&text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>())
 }
@@ -329,7 +335,8 @@ fn since_boot(at: Timestamp, now: Now) -> Option<SinceBoot> {
 }
 
 /// Seconds since 1970, or local time. What is neither is no time.
-fn time_of_argument(text: &str) -> Option<Timestamp> {
+#[doc(hidden)]
+pub fn time_of_argument(text: &str) -> Option<Timestamp> {
     match text.parse::<u64>() {
         Ok(secs) if secs < 100_000_000_000 => Some(Timestamp::from_secs(secs)),
         _ => time_in_name(text.as_bytes()).and_then(local_time),
@@ -382,6 +389,27 @@ mod tests {
         let event = kept.outbox.untold(9).await.unwrap().remove(0);
         assert_eq!(event.attachments.len(), 1);
         assert_eq!(kept.outbox.counts().await.unwrap().lost, 1, "it is told that one is not kept");
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_can_be_neither_read_nor_put_aside_keeps_nobody_waiting() {
+        let (dir, intake, _own, kept) = intake(1000).await;
+        let spool = dir.path().join("spool");
+        fs::create_dir(&spool).unwrap();
+        let [bad, good] = [1, 2].map(|at| EventId::new(Timestamp(at), [0; 10]));
+        fs::write(spool.join(format!("{bad}.json")), "no call").unwrap();
+        // Where it would be put aside somebody was before.
+        fs::create_dir_all(spool.join(format!("{bad}.refused/full"))).unwrap();
+        spool::leave(&spool, good, &Call { file: None, ..call(Said::EventStart, "") }, None).unwrap();
+        let taken = async {
+            while kept.outbox.untold(9).await.unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            ended = intake.empty_spool(CancellationToken::new()) => panic!("{ended:?}"),
+            in_time = tokio::time::timeout(Duration::from_secs(60), taken) => in_time.expect("the other one is taken"),
+        }
     }
 
     #[test]
