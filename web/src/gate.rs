@@ -118,7 +118,8 @@ pub(crate) fn changes(method: &Method) -> bool {
 pub(crate) fn is_from_our_page<B>(request: &axum::http::Request<B>) -> bool {
     let text = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap_or("unreadable"));
     // HTTP/2 names the host in the address.
-    let host = request.uri().authority().map(|authority| authority.as_str()).or_else(|| text("host"));
+    let host = request.uri().authority().map(|authority| authority.as_str());
+    let host = host.or_else(|| request.headers().get(header::HOST)?.to_str().ok());
     let is_ours = |origin: &str| {
         let named = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
         named.is_some() && named == host
@@ -155,7 +156,7 @@ fn cookie_name(is_plain: bool) -> &'static str {
     if is_plain { "dms3" } else { "__Host-dms3" }
 }
 
-fn session_of(headers: &HeaderMap, is_plain: bool) -> Option<Hidden> {
+pub(crate) fn session_of(headers: &HeaderMap, is_plain: bool) -> Option<Hidden> {
     let wanted = cookie_name(is_plain);
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(';'));
     let mut found = cookies.filter_map(|cookie| cookie.trim().split_once('=')).filter(|(name, _)| *name == wanted);
@@ -252,6 +253,9 @@ mod tests {
         ] {
             assert!(!is_from_our_page(&request(foreign)), "{foreign:?}");
         }
+        let mut odd = request(&[("origin", "https://unreadable")]);
+        odd.headers_mut().insert("host", HeaderValue::from_bytes(b"\xff").unwrap());
+        assert!(!is_from_our_page(&odd), "what cannot be read is nobody's name");
     }
 
     #[test]
