@@ -361,7 +361,8 @@ fn socket_address(ip: &ScopedIp, port: u16, mode: MdnsMode) -> Option<SocketAddr
         ScopedIp::V6(v6) if v6.addr().is_unicast_link_local() => {
             SocketAddr::V6(SocketAddrV6::new(*v6.addr(), port, 0, v6.scope_id().index))
         }
-        other => SocketAddr::new(other.to_ip_addr(), port),
+        // An IPv4 address may be written as one of IPv6, and is still this machine's own or everybody's.
+        other => SocketAddr::new(other.to_ip_addr().to_canonical(), port),
     };
     let ip = address.ip();
     let usable = match ip {
