@@ -41,6 +41,11 @@ impl Authority {
     /// Founds a house: makes root and issuing keys and certificates in the new directory `dir`. Never touches one that is there.
     /// After a crash at any moment the directory is absent or whole.
     pub fn create(dir: &Path, now: Timestamp) -> Result<Self, PkiError> {
+        Self::found(dir, &NodeKey::generate()?, NodeKey::generate()?, now)
+    }
+
+    /// [`Authority::create`] with these keys.
+    pub(crate) fn found(dir: &Path, root_key: &NodeKey, issuing_key: NodeKey, now: Timestamp) -> Result<Self, PkiError> {
         if fs::symlink_metadata(dir).is_ok() {
             return Err(PkiError::Exists(dir.to_owned()));
         }
@@ -51,12 +56,10 @@ impl Authority {
         }
         files::create_dir_private(&unfinished)?;
 
-        let root_key = NodeKey::generate()?;
         let mesh = mesh_id_of_spki(&spki_of_public(&root_key.public()));
         let root_params = profile::root(&mesh)?;
-        let root = root_params.self_signed(&root_key)?.der().to_vec();
-        let issuing_key = NodeKey::generate()?;
-        let issuing = sign_issuing(&mesh, &root, &root_key, &issuing_key, now)?;
+        let root = root_params.self_signed(root_key)?.der().to_vec();
+        let issuing = sign_issuing(&mesh, &root, root_key, &issuing_key, now)?;
         root_key.save_new(&unfinished.join(ROOT_KEY))?;
         issuing_key.save_new(&unfinished.join(ISSUING_KEY))?;
         write_certificate(&unfinished.join(ROOT_CERTIFICATE), &root)?;

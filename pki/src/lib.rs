@@ -1,5 +1,7 @@
 //! Identity of DMS3: the authority, node keys, certificates and who may present them, TLS set-ups, token words, trusted time.
 
+#![forbid(unsafe_code)]
+
 mod admission;
 mod authority;
 mod bundle;
@@ -8,6 +10,8 @@ mod error;
 pub mod files;
 #[cfg(test)]
 mod forge;
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod node_key;
 pub mod peer;

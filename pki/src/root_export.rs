@@ -27,7 +27,7 @@ impl Authority {
             return Err(PkiError::PassphraseShort(PASSPHRASE_MIN));
         }
         let key = self.root_key()?;
-        files::write_new_anywhere(to, seal(&self.title(), key.pkcs8(), passphrase)?.as_bytes(), files::PRIVATE)?;
+        files::write_new_anywhere(to, self.sealed(&key, passphrase, ROUNDS)?.as_bytes(), files::PRIVATE)?;
         if self.read_export(to, passphrase)?.public() != key.public() {
             return Err(PkiError::NotAnExport { path: to.to_owned(), why: "it was not written as it should be" });
         }
@@ -46,8 +46,17 @@ impl Authority {
 
     /// The root key of this house out of such a file.
     pub fn read_export(&self, path: &Path, passphrase: &str) -> Result<NodeKey, PkiError> {
+        self.opened(fs::read(path).map_err(PkiError::file("read", path))?, path, passphrase)
+    }
+
+    /// What an export says of this key. `rounds`: how long a guess of the passphrase takes.
+    pub(crate) fn sealed(&self, key: &NodeKey, passphrase: &str, rounds: u32) -> Result<String, PkiError> {
+        seal(&self.title(), key.pkcs8(), passphrase, rounds)
+    }
+
+    /// The root key of this house out of what stands in such a file.
+    pub(crate) fn opened(&self, bytes: Vec<u8>, path: &Path, passphrase: &str) -> Result<NodeKey, PkiError> {
         let not = |why| PkiError::NotAnExport { path: path.to_owned(), why };
-        let bytes = fs::read(path).map_err(PkiError::file("read", path))?;
         let text = String::from_utf8(bytes).map_err(|_| not("it is no text"))?;
         let (title, body) = text.split_once('\n').ok_or_else(|| not("it has no title line"))?;
         if !title.starts_with(TITLE) {
@@ -79,13 +88,13 @@ enum Unsealed {
     Wrong,
 }
 
-fn seal(title: &str, secret: &[u8], passphrase: &str) -> Result<String, PkiError> {
+fn seal(title: &str, secret: &[u8], passphrase: &str, rounds: u32) -> Result<String, PkiError> {
     let (salt, nonce) = (random::<16>()?, random::<12>()?);
     let mut sealed = Zeroizing::new(secret.to_vec());
-    aead_key(passphrase, &salt, ROUNDS)
+    aead_key(passphrase, &salt, rounds)
         .and_then(|key| key.seal_in_place_append_tag(aead::Nonce::assume_unique_for_key(nonce), aead::Aad::from(title), &mut *sealed).ok())
         .ok_or(PkiError::NoRandom)?;
-    let body = BASE64.encode(&[ROUNDS.to_be_bytes().as_slice(), &salt, &nonce, &sealed].concat());
+    let body = BASE64.encode(&[rounds.to_be_bytes().as_slice(), &salt, &nonce, &sealed].concat());
     let lines = body.as_bytes().chunks(64).map(String::from_utf8_lossy).collect::<Vec<_>>();
     Ok(format!("{title}\n{}\n", lines.join("\n")))
 }
@@ -180,7 +189,7 @@ mod tests {
         assert!(matches!(import(&format!("{title}\n/////{}", &body[5..])), PkiError::NotAnExport { .. }), "billions of rounds");
         // A sealed key of another root under the title of this house.
         let key = NodeKey::generate().unwrap();
-        assert!(matches!(import(&seal(title, key.pkcs8(), PASSPHRASE).unwrap()), PkiError::ForeignRoot));
+        assert!(matches!(import(&seal(title, key.pkcs8(), PASSPHRASE, ROUNDS).unwrap()), PkiError::ForeignRoot));
         assert!(!house.authority.root_on_box());
         import_again(&house, &file, &good);
     }

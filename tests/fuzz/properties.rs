@@ -2,11 +2,29 @@
 
 #![allow(clippy::expect_used, reason = "a fuzzer wants the panic")]
 
+#[path = "properties/config.rs"]
+mod config;
+#[path = "properties/der.rs"]
+mod der;
+#[path = "properties/network.rs"]
+mod network;
+#[path = "properties/papers.rs"]
+mod papers;
+#[path = "properties/script.rs"]
+mod script;
+#[path = "properties/words.rs"]
+mod words;
+
 use dms3_core::event::{changed_percent, time_in_name};
 use dms3_core::protocol::frame::{CONTROL_LIMIT, HEADER, Header, decode, encode, from_bytes};
 use dms3_core::protocol::message::{BundleV1, StateV1};
 use dms3_node::picture::size_of_head;
 use dms3_pki::TokenWord;
+
+pub(crate) use config::config;
+pub(crate) use network::{network, record};
+pub(crate) use papers::{HOUSE, PASSPHRASE, certificate, export, request, signed};
+pub(crate) use words::{call, visitor};
 
 /// A header and what follows it, as a link reads them: never a panic, never more than the limit, and what is a message is encoded and
 /// read back as the same message.

@@ -1,6 +1,10 @@
 //! What people see of DMS3: mails, and the dashboard.
 
+#![forbid(unsafe_code)]
+
 mod assets;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 pub mod house;
 mod live;

@@ -2,9 +2,9 @@
 
 mod account;
 mod doors;
-mod events;
+pub(crate) mod events;
 pub(crate) mod first;
-mod lists;
+pub(crate) mod lists;
 pub(crate) mod nodes;
 mod orders;
 #[cfg(test)]

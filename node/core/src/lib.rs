@@ -1,5 +1,7 @@
 //! The rules of DMS3: who is home, what state holds, what nodes say to each other. No sockets, files, clocks, tasks or randomness.
 
+#![forbid(unsafe_code)]
+
 pub mod accounts;
 pub mod alerting;
 pub mod arming;

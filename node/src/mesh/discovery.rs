@@ -1,5 +1,7 @@
 //! Multicast DNS: coordinators say where they are, cameras listen. A record is a hint: who somebody is only a certificate says.
 
+#[doc(hidden)]
+pub mod fuzzing;
 mod table;
 
 use std::collections::HashMap;

@@ -2,7 +2,7 @@
 
 #[cfg(test)]
 mod handshake_tests;
-mod verifier;
+pub(crate) mod verifier;
 #[cfg(test)]
 mod verifier_tests;
 mod words;

@@ -133,7 +133,7 @@ async fn content(State(page): State<Page>, Path((id, hash)): Path<(String, Strin
     response
 }
 
-fn hash_of(text: &str) -> Option<[u8; 32]> {
+pub(crate) fn hash_of(text: &str) -> Option<[u8; 32]> {
     data_encoding::HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok()
 }
 
@@ -152,7 +152,7 @@ pub(super) fn mime_of(kind: AttachmentKind, name: &str) -> &'static str {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Range {
+pub(crate) enum Range {
     Whole,
     /// From the first to before the second.
     Part(u64, u64),
@@ -160,7 +160,7 @@ enum Range {
 }
 
 /// One range of bytes (RFC 9110, 14.1.2). Several, or what is no range, is answered by the whole.
-fn range(asked: Option<&str>, length: u64) -> Range {
+pub(crate) fn range(asked: Option<&str>, length: u64) -> Range {
     let Some((from, to)) = asked.and_then(|asked| asked.strip_prefix("bytes=")?.split_once('-')) else { return Range::Whole };
     let (from, to) = (from.trim(), to.trim());
     let number = |text: &str| text.parse::<u64>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));

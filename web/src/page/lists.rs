@@ -144,7 +144,7 @@ fn names_of(node: &dms3_core::dashboard::NodeView) -> Vec<String> {
     names
 }
 
-fn place_of(text: &str) -> Option<(Timestamp, EventId)> {
+pub(crate) fn place_of(text: &str) -> Option<(Timestamp, EventId)> {
     let (at, id) = text.split_once('.')?;
     Some((Timestamp(at.parse().ok()?), EventId::parse(id).ok()?))
 }

@@ -210,7 +210,7 @@ fn is_wanted(name: &str, wanted: &[String]) -> bool {
     if wanted.is_empty() { !GUESTS.iter().any(|guests| name.starts_with(guests)) } else { wanted.iter().any(|one| one == name) }
 }
 
-fn link(message: &Message) -> Option<Link> {
+pub(super) fn link(message: &Message) -> Option<Link> {
     let flags = u32::from_ne_bytes(message.field(8)?).cast_signed();
     let has = |wanted| flags & wanted == wanted;
     let can_look = has(libc::IFF_UP | libc::IFF_BROADCAST) && flags & (libc::IFF_LOOPBACK | libc::IFF_NOARP) == 0;
@@ -229,7 +229,7 @@ fn link(message: &Message) -> Option<Link> {
 }
 
 /// An own address, and the interface that has it.
-fn subnet(message: &Message) -> Option<(u32, Subnet)> {
+pub(super) fn subnet(message: &Message) -> Option<(u32, Subnet)> {
     let [prefix] = message.field(1)?;
     let own = message.ip(libc::IFA_LOCAL)?;
     match own {
@@ -238,7 +238,7 @@ fn subnet(message: &Message) -> Option<(u32, Subnet)> {
     }
 }
 
-fn default_gateway(route: &Message) -> Option<(u32, Ipv4Addr)> {
+pub(super) fn default_gateway(route: &Message) -> Option<(u32, Ipv4Addr)> {
     let [prefix] = route.field(1)?;
     let interface = u32::from_ne_bytes(route.attribute(libc::RTA_OIF)?.try_into().ok()?);
     match route.ip(libc::RTA_GATEWAY)? {
@@ -248,7 +248,7 @@ fn default_gateway(route: &Message) -> Option<(u32, Ipv4Addr)> {
 }
 
 /// Only REACHABLE is proof: the others are guesses (STALE, DELAY, PROBE), failures, or what somebody wrote down by hand.
-fn reachable(message: &Message) -> Option<Neighbour> {
+pub(super) fn reachable(message: &Message) -> Option<Neighbour> {
     let [flags] = message.field(10)?;
     if state(message)? != libc::NUD_REACHABLE || flags & (libc::NTF_PROXY | NTF_EXT_LEARNED) != 0 {
         return None;
@@ -260,7 +260,7 @@ fn reachable(message: &Message) -> Option<Neighbour> {
     })
 }
 
-fn asked(message: &Message) -> Option<Ipv4Addr> {
+pub(super) fn asked(message: &Message) -> Option<Ipv4Addr> {
     match (state(message)?, message.ip(libc::NDA_DST)?) {
         (libc::NUD_INCOMPLETE | libc::NUD_PROBE | libc::NUD_FAILED, IpAddr::V4(ip)) => Some(ip),
         _ => None,

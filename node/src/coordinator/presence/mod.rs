@@ -18,6 +18,8 @@ use crate::clock::Clock;
 mod arp;
 mod book;
 mod config;
+#[doc(hidden)]
+pub mod fuzzing;
 mod kernel;
 mod links;
 #[cfg(test)]
