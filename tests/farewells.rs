@@ -23,6 +23,7 @@ async fn a_camera_that_is_restarted_on_purpose_is_not_missed_and_one_that_stays_
     let before = house.standing().await;
     let lost = |name: &str| format!("alert lost:{}", house.node_of(house.camera(name)).short());
     house.camera("porch").restart().await;
+    house.agrees(ArmState::Away).await;
     house.is_unharmed_and_names(before, &["the link of node porch at ", ON_PURPOSE]).await;
     house.camera("hall").stop().await;
     let stopped = Instant::now();
@@ -38,6 +39,7 @@ async fn a_camera_that_is_restarted_on_purpose_is_not_missed_and_one_that_stays_
     eventually("the log says it once", async || house.coordinator.lines_with(&lost("hall")) == 1).await;
     assert_eq!(house.coordinator.lines_with(&lost("porch")), 0);
     house.camera("hall").start();
+    house.agrees(ArmState::Away).await;
     house.is_unharmed(before).await;
 }
 
@@ -56,6 +58,7 @@ async fn a_coordinator_that_is_stopped_on_purpose_is_missed_after_a_minute_and_n
     // An update: stopped, and there again.
     house.coordinator.restart().await;
     house.answers().await;
+    house.agrees(ArmState::Disarmed).await;
     house.stands(before).await;
     assert_eq!(porch.lines_with(&format!("the link to the coordinator ended: {ON_PURPOSE}")), 1);
     assert_eq!((server.taken(), porch.motion.starts()), (0, 0), "nobody noticed");
@@ -75,6 +78,7 @@ async fn a_coordinator_that_is_stopped_on_purpose_is_missed_after_a_minute_and_n
 
     house.coordinator.start();
     house.answers().await;
+    house.agrees(ArmState::Disarmed).await;
     house.stands(before).await;
     server.has(2).await;
     good(crate::events::said(porch, "event-start", "1"));

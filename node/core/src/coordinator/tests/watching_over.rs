@@ -53,6 +53,7 @@ fn a_camera_that_says_that_it_stops_has_a_minute_to_come_back() {
     let stops = |house: &mut House| {
         house.link(None);
         house.acks();
+        house.reports(DetectorPhase::Watching);
         house.handle(Input::Farewell { node: PORCH });
         house.handle(Input::LinkDown { node: PORCH });
     };
@@ -66,6 +67,7 @@ fn a_camera_that_says_that_it_stops_has_a_minute_to_come_back() {
     // Its word counts once.
     house.link(None);
     house.acks();
+    house.reports(DetectorPhase::Watching);
     house.handle(Input::LinkDown { node: PORCH });
     house.seconds(30);
     assert_eq!((house.alerts.len(), house.dashboard().problems[0].as_str()), (3, "porch is lost: no contact for 30 s."));
