@@ -2,9 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::Duration;
 
+use dms3_core::id::{BootId, MeshId, NodeId};
 use dms3_core::protocol::frame::{CONTROL_LIMIT, HEADER, Header, decode};
+use dms3_node::mesh::discovery::{self, Advert, Heard};
+use dms3_node::mesh::{MdnsMode, MeshConfig};
 use dms3_pki::{TokenError, TokenWord};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 #[path = "fuzz/properties.rs"]
 mod properties;
@@ -86,6 +92,94 @@ fn no_picture_of_the_corpus_brings_the_reader_of_sizes_down_or_takes_its_memory(
     assert!(more < 32 * 1024, "{more} KiB");
 }
 
+#[test]
+fn with_no_certificate_of_the_corpus_is_anybody_let_in_or_obeyed_who_is_not_of_the_house() {
+    replay_cut("certificate", properties::certificate);
+}
+
+#[test]
+fn for_no_request_of_the_corpus_is_more_signed_than_a_cameras_certificate_of_its_own_key() {
+    replay_cut("request", properties::request);
+}
+
+#[test]
+fn no_bundle_and_no_state_of_the_corpus_is_believed_unless_the_house_signed_it() {
+    replay_cut("signed", properties::signed);
+}
+
+#[test]
+fn out_of_no_export_of_the_corpus_comes_another_key_than_that_of_the_house() {
+    let house = &*properties::HOUSE;
+    let genuine = corpus("export")["whole"].clone();
+    let key = dms3_pki::fuzzing::opened(&house.authority, genuine, properties::PASSPHRASE).unwrap();
+    assert_eq!(key.public(), house.root.public(), "the corpus holds one that opens");
+    replay_cut("export", properties::export);
+}
+
+#[test]
+fn of_no_record_of_the_corpus_is_more_kept_than_can_be_dialled() {
+    replay_cut("record", properties::record);
+}
+
+#[test]
+fn nobody_is_near_because_a_frame_of_the_corpus_says_so_in_his_place() {
+    replay("network", properties::network);
+}
+
+#[test]
+fn no_config_of_the_corpus_is_run_that_cannot_be_and_no_password_is_told() {
+    replay_cut("config", properties::config);
+}
+
+#[test]
+fn no_call_of_a_hook_of_the_corpus_is_more_than_it_says() {
+    replay("call", properties::call);
+}
+
+#[test]
+fn no_address_and_no_header_of_the_corpus_leads_to_another_site() {
+    replay("visitor", properties::visitor);
+}
+
+/// What mdns-sd makes of packets only it sees; that its thread is still there everybody does.
+#[tokio::test]
+async fn no_packet_of_the_corpus_makes_anybody_deaf_for_the_coordinator() {
+    // Free again when it is used, and nobody else's.
+    let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = MeshConfig { mdns: MdnsMode::Loopback, mdns_port: port, ..MeshConfig::default() };
+    let stranger = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (heard, (_pairing, enroll)) = (Heard::default(), watch::channel(None));
+    let advert = Advert {
+        mesh: MeshId([7; 10]),
+        node: NodeId([9; 32]),
+        boot: BootId([1, 2, 3, 4]),
+        listen: "127.0.0.1:47123".parse().unwrap(),
+        enroll,
+    };
+    let mut list = heard.subscribe();
+    let story = async {
+        let first = CancellationToken::new();
+        tokio::select! {
+            ended = discovery::advertise(&config, advert.clone(), first.clone()) => panic!("{ended:?}"),
+            it_is_heard = list.wait_for(|list| !list.is_empty()) => drop(it_is_heard.unwrap()),
+        }
+        for packet in corpus("packet").into_values() {
+            stranger.send_to(&packet, ("224.0.0.251", port)).await.unwrap();
+            stranger.send_to(&packet, ("127.0.0.1", port)).await.unwrap();
+        }
+        // After all of those, since a socket is read in order.
+        let again = Advert { boot: BootId([5, 6, 7, 8]), ..advert.clone() };
+        tokio::select! {
+            ended = discovery::advertise(&config, again, CancellationToken::new()) => panic!("{ended:?}"),
+            it_is_heard = list.wait_for(|list| list.iter().any(|one| one.boot == BootId([5, 6, 7, 8]))) => drop(it_is_heard.unwrap()),
+        }
+    };
+    tokio::select! {
+        ended = discovery::browse(&config, &heard, CancellationToken::new()) => panic!("it no longer listens: {ended:?}"),
+        ended = tokio::time::timeout(Duration::from_secs(60), story) => ended.expect("the coordinator is heard"),
+    }
+}
+
 /// The most memory that this process ever had.
 fn peak_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -116,6 +210,16 @@ fn replay(target: &str, property: fn(&[u8])) {
             let mut turned = bytes.clone();
             turned[bit / 8] ^= 1 << (bit % 8);
             property(&turned);
+        }
+    }
+}
+
+/// Each file as it is, and cut at some lengths: for what takes long.
+fn replay_cut(target: &str, property: fn(&[u8])) {
+    for bytes in corpus(target).into_values() {
+        property(&bytes);
+        for cut in (0..bytes.len()).step_by(1 + bytes.len() / 16) {
+            property(&bytes[..cut]);
         }
     }
 }
