@@ -21,7 +21,7 @@ const LINES: [&str; 8] = [
     "password = [\"hunter2\"]",
     "url = \"rtsp://me:hunter2@x/\"",
     "url = \"rtsp://me:hunter2@x/ \"",
-    "url = [\"rtsp://me:hunter2@x/\"]",
+    "width = \"rtsp://me:hunter2@x/\"",
     "url = \"rtsp://me:hunter2@x/",
 ];
 

@@ -15,13 +15,16 @@ enum Holds {
     Bytes(Vec<u8>),
 }
 
+/// A key at work.
+pub(super) type Signs<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
+
 const BIT_STRING: u8 = 0x03;
 const OCTET_STRING: u8 = 0x04;
 const CONSTRUCTED: u8 = 0x20;
 
 /// What is signed in `SEQUENCE { signed, algorithm, signature }` (a certificate, a request), changed as the script says: edits, each a place
 /// (values counted from the outermost, in the order of their bytes), what to do there, and bytes for it. `sign`: who signs it again.
-pub(super) fn forged(genuine: &[u8], script: Script<'_>, sign: Option<&dyn Fn(&[u8]) -> Vec<u8>>) -> Vec<u8> {
+pub(super) fn forged(genuine: &[u8], script: Script<'_>, sign: Option<Signs<'_>>) -> Vec<u8> {
     let Some(mut values) = read(genuine) else { return genuine.to_vec() };
     edit_all(&mut values, script);
     if let (Some(sign), Some(Holds::Values(parts))) = (sign, values.first_mut().map(|whole| &mut whole.holds))
