@@ -70,7 +70,9 @@ where
                         crate::say(&format!("linked {wanted} {}", now()));
                     }
                 }
-                Told::Down(number) => drop(linked.remove(&number)),
+                Told::Down(number) => {
+                    linked.remove(&number);
+                }
                 Told::Word(word) => {
                     let count = words.entry(word).or_default();
                     *count += 1;

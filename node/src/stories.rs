@@ -91,6 +91,8 @@ async fn for_half_a_year_both_roles_renew_their_certificates_again_and_again_and
         boot: BootId([9; 4]),
         keeper: Keeper::new(media.path().to_owned(), own_clock.clone(), None),
         stills: Stills::default(),
+        strangers: Arc::default(),
+        state_dir: own_dir.path().to_owned(),
     };
     services.spawn(peers::run(context, stop.clone()));
     let renewal = Renewal {

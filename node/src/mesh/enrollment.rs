@@ -59,7 +59,10 @@ impl Listener {
         own.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
         let open = || {
             let socket = CountedSocket::over(socket::roomy(socket)?, ids, &Limits::default(), None);
-            Ok::<_, io::Error>((Endpoint::new_with_abstract_socket(own, Some(config), socket.clone(), Arc::new(quinn::TokioRuntime))?, socket))
+            Ok::<_, io::Error>((
+                Endpoint::new_with_abstract_socket(own, Some(config), socket.clone(), Arc::new(quinn::TokioRuntime))?,
+                socket,
+            ))
         };
         let (endpoint, socket) = open().with_context(|| format!("cannot open the enrollment port, UDP {listen}"))?;
         socket.serves();

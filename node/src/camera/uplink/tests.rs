@@ -112,7 +112,7 @@ impl Port {
     async fn met(&self) -> (Peer, HelloV1) {
         let met = async {
             loop {
-                let Ok((connection, pass)) = self.endpoint.accept().await.expect("open").handshake().await else { continue };
+                let Ok((connection, pass)) = Box::new(self.endpoint.accept().await.expect("open")).handshake().await else { continue };
                 pass.authenticated();
                 let Ok(link) = Link::accept(&connection, Arc::default()).await else { continue };
                 let mut peer = Peer { connection, link };
