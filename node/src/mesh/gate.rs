@@ -263,6 +263,7 @@ mod tests {
         assert!(enter(&gate, "10.9.9.9", false).is_none());
         let honest: Vec<_> = (0..5).map_while(|_| enter(&gate, "192.168.1.9", true)).collect();
         assert_eq!(honest.len(), 4);
+        drop(honest);
         gate.expect("::ffff:192.168.1.10".parse().unwrap());
         assert!(enter(&gate, "192.168.1.10", true).is_some(), "whoever was just paired");
     }
