@@ -25,8 +25,8 @@ async fn a_camera_that_is_restarted_on_purpose_is_not_missed_and_one_that_stays_
     house.camera("porch").restart().await;
     house.agrees(ArmState::Away).await;
     house.is_unharmed_and_names(before, &["the link of node porch at ", ON_PURPOSE]).await;
-    house.camera("hall").stop().await;
     let stopped = Instant::now();
+    house.camera("hall").stop().await;
     eventually("it is not linked", async || house.view("hall").await.is_some_and(|view| view.liveness == "late")).await;
     within(BACK_WITHIN + AND, "people are told", async || {
         house
@@ -35,7 +35,7 @@ async fn a_camera_that_is_restarted_on_purpose_is_not_missed_and_one_that_stays_
             .is_some_and(|house| house.problems.iter().any(|problem| problem.contains("hall was stopped and has not come back")))
     })
     .await;
-    assert!(stopped.elapsed() >= BACK_WITHIN - Duration::from_secs(1), "it was missed after {:?}", stopped.elapsed());
+    assert!(stopped.elapsed() >= BACK_WITHIN, "it was missed after {:?}", stopped.elapsed());
     eventually("the log says it once", async || house.coordinator.lines_with(&lost("hall")) == 1).await;
     assert_eq!(house.coordinator.lines_with(&lost("porch")), 0);
     house.camera("hall").start();
@@ -63,14 +63,14 @@ async fn a_coordinator_that_is_stopped_on_purpose_is_missed_after_a_minute_and_n
     assert_eq!(porch.lines_with(&format!("the link to the coordinator ended: {ON_PURPOSE}")), 1);
     assert_eq!((server.taken(), porch.motion.starts()), (0, 0), "nobody noticed");
 
-    house.coordinator.stop().await;
     let stopped = Instant::now();
+    house.coordinator.stop().await;
     throughout(ARM_AFTER - Duration::from_secs(5), "it does not arm itself yet", async || porch.motion.running().is_none()).await;
     within(ARM_AFTER, "it arms itself when its time has come", async || porch.motion.running().is_some()).await;
-    assert!(stopped.elapsed() >= ARM_AFTER - Duration::from_secs(1), "it armed itself after {:?}", stopped.elapsed());
+    assert!(stopped.elapsed() >= ARM_AFTER, "it armed itself after {:?}", stopped.elapsed());
     assert_eq!(server.taken(), 0, "nobody is told yet, though the config says 1s: it was on purpose");
     within(BACK_WITHIN + AND, "the camera mails that nobody came back", async || server.taken() > 0).await;
-    assert!(stopped.elapsed() >= BACK_WITHIN - Duration::from_secs(1), "it mailed after {:?}", stopped.elapsed());
+    assert!(stopped.elapsed() >= BACK_WITHIN, "it mailed after {:?}", stopped.elapsed());
     let mail = server.has(1).await.remove(0);
     assert_eq!(header(&mail, "Subject").unwrap(), "DMS3: The coordinator does not answer");
     let told = "The coordinator was stopped and has not come back for 60 s: porch watches on";

@@ -43,7 +43,7 @@ use crate::store::events::{Events, MEDIA_DIR};
 use crate::store::media::Media;
 
 /// As time passes: a link on which nothing moves lives longer, ...
-const STEP: Duration = Duration::from_secs(4);
+const STEP: Duration = Duration::from_millis(2500);
 /// ...and what was heard is acknowledged sooner.
 const ACKNOWLEDGED: Duration = Duration::from_millis(50);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -58,7 +58,7 @@ async fn an_hour_passes(clocks: [&Clock; 2]) {
             tokio::time::advance(part).await;
             clocks.iter().for_each(|clock| clock.pass(part));
             // What asks and answers meanwhile needs a moment that is real.
-            for _ in 0..20 {
+            for _ in 0..6 {
                 tokio::task::spawn_blocking(|| ()).await.unwrap();
             }
         }

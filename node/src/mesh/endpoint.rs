@@ -32,9 +32,6 @@ const MAX_INCOMING: usize = 256;
 const INCOMING_BUFFER: u64 = 16 * 1024;
 /// Between two resets: a thousand cameras ask within some ten milliseconds.
 const RESET_INTERVAL: Duration = Duration::from_micros(10);
-/// Bytes of the kernel that may wait for us, if it allows so much: all cameras of a house answer at one moment, and what finds no room is
-/// lost. By itself it holds about a hundred packets.
-const RECEIVE_BUFFER: usize = 1 << 20;
 /// What peers are told when we stop gets there, or it does not.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -224,8 +221,6 @@ fn open_one(listen: SocketAddr) -> io::Result<std::net::UdpSocket> {
     if listen.is_ipv6() {
         socket.set_only_v6(false)?;
     }
-    // A wish.
-    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
     socket.set_nonblocking(true)?;
     socket.bind(&listen.into())?;
     Ok(socket.into())

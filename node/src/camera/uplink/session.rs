@@ -329,7 +329,8 @@ impl Doubt {
 
     /// It says by itself which of its starts this is, and where.
     fn rung(&mut self, boot: BootId, address: SocketAddr, now: Instant, received: u64) {
-        if !self.known.contains(&boot) {
+        // mDNS may have told of this start before.
+        if !self.places.iter().any(|(known, _)| *known == boot) {
             self.places.push((boot, address));
             return self.hear(std::iter::once(boot), now, received);
         }
