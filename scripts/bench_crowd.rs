@@ -29,6 +29,7 @@ pub(crate) enum Told {
 }
 
 /// Milliseconds since 1970, with their fractions.
+#[expect(clippy::disallowed_methods, reason = "a broker has no clock of ours, and whole milliseconds are too coarse")]
 pub(crate) fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1000.0
 }
