@@ -27,10 +27,18 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+#[path = "bench_crowd.rs"]
+mod crowd;
 #[path = "bench_events.rs"]
 mod events;
+#[path = "bench_floods.rs"]
+mod floods;
+#[path = "bench_mqtt.rs"]
+mod mqtt;
 #[path = "bench_page.rs"]
 mod page;
+#[path = "bench_scale.rs"]
+mod scale;
 
 const USAGE: &str = "scripts/bench runs this: figures cameras DIR COUNT FIRST_ADDRESS MESH_ADDRESS ENROLL_ADDRESS <TOKEN | look INTERFACE FIRST COUNT TIMES | disk DIR TIMES";
 /// Cameras that are paired at once.
@@ -82,6 +90,10 @@ async fn run(arguments: &[String]) -> Result<()> {
             Box::pin(page::page(base, Path::new(authority), code, pid.parse()?, times, pages, flips)).await
         }
         ["open", base, authority, code, pages] => Box::pin(page::keep_open(base, Path::new(authority), code, pages.parse()?)).await,
+        ["initials", path, count] => floods::initials(Path::new(path), count.parse()?).await,
+        ["scale", state, own, mesh, count] => Box::pin(scale::cameras(Path::new(state), own.parse()?, mesh.parse()?, count.parse()?)).await,
+        ["subscribers", dir, broker] => Box::pin(mqtt::subscribers(Path::new(dir), broker)).await,
+        ["publisher", dir, broker] => mqtt::publisher(Path::new(dir), broker).await,
         ["jpeg", path, bytes] => events::jpeg(Path::new(path), bytes.parse()?),
         _ => bail!(USAGE),
     }

@@ -231,3 +231,24 @@ fn every_test_that_guards_a_promise_or_a_check_is_there() {
     }
     assert!(named > 100, "{named}");
 }
+
+#[test]
+fn what_only_tests_need_is_not_in_what_is_shipped() {
+    let only_in_tests = ["failpoint", "/debug/"];
+    for (path, code) in ["node/src", "web/src"].into_iter().flat_map(sources) {
+        if path == "node/src/failpoint.rs" {
+            continue;
+        }
+        let lines: Vec<_> = without_tests(&code).lines().collect();
+        for (nth, line) in lines.iter().enumerate() {
+            let is_one = only_in_tests.iter().any(|word| line.contains(word));
+            let is_left_out = nth > 0 && lines[nth - 1].trim() == "#[cfg(debug_assertions)]";
+            assert!(!is_one || is_left_out, "{path} has this also in a release: {line}");
+        }
+    }
+    // What they are left out by.
+    let manifest: toml::Table = fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
+    for profile in ["release", "dist"] {
+        assert!(manifest["profile"][profile].get("debug-assertions").is_none(), "profile {profile}");
+    }
+}

@@ -192,7 +192,7 @@ async fn a_coordinator_that_says_what_cannot_be_read_or_believed_arms_its_camera
             let keys = MeshKeys::load_or_create(&house.coordinator.state_dir()).unwrap();
             let endpoint = Endpoint::bind(house.mesh_port.address(), &keys, Limits::default()).unwrap();
             endpoint.serve(tls::mesh_server(&identity, Arc::new(Everybody), Arc::new(Clock::unkept())).unwrap()).unwrap();
-            let (connection, pass) = endpoint.accept().await.unwrap().handshake().await.unwrap();
+            let (connection, pass) = Box::new(endpoint.accept().await.unwrap()).handshake().await.unwrap();
             pass.authenticated();
             let mut link = Link::accept(&connection, Arc::default()).await.unwrap();
             let Message::Hello(_) = link.receiver.recv(&connection).await.unwrap() else { panic!("no Hello") };

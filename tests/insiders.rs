@@ -36,10 +36,14 @@ impl Thief {
         Self { identity: house.identity_of(camera), endpoint, coordinator: house.mesh_port.address() }
     }
 
-    pub(crate) async fn connect(&self) -> (Connection, Link) {
+    pub(crate) async fn dial(&self) -> Connection {
         let tls = tls::mesh_client(&self.identity, Arc::new(Clock::unkept())).unwrap();
         let name = tls::mesh_server_name(&self.identity.mesh());
-        let connection = dial(&self.endpoint, self.coordinator, &name.to_str(), tls).await.unwrap();
+        dial(&self.endpoint, self.coordinator, &name.to_str(), tls).await.unwrap()
+    }
+
+    pub(crate) async fn connect(&self) -> (Connection, Link) {
+        let connection = self.dial().await;
         let link = Link::open(&connection, Arc::default()).await.unwrap();
         (connection, link)
     }

@@ -58,7 +58,7 @@ async fn motion_watches_a_video_while_the_house_is_armed_and_is_started_again_wh
     let word = house.token(&["--name", "garden"]).await;
     garden.cli_with(&["enroll", "-"], &word).await.good();
     garden.start();
-    let conf = garden.state_dir().join("detector/garden/motion.conf");
+    let conf = garden.run_dir().join("detector/garden/motion.conf");
 
     house.arm().await;
     eventually("Motion is seen to watch", async || house.coordinator.cli(&["status"]).await.good().contains("1 of 1 watching.")).await;

@@ -200,7 +200,7 @@ async fn whoever_begins_an_enrollment_with_what_is_no_begin_is_put_out_and_named
 }
 
 /// A plain QUIC client on the enrollment port that believes everybody.
-async fn dials_enrollment(to: SocketAddr, last: u8) -> (quinn::Endpoint, Connection, quinn::SendStream) {
+pub(crate) async fn dials_enrollment(to: SocketAddr, last: u8) -> (quinn::Endpoint, Connection, quinn::SendStream) {
     let endpoint = quinn::Endpoint::client((Ipv4Addr::new(127, 0, 0, last), 0).into()).unwrap();
     let crypto = QuicClientConfig::try_from(client(ENROLL, None)).unwrap();
     let connection =

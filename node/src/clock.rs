@@ -31,6 +31,9 @@ pub struct Clock {
     accepted: watch::Sender<()>,
     /// Whether NTP steers the machine's clock.
     synchronised: fn() -> bool,
+    /// By how much a test sets it.
+    #[cfg(test)]
+    shift: Arc<Shift>,
 }
 
 impl Clock {
@@ -39,12 +42,12 @@ impl Clock {
     pub fn open(state_dir: &Path) -> Self {
         let file = state_dir.join(FILE);
         let kept = match std::fs::read_to_string(&file) {
-            Ok(text) => text.trim().parse().map(Timestamp::from_secs).map_err(|error| error.to_string()),
+            Ok(text) => read_floor(&text).ok_or_else(|| "it is damaged".to_owned()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Timestamp(0)),
             Err(error) => Err(error.to_string()),
         };
         let kept = kept.unwrap_or_else(|error| {
-            tracing::warn!("{} does not hold a time ({error}); starting from the time this program was built", file.display());
+            tracing::warn!("{} does not hold a time ({error}): starting from the time this program was built", file.display());
             Timestamp(0)
         });
         Self::with_floor(kept.max(build_time()), Some(file))
@@ -57,47 +60,76 @@ impl Clock {
 
     fn with_floor(floor: Timestamp, file: Option<PathBuf>) -> Self {
         let time = Arc::new(Mutex::new(TrustedTime::new(floor, mono())));
-        Self { time, file, accepted: watch::Sender::new(()), synchronised: is_synchronised }
+        Self {
+            time,
+            file,
+            accepted: watch::Sender::new(()),
+            synchronised: is_synchronised,
+            #[cfg(test)]
+            shift: Arc::default(),
+        }
     }
 
+    /// The machine's clock and the one that nobody sets.
+    #[cfg(not(test))]
+    fn read(&self) -> (Timestamp, Mono) {
+        (wall(), mono())
+    }
+
+    /// The time as this node knows it: whom a coordinator told it goes by that.
     pub fn now(&self) -> Now {
-        let mono = mono();
-        let (at, trusted, _ahead) = self.lock().now(wall(), mono);
+        let (wall, mono) = self.read();
+        let (at, trusted, _ahead) = self.lock().now(wall, mono);
         Now { at, mono, trusted }
+    }
+
+    /// By [`Clock::now`], when that was which the machine's clock calls `at` (the name of a file, the call of a hook): so long ago as it says.
+    pub fn dated(&self, at: Timestamp) -> Timestamp {
+        let (wall, mono) = self.read();
+        let now = self.lock().now(wall, mono).0;
+        if at > wall { now + at.since(wall) } else { now - wall.since(at) }
     }
 
     /// Whether the machine's clock is so far ahead that it is not believed.
     pub fn is_ahead(&self) -> bool {
-        self.lock().now(wall(), mono()).2
+        let (wall, mono) = self.read();
+        self.lock().now(wall, mono).2
     }
 
     /// Whether certificates may be dated by it: near what is proven, or synchronised by NTP and within reason (design, section 3).
     pub fn may_sign(&self) -> bool {
-        self.lock().may_sign(wall(), mono(), (self.synchronised)())
+        let (wall, mono) = self.read();
+        self.lock().may_sign(wall, mono, (self.synchronised)())
     }
 
-    /// [`Clock::now`] as a coordinator sees it: a clock that must not date certificates is not trusted either.
+    /// [`Clock::now`] as a coordinator sees it: a clock that must not date certificates is not trusted either, and dates nothing else.
     pub fn vouched_now(&self) -> Now {
-        let now = self.now();
-        Now { trusted: now.trusted && self.may_sign(), ..now }
+        let (now, may_sign) = (self.now(), self.may_sign());
+        Now { at: if may_sign { now.at } else { self.announced() }, trusted: now.trusted && may_sign, ..now }
     }
 
-    /// The time by which a coordinator judges certificates and tokens, and which it tells others: while nobody vouches for its clock
-    /// it is the proven floor, because whoever hears it keeps it for good.
+    /// The time by which certificates and tokens are judged on both roles, and which a coordinator tells others: while nobody vouches for
+    /// the machine's clock it is the proven floor, because whoever hears it keeps it for good.
     pub fn announced(&self) -> Timestamp {
-        let (mono, time) = (mono(), self.lock());
-        let wall = wall();
-        if time.may_sign(wall, mono, (self.synchronised)()) { time.now(wall, mono).0 } else { time.floor(mono) }
+        let ((wall, mono), time) = (self.read(), self.lock());
+        let floor = time.floor(mono);
+        if time.may_sign(wall, mono, (self.synchronised)()) { wall.max(floor) } else { floor }
+    }
+
+    /// For what goes for good because it is old. A clock that somebody set wrong makes nothing old.
+    pub fn certain(&self) -> Timestamp {
+        let (wall, mono) = self.read();
+        self.lock().certain(wall, mono, (self.synchronised)())
     }
 
     /// By how much [`Clock::announced`] is ahead of the time since boot: it changes only when the time is set or becomes known.
     pub fn announced_offset(&self) -> Duration {
-        self.announced().since(Timestamp(mono().0))
+        self.announced().since(Timestamp(self.read().1.0))
     }
 
     /// A person says that the machine's clock is right. Returns the time that is proven from now on. An error: a later one is already.
     pub fn accept(&self) -> Result<Timestamp> {
-        let (wall, mono) = (wall(), mono());
+        let (wall, mono) = self.read();
         let mut time = self.lock();
         let floor = time.floor(mono);
         ensure!(
@@ -119,12 +151,12 @@ impl Clock {
 
     /// A coordinator said so on an authenticated link: this is the time.
     pub fn told(&self, at: Timestamp) {
-        self.lock().told(at, mono());
+        self.lock().told(at, self.read().1);
     }
 
     /// A token was issued then: trusted time is not before this.
     pub fn raise(&self, to: Timestamp) {
-        self.lock().raise(to, mono());
+        self.lock().raise(to, self.read().1);
     }
 
     /// As [`Clock::unkept`], on a machine that no time server reaches.
@@ -136,21 +168,54 @@ impl Clock {
     /// As if nothing later than `floor` had been proven.
     #[cfg(test)]
     pub(crate) fn forget(&self, floor: Timestamp) {
-        *self.lock() = TrustedTime::new(floor, mono());
+        *self.lock() = TrustedTime::new(floor, self.read().1);
     }
 
     /// What is proven to have passed.
     #[cfg(test)]
     pub(crate) fn floor(&self) -> Timestamp {
-        self.lock().floor(mono())
+        self.lock().floor(self.read().1)
+    }
+
+    /// On another machine: a clock of its own, with no later time proven than `floor`.
+    #[cfg(test)]
+    pub(crate) fn apart(floor: Timestamp) -> Self {
+        let clock = Self::alone();
+        clock.forget(floor);
+        clock
+    }
+
+    /// As [`Clock::open`], on a machine that no time server reaches.
+    #[cfg(test)]
+    pub(crate) fn alone_at(state_dir: &Path) -> Self {
+        Self { synchronised: || false, ..Self::open(state_dir) }
+    }
+
+    /// From now on the machine's clock is so many milliseconds ahead of the real one.
+    #[cfg(test)]
+    pub(crate) fn set_ahead(&self, millis: i64) {
+        self.shift.ahead.store(millis, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// So much time passes, by every clock.
+    #[cfg(test)]
+    pub(crate) fn pass(&self, time: Duration) {
+        self.shift.passed.fetch_add(u64::try_from(time.as_millis()).unwrap(), std::sync::atomic::Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    fn read(&self) -> (Timestamp, Mono) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let passed = Duration::from_millis(self.shift.passed.load(Relaxed));
+        let wall = (wall() + passed).0.saturating_add_signed(self.shift.ahead.load(Relaxed));
+        (Timestamp(wall), mono() + passed)
     }
 
     /// Writes the floor now.
     pub fn save(&self) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
-        let floor = self.lock().floor(mono());
-        write_atomic(file, floor.as_secs().to_string().as_bytes(), 0o600)
-            .with_context(|| format!("cannot keep the time in {}", file.display()))
+        let floor = self.lock().floor(self.read().1);
+        write_atomic(file, floor_text(floor).as_bytes(), 0o600).with_context(|| format!("cannot keep the time in {}", file.display()))
     }
 
     /// Writes the floor every hour and at the end. Not vital: the node goes on without.
@@ -169,20 +234,24 @@ impl Clock {
     }
 }
 
+/// Certificates are judged by [`Clock::announced`]: by a clock that is wrong for a while no good one is expired.
 impl rustls::time_provider::TimeProvider for Clock {
     fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(Duration::from_millis(self.now().at.0)))
+        Some(UnixTime::since_unix_epoch(Duration::from_millis(self.announced().0)))
     }
 }
 
-/// For a coordinator's mesh port: certificates are judged by [`Clock::announced`].
-#[derive(Debug, Clone)]
-pub struct Announced(pub Clock);
+/// The file of the floor: seconds, and a checksum. Time that is proven is never taken back, so a digit that a dying card turned over would
+/// end every certificate of the house.
+fn floor_text(floor: Timestamp) -> String {
+    let secs = floor.as_secs();
+    let sum = ring::digest::digest(&ring::digest::SHA256, format!("dms3 clock {secs}").as_bytes());
+    format!("{secs} {}\n", data_encoding::HEXLOWER.encode(&sum.as_ref()[..8]))
+}
 
-impl rustls::time_provider::TimeProvider for Announced {
-    fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(Duration::from_millis(self.0.announced().0)))
-    }
+fn read_floor(text: &str) -> Option<Timestamp> {
+    let floor = Timestamp::from_secs(text.split(' ').next()?.parse().ok()?);
+    (floor_text(floor) == text).then_some(floor)
 }
 
 /// "24 November 2026", in this machine's zone.
@@ -242,6 +311,16 @@ fn is_synchronised() -> bool {
     clock >= 0 && state.status & libc::STA_UNSYNC == 0
 }
 
+/// How a test sets a clock; the program that people run has none of it.
+#[cfg(test)]
+#[derive(Debug, Default)]
+struct Shift {
+    /// Of the machine's clock, milliseconds.
+    ahead: std::sync::atomic::AtomicI64,
+    /// What passed by both clocks, milliseconds.
+    passed: std::sync::atomic::AtomicU64,
+}
+
 /// Tokio's time goes on when a test says so (`tokio::time::advance`), and by itself never: a thread is busy. For a runtime of one thread.
 #[cfg(test)]
 #[derive(Debug)]
@@ -288,11 +367,39 @@ mod tests {
     }
 
     #[test]
+    fn a_digit_that_was_turned_over_ends_no_certificate_of_the_house() {
+        let dir = tempfile::tempdir().unwrap();
+        Clock::open(dir.path()).save().unwrap();
+        let file = dir.path().join("clock");
+        let kept = std::fs::read(&file).unwrap();
+        for at in 0..kept.len() {
+            let mut bytes = kept.clone();
+            bytes[at] ^= 8;
+            std::fs::write(&file, bytes).unwrap();
+            assert!(Clock::open(dir.path()).floor().since(build_time()) < Duration::from_secs(60), "byte {at}");
+        }
+    }
+
+    #[test]
     fn a_clock_far_from_what_is_proven_dates_no_certificate() {
         let clock = Clock::unkept();
         assert!(clock.may_sign());
         clock.forget(Timestamp(wall().0 - 500 * 86_400_000));
         assert!(!clock.may_sign());
+    }
+
+    #[test]
+    fn what_the_machines_clock_dated_is_so_long_ago_as_it_says_however_wrong_it_is() {
+        let clock = Clock::alone();
+        let (now, minute) = (wall(), Duration::from_secs(60));
+        assert_eq!(clock.dated(now - minute), now - minute, "a clock that is right says when it was");
+        clock.told(now);
+        for ahead in [5 * 3_600_000, -5 * 3_600_000, 26_600 * 86_400_000, -15_000 * 86_400_000] {
+            clock.set_ahead(ahead);
+            let by_machine = Timestamp(wall().0.saturating_add_signed(ahead));
+            let dated = clock.dated(by_machine - minute);
+            assert!((dated + minute).since(now) < minute && now.since(dated) < 2 * minute, "{ahead}: {dated} is not a minute before {now}");
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@ pub mod config;
 pub mod config_text;
 pub mod control;
 pub mod coordinator;
+#[cfg(debug_assertions)]
+mod failpoint;
 pub mod health;
 pub mod hook;
 pub mod lines;
@@ -19,4 +21,6 @@ pub mod services;
 pub mod spool;
 pub mod state_lock;
 pub mod store;
+#[cfg(test)]
+mod stories;
 pub mod systemd;

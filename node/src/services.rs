@@ -34,8 +34,13 @@ impl Services {
 
     /// Without this one the node is not what it says it is.
     pub fn vital(&mut self, name: &'static str, service: impl Future<Output = Result<()>> + Send + 'static) {
+        #[cfg(debug_assertions)]
+        let service = crate::failpoint::under(name, service);
         // Boxed: tokio makes a dozen functions for each kind of task and scheduler, and here is a kind for each service.
-        let service: BoxFuture<'static, Result<()>> = Box::pin(service);
+        self.spawn(name, Box::pin(service));
+    }
+
+    fn spawn(&mut self, name: &'static str, service: BoxFuture<'static, Result<()>>) {
         let handle = self.tasks.spawn(service);
         self.names.insert(handle.id(), name);
     }
@@ -46,8 +51,14 @@ impl Services {
         F: Future<Output = Result<()>> + Send + 'static,
         S: FnMut(CancellationToken) -> F + Send + 'static,
     {
-        let start = move |stop| -> BoxFuture<'static, Result<()>> { Box::pin(start(stop)) };
-        self.vital(name, again_and_again(name, Box::new(start), Box::new(ended), self.stop.clone()));
+        let start = move |stop| -> BoxFuture<'static, Result<()>> {
+            let service = start(stop);
+            #[cfg(debug_assertions)]
+            let service = crate::failpoint::under(name, service);
+            Box::pin(service)
+        };
+        let service = again_and_again(name, Box::new(start), Box::new(ended), self.stop.clone());
+        self.spawn(name, Box::pin(service));
     }
 
     /// Runs until `shutdown` ends or a vital service does, then stops all. An error names the service that ended.

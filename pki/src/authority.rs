@@ -72,9 +72,15 @@ impl Authority {
 
     /// Opens what [`Authority::create`] made. Works without the root key.
     pub fn open(dir: &Path) -> Result<Self, PkiError> {
-        let root = read_certificate(&dir.join(ROOT_CERTIFICATE))?;
-        let issuing_path = dir.join(ISSUING_CERTIFICATE);
-        let issuing = read_certificate(&issuing_path)?;
+        let (root_path, issuing_path) = (dir.join(ROOT_CERTIFICATE), dir.join(ISSUING_CERTIFICATE));
+        let (root, issuing) = (read_certificate(&root_path)?, read_certificate(&issuing_path)?);
+        let root_public = chain::ed25519_key(&root).map_err(|why| PkiError::damaged(&root_path, why))?;
+        // Else it is found out by whoever is paired or renewed next, who only sees that nothing fits.
+        for (path, certificate) in [(&root_path, &root), (&issuing_path, &issuing)] {
+            if !chain::is_signed_by(certificate, &root_public) {
+                return Err(PkiError::damaged(path, "it is not signed by the key of root.crt"));
+            }
+        }
         let issuing_key = NodeKey::load(&dir.join(ISSUING_KEY))?;
         if chain::ed25519_key(&issuing)? != issuing_key.public() {
             return Err(PkiError::damaged(&issuing_path, "it is not the certificate of issuing.key"));
@@ -94,6 +100,14 @@ impl Authority {
     /// Whether the root key lies on this machine: whoever steals it can name coordinators.
     pub fn root_on_box(&self) -> bool {
         fs::symlink_metadata(self.root_key_path()).is_ok()
+    }
+
+    /// An error says why the root key on this machine is none. Fine where it lies elsewhere.
+    pub fn check_root_key(&self) -> Result<(), PkiError> {
+        match self.root_key() {
+            Err(PkiError::RootAway) => Ok(()),
+            other => other.map(|_| ()),
+        }
     }
 
     pub fn root_der(&self) -> &[u8] {
@@ -248,6 +262,32 @@ mod tests {
         assert_eq!((mode("ca"), mode("ca/root.key"), mode("ca/issuing.key")), (0o700, 0o600, 0o600));
         fs::set_permissions(house.dir.path().join("ca/issuing.key"), fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(Authority::open(&house.dir.path().join("ca")), Err(PkiError::KeyReadable { .. })));
+    }
+
+    #[test]
+    fn a_certificate_of_the_authority_with_one_wrong_bit_is_named() {
+        for name in [ROOT_CERTIFICATE, ISSUING_CERTIFICATE] {
+            let house = House::found();
+            let ca = house.dir.path().join("ca");
+            let mut der = read_certificate(&ca.join(name)).unwrap();
+            // In its signature, which is its end.
+            let last = der.len() - 1;
+            der[last] ^= 1;
+            write_certificate(&ca.join(name), &der).unwrap();
+            let why = Authority::open(&ca).unwrap_err().to_string();
+            assert!(why.contains(name) && why.contains("is damaged") && why.contains("Restore it from a backup"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_root_key_that_is_damaged_is_known_before_it_is_needed_and_one_that_is_away_is_no_damage() {
+        let house = House::found();
+        let key = house.dir.path().join("ca/root.key");
+        house.authority.check_root_key().unwrap();
+        files::write_atomic(&key, b"nothing", files::PRIVATE).unwrap();
+        assert!(matches!(house.authority.check_root_key(), Err(PkiError::Damaged { .. })));
+        fs::remove_file(&key).unwrap();
+        house.authority.check_root_key().unwrap();
     }
 
     #[test]

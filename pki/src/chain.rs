@@ -11,7 +11,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use crate::node_key::{node_id_of_spki, public_of_spki};
+use crate::node_key::{node_id_of_spki, public_of_spki, verify};
 use crate::profile;
 
 /// The only kinds of signature in our certificates and handshakes.
@@ -133,6 +133,11 @@ pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, Refusal> {
 /// The raw key of a certificate, if it is Ed25519.
 pub(crate) fn ed25519_key(der: &[u8]) -> Result<[u8; 32], Refusal> {
     public_of_spki(parse(der)?.public_key().raw).ok_or(Refusal::KeyKind)
+}
+
+/// Whether the holder of that raw Ed25519 key signed the certificate. No parser sees a bit that a dying card turned over.
+pub(crate) fn is_signed_by(der: &[u8], public: &[u8; 32]) -> bool {
+    parse(der).is_ok_and(|certificate| verify(public, certificate.tbs_certificate.as_ref(), &certificate.signature_value.data))
 }
 
 pub(crate) fn not_after(certificate: &X509Certificate<'_>) -> Timestamp {

@@ -17,14 +17,16 @@ pub struct TrustedTime {
     floor: Timestamp,
     /// When `floor` was true.
     at: Mono,
-    /// Whether somebody whom we trust told the time since the start: then the floor is the time, not only a bound.
-    told: bool,
+    /// What a coordinator told last since the start, and when: the time of the house, which may be before the floor once it corrected itself.
+    told: Option<(Timestamp, Mono)>,
+    /// A person vouched for the system clock since the start: then the floor is the time, not only a bound.
+    accepted: bool,
 }
 
 impl TrustedTime {
     /// `floor`: the latest of build time and the floor that was kept on disk.
     pub fn new(floor: Timestamp, mono: Mono) -> Self {
-        Self { floor, at: mono, told: false }
+        Self { floor, at: mono, told: None, accepted: false }
     }
 
     /// It is at least `at`: a token's issue time.
@@ -38,12 +40,13 @@ impl TrustedTime {
     /// It is `at`, says a coordinator on an authenticated link.
     pub fn told(&mut self, at: Timestamp, mono: Mono) {
         self.raise(at, mono);
-        self.told = true;
+        self.told = Some((at, mono));
     }
 
     /// A person said that the system clock is right (`time accept`, `init`).
     pub fn accept(&mut self, wall: Timestamp, mono: Mono) {
-        self.told(wall, mono);
+        self.raise(wall, mono);
+        self.accepted = true;
     }
 
     /// What is proven to have passed. Keep it on disk every hour; a wall clock alone never moves it.
@@ -52,12 +55,31 @@ impl TrustedTime {
     }
 
     /// The time, whether it is more than a lower bound, and whether the system clock is too far ahead to be believed.
+    ///
+    /// Whom a coordinator told the time goes by that, however its own clock is set meanwhile: a house has one time.
     pub fn now(&self, wall: Timestamp, mono: Mono) -> (Timestamp, bool, bool) {
         let floor = self.floor(mono);
-        if wall > floor + FAR_AHEAD {
-            return (floor, self.told, true);
+        let ahead = wall > floor + FAR_AHEAD;
+        if let Some((at, then)) = self.told {
+            let told = at + mono.since(then);
+            let near = wall.since(told).max(told.since(wall)) <= SLOW;
+            return (if near { wall } else { told }, true, ahead);
         }
-        (wall.max(floor), self.told || wall + SLOW >= floor, false)
+        if ahead {
+            return (floor, self.accepted, true);
+        }
+        (wall.max(floor), self.accepted || wall + SLOW >= floor, false)
+    }
+
+    /// For what goes for good because it is old: the system clock only while NTP vouches for it and it is within reason, else what is proven.
+    /// Early where a machine was off and no time server is reached, and never late.
+    pub fn certain(&self, wall: Timestamp, mono: Mono, synchronised: bool) -> Timestamp {
+        let floor = self.floor(mono);
+        if let Some((at, then)) = self.told {
+            // Not what it said before it corrected itself.
+            return floor.min(at + mono.since(then));
+        }
+        if synchronised && wall <= floor + FAR_AHEAD { wall.max(floor) } else { floor }
     }
 
     /// Whether a coordinator may issue, renew, expire and announce: its clock is near what is proven, or it is synchronised by NTP
@@ -120,6 +142,38 @@ mod tests {
         time.told(BUILD + days(9), BOOT + days(1));
         assert_eq!(time.now(Timestamp(0), BOOT + days(1)), (BUILD + days(9), true, false), "the coordinator told it");
         assert_eq!(time.floor(Mono(0)), BUILD + days(9), "a mono clock of another boot takes nothing away");
+    }
+
+    #[test]
+    fn whom_a_coordinator_told_the_time_goes_by_that_however_its_own_clock_is_set() {
+        let mut time = TrustedTime::new(BUILD, BOOT);
+        time.told(BUILD + days(9), BOOT);
+        let later = BOOT + days(1);
+        for wall in [Timestamp(0), BUILD, BUILD + days(10) + days(100), BUILD + days(20_000)] {
+            assert_eq!(time.now(wall, later).0, BUILD + days(10), "{wall}");
+            assert!(time.now(wall, later).1);
+        }
+        let near = BUILD + days(10) + Duration::from_secs(3);
+        assert_eq!(time.now(near, later).0, near, "its own clock is the finer one");
+        // The coordinator's clock was wrong, and is right again.
+        time.told(BUILD + days(2), later);
+        assert_eq!(time.now(Timestamp(0), later), (BUILD + days(2), true, false));
+        assert_eq!(time.floor(later), BUILD + days(10), "certificates are judged by what was proven once");
+        assert_eq!(time.certain(BUILD + days(300), later, true), BUILD + days(2), "and nothing is old by what it took back");
+    }
+
+    #[test]
+    fn nothing_is_old_by_a_clock_for_which_only_itself_speaks() {
+        let time = TrustedTime::new(BUILD, BOOT);
+        for (wall, synchronised, certain) in [
+            (BUILD + days(29), false, BUILD),
+            (BUILD + days(29), true, BUILD + days(29)),
+            (BUILD + days(401), true, BUILD),
+            (Timestamp(0), true, BUILD),
+        ] {
+            assert_eq!(time.certain(wall, BOOT, synchronised), certain, "{wall} {synchronised}");
+        }
+        assert_eq!(time.certain(BUILD + days(29), BOOT + days(3), false), BUILD + days(3), "what has passed has passed");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
+use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::X509Certificate;
@@ -90,6 +91,9 @@ impl WebAuthority {
                 if !is_key_of(&key, &parsed) {
                     return Err(PkiError::damaged(&path, "it is not the certificate of ca.key"));
                 }
+                if !is_signed_by(&parsed, &parsed) {
+                    return Err(PkiError::damaged(&path, "it is not signed by ca.key"));
+                }
                 Ok(Self { dir: dir.to_owned(), certificate: der.to_vec() })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -152,8 +156,8 @@ impl WebAuthority {
         let Ok(text) = fs::read(path) else { return Ok(None) };
         let Some(der) = pem::decode(&text, pem::CERTIFICATE) else { return Ok(None) };
         let Ok(parsed) = chain::parse(&der) else { return Ok(None) };
-        let Some(key) = read_key(key_path)? else { return Ok(None) };
-        let serves = covers(&parsed, names, addresses) && is_key_of(&key, &parsed) && parsed.issuer() == self.parsed()?.subject();
+        let Ok(Some(key)) = read_key(key_path) else { return Ok(None) };
+        let serves = covers(&parsed, names, addresses) && is_key_of(&key, &parsed) && is_signed_by(&parsed, &self.parsed()?);
         let not_before = Timestamp::from_secs(u64::try_from(parsed.validity().not_before.timestamp()).unwrap_or(u64::MAX / 1000));
         let lives = not_before <= now && chain::not_after(&parsed).since(now) > RENEW_BEFORE;
         Ok((serves && lives).then(|| self.papers_of(der.to_vec(), &key)))
@@ -235,6 +239,12 @@ fn common(name: &str, now: Timestamp, life: Duration) -> Result<CertificateParam
     serial[0] = serial[0] & 0x7f | 0x40;
     params.serial_number = Some(SerialNumber::from_slice(&serial));
     Ok(params)
+}
+
+/// Whether the other one's key signed it.
+fn is_signed_by(certificate: &X509Certificate<'_>, by: &X509Certificate<'_>) -> bool {
+    let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &by.public_key().subject_public_key.data);
+    key.verify(certificate.tbs_certificate.as_ref(), &certificate.signature_value.data).is_ok()
 }
 
 /// Whether a leaf names exactly `names`, and at least `addresses`: an address that went away does no harm, and comes back.
@@ -358,6 +368,16 @@ mod tests {
         opens(&before, "10.0.0.7", NOW).unwrap();
         fs::write(dir.path().join(LEAF_CERTIFICATE), "nothing").unwrap();
         opens(&again.papers(&home, NOW).unwrap(), "192.168.1.5", NOW).unwrap();
+        // One wrong bit, in its signature: no browser would take it.
+        let leaf = dir.path().join(LEAF_CERTIFICATE);
+        let mut der = pem::decode(&fs::read(&leaf).unwrap(), pem::CERTIFICATE).unwrap();
+        let last = der.len() - 1;
+        der[last] ^= 1;
+        fs::write(&leaf, pem::encode(&der, pem::CERTIFICATE).as_bytes()).unwrap();
+        opens(&again.papers(&home, NOW).unwrap(), "192.168.1.5", NOW).unwrap();
+        // Its key is worth nothing without it.
+        fs::write(dir.path().join(LEAF_KEY), "nothing").unwrap();
+        opens(&again.papers(&home, NOW).unwrap(), "192.168.1.5", NOW).unwrap();
     }
 
     #[test]
@@ -370,6 +390,14 @@ mod tests {
         fs::set_permissions(path.join(CA_KEY), fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(WebAuthority::open_or_create(&path, "pi", NOW), Err(PkiError::KeyReadable { .. })));
         fs::set_permissions(path.join(CA_KEY), fs::Permissions::from_mode(0o600)).unwrap();
+        // One wrong bit, in its signature: what it signs would be refused by every browser.
+        let whole = fs::read(path.join(CA_CERTIFICATE)).unwrap();
+        let mut der = pem::decode(&whole, pem::CERTIFICATE).unwrap();
+        let last = der.len() - 1;
+        der[last] ^= 1;
+        fs::write(path.join(CA_CERTIFICATE), pem::encode(&der, pem::CERTIFICATE).as_bytes()).unwrap();
+        assert!(matches!(WebAuthority::open_or_create(&path, "pi", NOW), Err(PkiError::Damaged { .. })));
+        fs::write(path.join(CA_CERTIFICATE), whole).unwrap();
         fs::copy(path.join(LEAF_KEY), path.join(CA_KEY)).unwrap();
         assert!(matches!(WebAuthority::open_or_create(&path, "pi", NOW), Err(PkiError::Damaged { .. })));
         fs::write(path.join(CA_CERTIFICATE), "nothing").unwrap();

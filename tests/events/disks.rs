@@ -22,6 +22,11 @@ fn large(dir: &Path, nth: u8) -> PathBuf {
     path
 }
 
+/// `status` names it.
+async fn is_named(house: &House, problem: &str) {
+    eventually(&format!("status says {problem:?}"), async || house.coordinator.cli(&["status"]).await.good().contains(problem)).await;
+}
+
 /// Armed, with a full disk.
 async fn arms(house: &House) {
     house.arm().await;
@@ -55,6 +60,7 @@ async fn what_is_seen_while_the_coordinators_disk_is_full_waits_on_the_camera_un
     arms(&house).await;
     let lines = (house.coordinator.lines_with("of porch cannot be kept"), porch.lines_with("the coordinator does not take"));
     assert_eq!(lines, (1, 1), "once");
+    is_named(&house, "Coordinator: disk nearly full").await;
     disk.has_room();
     within(AGAIN_WITHIN, "all is handed over", async || porch.camera_status().await.is_some_and(|status| status.outbox.waiting == 0)).await;
     let events = house.has_events(10).await;
@@ -102,6 +108,7 @@ async fn a_camera_whose_disk_is_full_says_what_it_could_not_keep_and_watches_on(
     assert!(porch.told("disk is full") || porch.told("cannot be kept now"), "it is told");
     arms(&house).await;
     assert_eq!(porch.pid(), pid);
+    is_named(&house, "porch: disk nearly full").await;
 
     // Nor does it need room to start.
     porch.stop().await;

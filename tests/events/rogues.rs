@@ -52,7 +52,7 @@ async fn answer(connection: &Connection, link: &mut Link) -> Message {
 }
 
 /// On a stream of its own: the frame and what follows it.
-async fn say(connection: &Connection, bytes: &[u8]) {
+pub(crate) async fn say(connection: &Connection, bytes: &[u8]) {
     let mut stream = connection.open_uni().await.unwrap();
     // The other side may have heard enough before the end.
     let _ = stream.write_all(bytes).await;
@@ -60,11 +60,11 @@ async fn say(connection: &Connection, bytes: &[u8]) {
     let _ = stream.stopped().await;
 }
 
-fn bytes(event: EventId, hash: [u8; 32], from: u64, content: &[u8]) -> Vec<u8> {
+pub(crate) fn bytes(event: EventId, hash: [u8; 32], from: u64, content: &[u8]) -> Vec<u8> {
     [frame::encode(&Message::Bytes(BytesV1 { event, hash, from }), EVENT_LIMIT).unwrap().as_slice(), content].concat()
 }
 
-fn resident_kib(pid: u32) -> u64 {
+pub(crate) fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().strip_suffix(" kB").unwrap().parse().unwrap()

@@ -2,6 +2,7 @@
 
 mod browser;
 mod fake_motion;
+pub(crate) mod forger;
 mod house;
 mod lan;
 mod mjpeg;
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 pub(crate) use browser::{Browser, PHONE};
 pub(crate) use fake_motion::{FakeMotion, Make};
 pub(crate) use house::{Camera, House, Plan, Standing};
-pub(crate) use lan::{Addresses, Host, Lan};
+pub(crate) use lan::{Addresses, Helper, Host, Lan};
 pub(crate) use mjpeg::{MjpegCamera, Scene};
 pub(crate) use node::{BINARY, Node};
 pub(crate) use port::{Port, TcpPort};

@@ -27,6 +27,8 @@ pub(crate) struct Node {
     netns: Option<String>,
     /// What libfaketime makes of its clock.
     clock: Mutex<Option<String>>,
+    /// Further variables of its next process and commands.
+    environment: Mutex<Vec<(&'static str, PathBuf)>>,
     /// Its process and commands are of this user; `None`: of ours.
     pub(crate) user: Option<u32>,
     child: Mutex<Option<Child>>,
@@ -64,6 +66,7 @@ impl Node {
             dir,
             netns: netns.map(str::to_owned),
             clock: Mutex::new(None),
+            environment: Mutex::default(),
             user: None,
             child: Mutex::new(None),
         };
@@ -95,6 +98,60 @@ impl Node {
         *self.clock.lock().unwrap() = clock.map(str::to_owned);
     }
 
+    /// From the next process on, [`Node::jumps`] sets its clock under it; until then it is right.
+    pub(crate) fn may_jump(&self) {
+        self.jumps("+0");
+    }
+
+    /// Its clock is wrong by so much from now on, "+5h" or "-90", also under a process that runs.
+    pub(crate) fn jumps(&self, by: &str) {
+        let new = self.dir.join("faketime.new");
+        fs::write(&new, by).unwrap();
+        fs::rename(new, self.faketime()).unwrap();
+    }
+
+    fn faketime(&self) -> PathBuf {
+        self.dir.join("faketime")
+    }
+
+    /// What libfaketime is told, for its processes and those of its detectors.
+    pub(crate) fn clock_env(&self) -> Vec<(&'static str, std::ffi::OsString)> {
+        let mut env = Vec::new();
+        if self.faketime().exists() {
+            env.extend([("FAKETIME_TIMESTAMP_FILE", self.faketime().into_os_string()), ("FAKETIME_NO_CACHE", "1".into())]);
+        } else if let Some(clock) = &*self.clock.lock().unwrap() {
+            env.push(("FAKETIME", clock.into()));
+        }
+        if !env.is_empty() {
+            // Waiting must not be faked, or the runtime waits for ever.
+            env.extend([("LD_PRELOAD", super::skip::libfaketime().unwrap().into_os_string()), ("DONT_FAKE_MONOTONIC", "1".into())]);
+        }
+        env
+    }
+
+    /// From the next process on it has this variable.
+    pub(crate) fn set_variable(&self, name: &'static str, value: PathBuf) {
+        self.environment.lock().unwrap().push((name, value));
+    }
+
+    /// From the next process on its services can be made to fail, see [`Self::fails_in`].
+    pub(crate) fn can_fail(&self) {
+        fs::create_dir_all(self.failpoints()).unwrap();
+        self.set_variable("DMS3_FAILPOINTS", self.failpoints());
+    }
+
+    fn failpoints(&self) -> PathBuf {
+        self.dir.join("failpoints")
+    }
+
+    /// One of its services panics ("panic") or waits for ever ("hang") at its next turn. In builds for tests only.
+    pub(crate) fn fails_in(&self, service: &str, how: &str) {
+        // Whole at once: it looks all the time.
+        let (new, file) = (self.dir.join("failpoint"), self.failpoints().join(service));
+        fs::write(&new, how).unwrap();
+        fs::rename(new, file).unwrap();
+    }
+
     /// `dms3-node ARGS` with this node's config, in its network.
     fn command(&self, args: &[&str]) -> Command {
         let mut command = match &self.netns {
@@ -105,14 +162,12 @@ impl Node {
             }
             None => Command::new(BINARY),
         };
-        if let Some(clock) = &*self.clock.lock().unwrap() {
-            // Waiting must not be faked, or the runtime waits for ever.
-            command.env("LD_PRELOAD", super::skip::libfaketime().unwrap()).env("FAKETIME", clock).env("DONT_FAKE_MONOTONIC", "1");
-        }
+        command.envs(self.clock_env());
         if let Some(user) = self.user {
             command.uid(user).gid(user);
         }
         command.args(args).arg("--config").arg(self.config()).env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET").kill_on_drop(true);
+        command.envs(self.environment.lock().unwrap().iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -218,6 +273,15 @@ impl Node {
             Ok(status) => status.unwrap(),
             Err(_) => panic!("{} did not end within {END_WITHIN:?} of {signal}", self.name),
         }
+    }
+
+    /// Whether its process ended by itself, which is to be a failure. Then it may be started again.
+    pub(crate) fn has_failed(&self) -> bool {
+        let mut child = self.child.lock().unwrap();
+        let Some(status) = child.as_mut().and_then(|child| child.try_wait().unwrap()) else { return false };
+        assert!(!status.success(), "{} ended as if all were well", self.name);
+        *child = None;
+        true
     }
 
     /// Waits until it ends by itself, which is to be a failure.

@@ -86,6 +86,14 @@ impl MailServer {
         self.section(more).replace(self.path("password").to_str().unwrap(), password.to_str().unwrap())
     }
 
+    /// The same where this server never serves and is soon gone: all that the section names lies in `dir`, the password apart for each `node`.
+    pub(crate) fn section_kept_in(&self, dir: &Path, node: &str) -> String {
+        let ca = dir.join("mail-ca.pem");
+        fs::copy(self.path("ca.pem"), &ca).unwrap();
+        let section = self.section_with(&dir.join(format!("{node}-password")), "");
+        section.replace(self.path("ca.pem").to_str().unwrap(), ca.to_str().unwrap())
+    }
+
     /// `[mail]` of a node that uses it.
     pub(crate) fn section(&self, more: &str) -> String {
         format!(

@@ -21,18 +21,19 @@ use tokio_util::sync::CancellationToken;
 
 pub use assets::find as asset;
 pub use page::{Authority, Settings};
-pub use server::{Limits, Papers};
+pub use server::{Closed, Limits, Papers};
 pub use view::node::Limits as HealthLimits;
 
 /// Serves the dashboard of `house` until the stop.
 pub async fn serve(
     listener: TcpListener,
     limits: Limits,
+    closed: Closed,
     settings: Settings,
     house: house::House,
     stop: CancellationToken,
 ) -> io::Result<()> {
     let papers = settings.papers.clone();
     let app = page::Page::new(house, settings).app();
-    server::serve(listener, papers, limits, app, stop).await
+    server::serve(listener, papers, (limits, closed), app, stop).await
 }

@@ -253,6 +253,8 @@ mod tests {
             Fault::DiskNearlyFull { node: name(), free_mib: u64::MAX },
             Fault::OutboxStuck { camera: name(), waiting: u64::MAX },
             Fault::TokenLocked { source: name() },
+            Fault::IdentityTwice { camera: name(), one: name(), other: name() },
+            Fault::PutOut { camera: name(), why: sentence() },
             Fault::StateConflict { what: sentence() },
             Fault::CoordinatorGone { told_by: name() },
             Fault::Other { headline: sentence(), what: sentence(), to_do: vec![sentence(); 9] },

@@ -205,6 +205,7 @@ pub(crate) fn routes(page: &Page) -> Routes {
         .inside("/nodes/{id}/live/{source}", Act::See, get(nodes::live))
         .inside("/nodes/{id}/rename", Act::Manage, post(nodes::rename))
         .inside("/nodes/{id}/revoke", Act::Manage, post(nodes::revoke))
+        .inside("/nodes/{id}/clear", Act::Manage, post(nodes::clear))
         .inside("/log", Act::See, get(lists::log))
         .inside("/system", Act::See, get(system::system))
         .inside("/system/test-mail", Act::Manage, post(system::test_mail))
@@ -582,6 +583,7 @@ mod tests {
             ("/nodes/{id}/live/{source}", Some(See)),
             ("/nodes/{id}/rename", Some(Manage)),
             ("/nodes/{id}/revoke", Some(Manage)),
+            ("/nodes/{id}/clear", Some(Manage)),
             ("/log", Some(See)),
             ("/system", Some(See)),
             ("/system/test-mail", Some(Manage)),

@@ -1,6 +1,6 @@
 //! The port of the page: TLS, and limits on what one visitor may take of us.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use zeroize::Zeroizing;
 
 /// A connection that says nothing for so long before or between its requests is closed.
@@ -49,6 +49,9 @@ impl Default for Limits {
         Self { connections: 512, per_address: 128 }
     }
 }
+
+/// Is told whose connection was closed because there are too many, and why.
+pub type Closed = Arc<dyn Fn(IpAddr, &'static str) + Send + Sync>;
 
 /// What browsers are shown. The key is PKCS #8 in DER.
 #[derive(Clone)]
@@ -80,7 +83,7 @@ impl Papers {
 pub(crate) async fn serve(
     listener: TcpListener,
     papers: Option<watch::Receiver<Papers>>,
-    limits: Limits,
+    (limits, closed): (Limits, Closed),
     app: Router,
     stop: CancellationToken,
 ) -> io::Result<()> {
@@ -90,7 +93,7 @@ pub(crate) async fn serve(
         handle.graceful_shutdown(Some(GRACE));
         std::future::pending::<()>().await
     };
-    let door = Door { limits, inside: Arc::default() };
+    let door = Door { limits, closed, inside: Arc::default() };
     let service = app.into_make_service_with_connect_info::<SocketAddr>();
     let Some(mut papers) = papers else {
         let mut server = axum_server::from_tcp(listener)?.handle(handle.clone()).acceptor(door);
@@ -138,48 +141,80 @@ fn set_limits<A>(server: &mut Server<SocketAddr, A>) {
 }
 
 /// Counts who is inside.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Door {
     limits: Limits,
+    closed: Closed,
     inside: Arc<Mutex<Inside>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Inside {
-    all: usize,
+    next: u64,
+    /// By their age.
+    seats: BTreeMap<u64, Seat>,
     from: HashMap<IpAddr, usize>,
 }
 
+struct Seat {
+    address: IpAddr,
+    /// Cancelled when somebody else needs it.
+    given_up: CancellationToken,
+}
+
 impl Door {
-    /// `None`: there are too many.
-    fn enter(&self, address: IpAddr) -> Option<Ticket> {
-        let address = network(address);
+    /// `None`: there are too many. Where all seats are taken, whoever has fewer than another gets the oldest of that one's: an address that
+    /// nobody else has finds a place, however many others hold all they can.
+    fn enter(&self, peer: IpAddr) -> Option<Ticket> {
+        let address = network(peer);
         let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
         let theirs = inside.from.get(&address).copied().unwrap_or(0);
-        if inside.all >= self.limits.connections || theirs >= self.limits.per_address {
+        if theirs >= self.limits.per_address {
+            (self.closed)(peer, "this address has as many as one may (connections_per_address)");
             return None;
         }
-        inside.all += 1;
+        if inside.seats.len() >= self.limits.connections {
+            let most = inside.from.iter().max_by_key(|(_, count)| **count).map(|(address, count)| (*address, *count));
+            let Some((greediest, _)) = most.filter(|(_, count)| *count > theirs + 1) else {
+                (self.closed)(peer, "all places are taken (connections)");
+                return None;
+            };
+            let oldest = inside.seats.iter().find(|(_, seat)| seat.address == greediest).map(|(serial, _)| *serial);
+            if let Some(seat) = oldest.and_then(|oldest| inside.leave(oldest)) {
+                seat.given_up.cancel();
+                (self.closed)(greediest, "others need a place, and no address has more of them");
+            }
+        }
+        let serial = inside.next;
+        inside.next += 1;
+        let given_up = CancellationToken::new();
         inside.from.insert(address, theirs + 1);
-        Some(Ticket { inside: self.inside.clone(), address })
+        inside.seats.insert(serial, Seat { address, given_up: given_up.clone() });
+        Some(Ticket { inside: self.inside.clone(), serial, given_up })
+    }
+}
+
+impl Inside {
+    fn leave(&mut self, serial: u64) -> Option<Seat> {
+        let seat = self.seats.remove(&serial)?;
+        match self.from.get_mut(&seat.address) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(self.from.remove(&seat.address)),
+        }
+        Some(seat)
     }
 }
 
 /// Whoever holds it is inside.
-#[derive(Debug)]
 struct Ticket {
     inside: Arc<Mutex<Inside>>,
-    address: IpAddr,
+    serial: u64,
+    given_up: CancellationToken,
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
-        inside.all = inside.all.saturating_sub(1);
-        match inside.from.get_mut(&self.address) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(inside.from.remove(&self.address)),
-        }
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner).leave(self.serial);
     }
 }
 
@@ -198,16 +233,18 @@ impl<S> Accept<TcpStream, S> for Door {
     }
 }
 
-/// A connection that is counted, and ends when nothing moves on it.
+/// A connection that is counted, and ends when nothing moves on it or somebody else needs its place.
 struct Guarded {
     stream: TcpStream,
     idle: Pin<Box<Sleep>>,
+    given_up: Pin<Box<WaitForCancellationFutureOwned>>,
     _ticket: Ticket,
 }
 
 impl Guarded {
     fn new(stream: TcpStream, ticket: Ticket) -> Self {
-        Self { stream, idle: Box::pin(tokio::time::sleep(PATIENCE)), _ticket: ticket }
+        let given_up = Box::pin(ticket.given_up.clone().cancelled_owned());
+        Self { stream, idle: Box::pin(tokio::time::sleep(PATIENCE)), given_up, _ticket: ticket }
     }
 
     fn moved(&mut self) {
@@ -225,6 +262,7 @@ impl AsyncRead for Guarded {
                 }
                 Poll::Ready(read)
             }
+            Poll::Pending if self.given_up.as_mut().poll(context).is_ready() => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
             // What is written to an open page counts too: it is heard of every few seconds.
             Poll::Pending => self.idle.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into())),
         }
@@ -265,10 +303,14 @@ impl AsyncWrite for Guarded {
 mod tests {
     use super::*;
 
+    fn door(connections: usize, per_address: usize) -> Door {
+        Door { limits: Limits { connections, per_address }, closed: Arc::new(|_, _| {}), inside: Arc::default() }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_says_nothing_is_put_out_and_who_says_little_stays() {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let door = Door { limits: Limits::default(), inside: Arc::default() };
+        let door = door(512, 128);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
@@ -290,17 +332,37 @@ mod tests {
 
     #[test]
     fn one_address_never_fills_the_house_and_who_leaves_makes_room() {
-        let door = Door { limits: Limits { connections: 5, per_address: 3 }, inside: Arc::default() };
+        let door = door(5, 3);
         let enter = |address: &str| door.enter(address.parse().unwrap());
         let mut thief: Vec<_> = (0..5).filter_map(|nth| enter(&format!("2001:db8::{nth}"))).collect();
         assert_eq!(thief.len(), 3);
-        let _ann = enter("192.168.1.5").unwrap();
-        let _bob = enter("::ffff:192.168.1.5").unwrap();
-        assert!(enter("192.168.1.6").is_none(), "the house is full");
         thief.pop();
         assert!(enter("2001:db8::9").is_some(), "and out again");
+        let _ann = enter("192.168.1.5").unwrap();
+        let _bob = enter("::ffff:192.168.1.5").unwrap();
         drop(thief);
-        assert_eq!(door.inside.lock().unwrap().from.len(), 1);
-        assert_eq!(door.inside.lock().unwrap().all, 2);
+        let inside = door.inside.lock().unwrap();
+        assert_eq!((inside.from.len(), inside.seats.len()), (1, 2));
+    }
+
+    #[tokio::test]
+    async fn who_fills_the_house_from_many_addresses_makes_room_for_one_that_has_none() {
+        use tokio::io::AsyncReadExt as _;
+        let door = door(6, 4);
+        let enter = |address: &str| door.enter(address.parse().unwrap());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut oldest = Guarded::new(stream, enter("10.0.0.1").unwrap());
+        let mut others: Vec<_> = ["10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.2", "10.0.0.2"].map(|address| enter(address).unwrap()).into();
+        let ann = enter("192.168.1.5").expect("the house is full, and she finds a place");
+        let first = if oldest._ticket.given_up.is_cancelled() { "10.0.0.1" } else { "10.0.0.2" };
+        let bob = enter("192.168.1.5").expect("one of the other's");
+        assert!(enter("192.168.1.5").is_none() && enter(first).is_none(), "everybody has as many now");
+        assert_eq!(oldest.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        assert!(!ann.given_up.is_cancelled() && !bob.given_up.is_cancelled());
+        drop(oldest);
+        others.retain(|ticket| !ticket.given_up.is_cancelled());
+        assert_eq!((others.len(), door.inside.lock().unwrap().seats.len()), (4, 6), "each is counted once");
     }
 }

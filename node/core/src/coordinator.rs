@@ -12,6 +12,7 @@ use self::house::House;
 use self::nodes::Nodes;
 use self::troubles::Troubles;
 use crate::arming::{ArmState, Override};
+use crate::conduct::{Offence, Twice};
 use crate::dashboard::{Dashboard, PersonView};
 use crate::fault::Fault;
 use crate::health::Machine;
@@ -132,6 +133,10 @@ pub enum Input {
     LinkDown {
         node: NodeId,
     },
+    /// It said that it stops on purpose, as for an update; its `LinkDown` follows.
+    Farewell {
+        node: NodeId,
+    },
     /// `held` as in `LinkUp`.
     Ack {
         node: NodeId,
@@ -159,10 +164,49 @@ pub enum Input {
         node: NodeId,
         address: String,
     },
+    /// What a node did against the rules of its link since that was told last.
+    Offended {
+        node: NodeId,
+        offence: Offence,
+    },
+    /// Nodes whose identity two machines use, as it was kept: at start.
+    Marked(Vec<(NodeId, Twice)>),
+    /// A person looked at what a node did: it is forgiven, and no longer marked.
+    Cleared {
+        node: NodeId,
+    },
     /// A person is to be forgotten: the reason that holds keeps no name.
     Forget {
         person: String,
     },
+}
+
+impl Input {
+    /// The node of which alone it tells something: of a house of a thousand cameras, each of which confirms each state, the others need not
+    /// be looked at for it. What time does to them a tick finds out.
+    fn only(&self) -> Option<NodeId> {
+        match self {
+            Self::LinkUp { node, .. }
+            | Self::LinkDown { node }
+            | Self::Ack { node, .. }
+            | Self::Detectors { node, .. }
+            | Self::Health { node, .. }
+            | Self::Certificate { node, .. }
+            | Self::Moved { node, .. }
+            | Self::Farewell { node }
+            | Self::Offended { node, .. }
+            | Self::Cleared { node } => Some(*node),
+            Self::Tick
+            | Self::Sighting { .. }
+            | Self::Probed { .. }
+            | Self::Blind(_)
+            | Self::Command { .. }
+            | Self::Roster(_)
+            | Self::DiskShort(_)
+            | Self::Marked(_)
+            | Self::Forget { .. } => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,6 +219,11 @@ pub enum Effect {
     /// Save without a new state (an override began or ended that changes nothing, an exit delay).
     Save {
         memory: Box<MemoryV1>,
+    },
+    /// Keep that two machines use the identity of the node, until a person clears or revokes it.
+    Mark {
+        node: NodeId,
+        twice: Twice,
     },
     /// Ask the device whether it is near, now.
     Probe {
@@ -225,6 +274,7 @@ impl Coordinator {
         self.house.pass(now.mono);
         let mut effects = Vec::new();
         let mut cause = None;
+        let mut only = input.only();
         match input {
             Input::Tick => effects.extend(self.house.ask(&self.settings, now.mono)),
             Input::Sighting { device, sensor } => self.house.tracker.sighting(&device, sensor, now),
@@ -233,11 +283,12 @@ impl Coordinator {
             Input::Command { command, by } => cause = self.house.command(&self.settings, command, by, now),
             Input::Roster(rows) => self.nodes.roster(rows, now.mono),
             Input::LinkUp { node, address, hello, held, cert_end } => {
-                self.nodes.link_up(node, address, &hello, now);
+                effects.extend(self.nodes.link_up(node, address, &hello, now).map(|twice| Effect::Mark { node, twice }));
                 self.nodes.certificate(node, cert_end, now);
                 cause = held.and_then(|held| self.house.held(&held));
             }
             Input::LinkDown { node } => self.nodes.link_down(node, now),
+            Input::Farewell { node } => self.nodes.farewell(node, now),
             Input::Ack { node, ack, held } => {
                 self.nodes.ack(node, &ack, &self.house, now);
                 cause = held.and_then(|held| self.house.held(&held));
@@ -247,15 +298,20 @@ impl Coordinator {
             Input::Certificate { node, end } => self.nodes.certificate(node, end, now),
             Input::DiskShort(short) => self.nodes.disk_short(self.settings.me, short, now),
             Input::Moved { node, address } => self.nodes.moved(node, address, now),
+            Input::Offended { node, offence } => self.nodes.offended(node, offence, now),
+            Input::Marked(marks) => self.nodes.marked(marks),
+            Input::Cleared { node } => self.nodes.cleared(node),
             Input::Forget { person } => self.house.forget(&person),
         }
         let decided = self.house.settle(&self.settings, cause, now);
         if decided.iter().any(|effect| matches!(effect, Effect::Publish { .. })) {
             self.nodes.published(now.mono);
+            only = None;
         }
         effects.extend(decided);
-        self.nodes.look(now.mono);
-        effects.extend(self.troubles.changes(troubles::all(&self.settings, &self.house, &self.nodes, now), &self.house, &self.nodes));
+        self.nodes.look(only, now.mono);
+        let troubles = troubles::of(only, &self.settings, &self.house, &self.nodes, now);
+        effects.extend(self.troubles.changes(only, troubles, &self.settings, &self.house, &self.nodes));
         effects
     }
 
@@ -297,7 +353,7 @@ impl Coordinator {
             presence_enabled: self.settings.presence_enabled,
             people: self.house.tracker.person_views(now.mono),
             nodes: self.nodes.views(&self.settings, &self.house, now),
-            problems: troubles::all(&self.settings, &self.house, &self.nodes, now).into_iter().map(|trouble| trouble.text).collect(),
+            problems: troubles::of(None, &self.settings, &self.house, &self.nodes, now).into_iter().map(|trouble| trouble.text).collect(),
             notes: [(self.house.waits_for_a_person(), ONLY_A_PERSON), (self.nodes.nobody_tells(), NOBODY_TELLS)]
                 .into_iter()
                 .filter(|(is_so, _)| *is_so)

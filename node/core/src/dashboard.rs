@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::arming::ArmState;
+use crate::conduct::{Blame, Twice};
 use crate::id::NodeId;
 use crate::presence::{Presence, Sensor};
 use crate::protocol::message::{HealthV1, LiveView};
@@ -42,6 +43,13 @@ pub struct Dashboard {
     /// `None`: this house mails nothing.
     #[serde(default)]
     pub mail: Option<MailView>,
+}
+
+impl Dashboard {
+    /// What time it is for the coordinator that says this: its own machine's clock may be wrong.
+    pub fn now(&self) -> Option<Timestamp> {
+        self.nodes.iter().find(|node| node.role == NodeRole::Coordinator)?.last_contact
+    }
 }
 
 /// Mails that wait.
@@ -99,6 +107,12 @@ pub struct NodeView {
     /// When its certificate ends.
     #[serde(default)]
     pub cert_end: Option<Timestamp>,
+    /// Why it was put out or limited last.
+    #[serde(default)]
+    pub blame: Option<Blame>,
+    /// Two machines use its identity.
+    #[serde(default)]
+    pub twice: Option<Twice>,
 }
 
 /// A detector that should watch now and is not seen to.

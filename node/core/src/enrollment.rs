@@ -22,6 +22,9 @@ pub const AT_ONCE: usize = 8;
 /// Enrollments that one source address may begin within [`PER_SOURCE_TIME`].
 pub const PER_SOURCE: usize = 5;
 pub const PER_SOURCE_TIME: Duration = Duration::from_secs(60);
+/// A token that was made later than this from now was made by a clock that was wrong: it must not live for as long as that was ahead. What is
+/// proven of the time may be an hour old after a power cut.
+const AHEAD: Duration = Duration::from_secs(2 * 3600);
 /// When all places are taken, come again after this.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
 /// Source addresses that are remembered. A stranger with more of them finds all later ones busy, not our memory full.
@@ -57,7 +60,7 @@ pub enum Redeemed {
 impl TokenRow {
     /// Whether its life goes on: not cancelled, expired or locked. Its uses may all be taken.
     pub fn is_live(&self, now: Timestamp) -> bool {
-        !self.cancelled && !self.is_locked() && now < self.expires_at
+        !self.cancelled && !self.is_locked() && now < self.expires_at && self.issued_at <= now + AHEAD
     }
 
     pub fn is_locked(&self) -> bool {
@@ -184,6 +187,14 @@ mod tests {
 
     fn node(n: u8) -> NodeId {
         NodeId([n; 32])
+    }
+
+    #[test]
+    fn a_token_made_by_a_clock_that_was_ahead_is_over_when_the_clock_is_right() {
+        let issued_at = NOW + Duration::from_secs(20 * 86_400);
+        let token = TokenRow { issued_at, expires_at: issued_at + DEFAULT_TTL, ..token(1) };
+        assert!(token.is_live(issued_at) && !token.is_live(NOW) && !token.needs_port(NOW));
+        assert!(token.is_live(issued_at - Duration::from_secs(3600)), "a power cut may cost an hour of what was proven");
     }
 
     #[test]

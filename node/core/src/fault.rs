@@ -41,6 +41,10 @@ pub enum FaultKind {
     Other,
     /// Somebody at this address tries passwords of the dashboard: so many wrong ones.
     PasswordsGuessed { source: String, count: u32 },
+    /// Two machines use the identity of this camera, at these addresses.
+    IdentityTwice { camera: String, one: String, other: String },
+    /// It breaks the rules and was put out again and again; `why` is the last reason.
+    PutOut { camera: String, why: String },
 }
 
 impl Fault {
@@ -57,14 +61,15 @@ impl FaultKind {
             | Self::NoPicture { camera }
             | Self::Unconfirmed { camera }
             | Self::ArmedItself { camera }
-            | Self::OutboxStuck { camera, .. } => [Some(camera), None],
-            Self::DetectorFailed { camera, why } => [Some(camera), Some(why)],
+            | Self::OutboxStuck { camera, .. } => [Some(camera), None, None],
+            Self::DetectorFailed { camera, why } | Self::PutOut { camera, why } => [Some(camera), Some(why), None],
+            Self::IdentityTwice { camera, one, other } => [Some(camera), Some(one), Some(other)],
             Self::Blind { why: text }
             | Self::DiskNearlyFull { node: text, .. }
             | Self::TokenLocked { source: text }
             | Self::PasswordsGuessed { source: text, .. }
-            | Self::CoordinatorGone { told_by: text } => [Some(text), None],
-            Self::StateConflict | Self::Other => [None, None],
+            | Self::CoordinatorGone { told_by: text } => [Some(text), None, None],
+            Self::StateConflict | Self::Other => [None, None, None],
         };
         for text in texts.into_iter().flatten() {
             text.truncate(text.floor_char_boundary(bytes));

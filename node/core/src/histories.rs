@@ -522,7 +522,7 @@ impl World {
                     self.say(|| format!("alert: {}", fault.key));
                     seen.restored += u64::from(fault.key == "states-conflict");
                 }
-                coordinator::Effect::AlertOver { .. } => {}
+                coordinator::Effect::AlertOver { .. } | coordinator::Effect::Mark { .. } => {}
             }
         }
         self.witness_presence(seen);

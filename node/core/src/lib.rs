@@ -6,6 +6,7 @@ pub mod accounts;
 pub mod alerting;
 pub mod arming;
 pub mod camera;
+pub mod conduct;
 pub mod coordinator;
 pub mod dashboard;
 pub mod enrollment;

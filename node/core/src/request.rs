@@ -30,6 +30,10 @@ pub enum Request {
     Revoke {
         node: String,
     },
+    /// A person looked at what a node did: it is no longer marked.
+    Clear {
+        node: String,
+    },
     Log {
         since: Timestamp,
     },
@@ -163,6 +167,8 @@ pub struct CameraStatus {
     pub mail: Option<MailView>,
     /// Why it mails nothing, in words.
     pub mail_troubles: Vec<String>,
+    /// Why it cannot write down what holds, in words.
+    pub disk_trouble: Option<String>,
     pub revoked: bool,
 }
 
@@ -221,10 +227,13 @@ pub enum AuditKind {
     BadSignature,
     Forgotten,
     TimeAccepted,
+    /// Two machines use the identity of a node.
+    UsedTwice,
+    Cleared,
 }
 
 impl AuditKind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Enrolled,
         Self::Revoked,
         Self::Renamed,
@@ -234,6 +243,8 @@ impl AuditKind {
         Self::BadSignature,
         Self::Forgotten,
         Self::TimeAccepted,
+        Self::UsedTwice,
+        Self::Cleared,
     ];
 
     pub fn word(self) -> &'static str {
@@ -247,6 +258,8 @@ impl AuditKind {
             Self::BadSignature => "bad-signature",
             Self::Forgotten => "forgotten",
             Self::TimeAccepted => "time-accepted",
+            Self::UsedTwice => "used-twice",
+            Self::Cleared => "cleared",
         }
     }
 }

@@ -28,6 +28,8 @@ const LOOKED_AT: u32 = 500;
 const TOGETHER: Duration = Duration::from_millis(100);
 /// Nothing is due: whatever happens wakes it earlier.
 const IDLE: Duration = Duration::from_secs(600);
+/// A coordinator that said that it stops, as for an update, is missed no sooner.
+const BACK_WITHIN: Duration = dms3_core::health::BACK_WITHIN;
 /// Names the condition that nothing is heard of the coordinator.
 const LOST: &str = "coordinator";
 
@@ -86,21 +88,30 @@ pub async fn run(mut alerts: Alerts, stop: CancellationToken) -> Result<()> {
     let mut news = kept.news();
     let mut known = HashMap::new();
     let mut missed_since = Some(Instant::now());
+    let mut told = false;
     alerts.trouble.send_replace(None);
     loop {
         let mut due = alerts.look(&mut desk, &kept, &mut known).await?;
         let link = alerts.link.borrow_and_update().clone();
         missed_since = if link.linked.is_some() { None } else { missed_since.or_else(|| Some(Instant::now())) };
         let name = alerts.name();
-        match missed_since.map(|since| since + alerts.lost_after) {
+        let lost_after = if link.farewell { alerts.lost_after.max(BACK_WITHIN) } else { alerts.lost_after };
+        match missed_since.map(|since| since + lost_after) {
             None => {
+                told = false;
                 let text = format!("{name} hears the coordinator again.");
                 alerts.take(&mut desk, &kept, Input::FaultOver { key: LOST, text: &text }).await?;
             }
             Some(lost) if lost <= Instant::now() => {
-                let after = dms3_core::time::duration_words(alerts.lost_after);
-                let text =
-                    format!("{name} has heard nothing of the coordinator for {after}: it watches on, keeps what it sees and mails it.");
+                let after = dms3_core::time::duration_words(lost_after);
+                let what = match link.farewell {
+                    true => format!("The coordinator was stopped and has not come back for {after}: {name}"),
+                    false => format!("{name} has heard nothing of the coordinator for {after}: it"),
+                };
+                let text = format!("{what} watches on, keeps what it sees and mails it.");
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!("{text}");
+                }
                 let fault = Fault::new(LOST, FaultKind::CoordinatorGone { told_by: name }, text);
                 alerts.take(&mut desk, &kept, Input::Fault(&fault)).await?;
             }

@@ -49,6 +49,8 @@ pub(super) struct Driver {
     /// `None`: it does not mail.
     pub(super) mail: Option<MailDesk>,
     pub(super) outbox: watch::Receiver<OutboxV1>,
+    /// Why the last write of the memory failed.
+    pub(super) disk_trouble: Option<String>,
 }
 
 impl Driver {
@@ -109,11 +111,14 @@ impl Driver {
             match effect {
                 Effect::Save(memory) => match tokio::task::block_in_place(|| self.memory.save(&memory)) {
                     Ok(()) => {
+                        self.disk_trouble = None;
                         self.held.send_replace(memory.held);
                         outcome = self.machine.owes_save().then_some(Ok(()));
                     }
                     Err(error) => {
-                        outcome = Some(Err(format!("{error:#}")));
+                        let why = format!("{error:#}");
+                        self.disk_trouble = Some(why.clone());
+                        outcome = Some(Err(why));
                         if !self.machine.effective().is_armed() {
                             break;
                         }
@@ -222,6 +227,7 @@ impl Driver {
             outbox: *self.outbox.borrow(),
             mail: self.mail.as_ref().map(|mail| mail.counts.borrow().clone()),
             mail_troubles: self.mail.iter().flat_map(|mail| &mail.troubles).filter_map(|trouble| trouble.borrow().clone()).collect(),
+            disk_trouble: self.disk_trouble.clone(),
             revoked: link.revoked,
         }
     }
@@ -280,6 +286,7 @@ mod tests {
             link: watch::channel(LinkStatus::default()).1,
             mail: None,
             outbox: watch::channel(OutboxV1::default()).1,
+            disk_trouble: None,
         };
         driver.carry_out(effects, None);
         driver.take(Input::LinkUp);

@@ -323,7 +323,7 @@ async fn exchange(request: &Enrollment, key: &Arc<NodeKey>, mut channel: Channel
 /// Verifies all before anything is kept, then writes the identity.
 fn keep(request: &Enrollment, key: &Arc<NodeKey>, channel: &Channel, grant: GrantV1) -> anyhow::Result<Enrolled> {
     let bundle = TrustBundle::verify(&grant.bundle, TrustedRoot::Pin(request.token.root_pin))?;
-    let peer = dms3_pki::peer::peer_identity(&channel.peer_certs(), &bundle.mesh(), request.clock.now().at)?;
+    let peer = dms3_pki::peer::peer_identity(&channel.peer_certs(), &bundle.mesh(), request.clock.announced())?;
     ensure!(bundle.is_coordinator(&peer.node), "the node that answered is not among the coordinators that the root signed");
     let Some(hint) = grant.coordinators.iter().find(|hint| hint.node == peer.node) else {
         bail!("the coordinator does not say on which port it is reached");
@@ -331,7 +331,7 @@ fn keep(request: &Enrollment, key: &Arc<NodeKey>, channel: &Channel, grant: Gran
     let name = check_name(&grant.name).map_err(anyhow::Error::msg)?;
     let mesh = bundle.mesh();
     // Checks that the leaf is for our key and this house, and that its chain ends at the bundle's root.
-    let identity = Identity::new(key.clone(), grant.leaf, grant.issuing, bundle, request.clock.now().at.max(grant.time))?;
+    let identity = Identity::new(key.clone(), grant.leaf, grant.issuing, bundle, request.clock.announced().max(grant.time))?;
     ensure!(identity.role() == NodeRole::Camera, "the coordinator made us something else than a camera");
     identity.store(&request.state_dir)?;
     request.clock.told(grant.time);

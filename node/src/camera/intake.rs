@@ -1,11 +1,12 @@
 //! What hooks hand over, or left in the spool, becomes part of an event in the outbox.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use dms3_core::arming::ArmState;
@@ -131,27 +132,31 @@ impl Intake {
     pub async fn look_behind(self, stop: CancellationToken) -> Result<()> {
         // Not at the start: what a hook is about to hand over is its business.
         let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK_BEHIND, LOOK_BEHIND);
+        let mut seen = Seen::new();
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                _ = look.tick() => self.take_left_behind(LEFT_BEHIND).await?,
+                _ = look.tick() => self.take_left_behind(LEFT_BEHIND, &mut seen).await?,
             }
         }
     }
 
-    async fn take_left_behind(&self, after: Duration) -> Result<()> {
+    /// `seen`: what was there at the last look.
+    async fn take_left_behind(&self, after: Duration, seen: &mut Seen) -> Result<()> {
         let longest = self.0.kept().await?.longest();
+        let before = Arc::new(std::mem::take(seen));
         for (source, dir) in &self.0.sources {
             let Some(dir) = dir else { continue };
-            let listed = dir.clone();
-            let files = tokio::task::spawn_blocking(move || left_behind(&listed, after, longest)).await??;
+            let (listed, before) = (dir.clone(), before.clone());
+            let (files, there) = tokio::task::spawn_blocking(move || left_behind(&listed, after, longest, &before)).await??;
+            seen.extend(there);
             for (name, mut file) in files {
                 let said = if size_of_picture(&mut file).is_ok() { Said::Picture } else { Said::Movie };
                 tracing::info!("{source}: no hook handed over {:?}: it is taken now", clean_name(&name));
                 let called = self.0.clock.now().at;
                 let call = Call { said, event: None, camera: Some(source.clone()), pixels: None, at: None, called, file: Some(name) };
-                self.keep(call, Some(file), false).await?;
+                self.keep(call, Some(file), true).await?;
             }
         }
         Ok(())
@@ -196,8 +201,9 @@ impl Intake {
         let moment = inner.clock.now();
         let now = moment.at;
         let told = call.at.as_deref().and_then(time_of_argument);
-        let called = if fresh { now } else { call.called };
-        let at = told.or(at).unwrap_or(called);
+        // Names, files and hooks go by the clock of this machine, which may not be that of the house.
+        let by_machine = told.or(at).or((!fresh).then_some(call.called));
+        let at = by_machine.map_or(now, |at| inner.clock.dated(at));
         let at = if at > now + AHEAD { now } else { at };
         let note =
             Note { said, key: call.event.clone().map(|key| cut(&key)), at, since_boot: since_boot(at, moment), changed, attachment: None };
@@ -260,11 +266,17 @@ fn remove_ours(dir: &Path, name: &[u8], dev: u64, ino: u64) {
     }
 }
 
-/// Files that nobody wrote to for so long, and that are short enough to be kept.
-fn left_behind(dir: &Path, after: Duration, longest: u64) -> Result<Vec<(Vec<u8>, File)>> {
-    let mut found = Vec::new();
+/// Open files with their names.
+type Named = Vec<(Vec<u8>, File)>;
+/// Files as they were at a look: how long, and when they were written to last.
+type Seen = HashMap<PathBuf, (u64, Option<SystemTime>)>;
+
+/// Files that nobody wrote to for so long, nor since the look `before` (a clock that jumps makes nothing old), and that are short enough to be
+/// kept; and what is there now.
+fn left_behind(dir: &Path, after: Duration, longest: u64, before: &Seen) -> Result<(Named, Seen)> {
+    let (mut found, mut there) = (Vec::new(), Seen::new());
     let list = match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((found, there)),
         list => list.with_context(|| format!("cannot read {}", dir.display()))?,
     };
     for entry in list {
@@ -274,17 +286,19 @@ fn left_behind(dir: &Path, after: Duration, longest: u64) -> Result<Vec<(Vec<u8>
             let age = data.modified().ok().and_then(|at| at.elapsed().ok());
             data.is_file() && data.len() <= longest && age.is_some_and(|age| age >= after)
         };
-        if entry.metadata().is_ok_and(|data| is_left(&data))
+        let Ok(data) = entry.metadata() else { continue };
+        let now = (data.len(), data.modified().ok());
+        there.insert(entry.path(), now);
+        if is_left(&data)
+            && before.get(&entry.path()) == Some(&now)
+            // All of them are open: the others come the next time.
+            && found.len() < OPEN_AT_ONCE
             && let Ok(file) = open_own(&entry.path())
         {
             found.push((entry.file_name().into_encoded_bytes(), file));
         }
-        // All of them are open: the others come the next time.
-        if found.len() == OPEN_AT_ONCE {
-            break;
-        }
     }
-    Ok(found)
+    Ok((found, there))
 }
 
 fn open_own(path: &Path) -> std::io::Result<File> {
@@ -422,7 +436,10 @@ mod tests {
             }
         }
         std::os::unix::fs::symlink("/etc/passwd", own.join("link")).unwrap();
-        intake.take_left_behind(LEFT_BEHIND).await.unwrap();
+        let mut seen = Seen::new();
+        intake.take_left_behind(LEFT_BEHIND, &mut seen).await.unwrap();
+        assert!(kept.outbox.untold(9).await.unwrap().is_empty(), "by a clock that jumped all would be old: it is looked twice");
+        intake.take_left_behind(LEFT_BEHIND, &mut seen).await.unwrap();
         let events = kept.outbox.untold(9).await.unwrap();
         assert_eq!(events.len(), 1);
         assert_eq!(events[0].attachments[0].name, "old.mp4");

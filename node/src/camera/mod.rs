@@ -179,6 +179,7 @@ where
         link: link_in,
         mail,
         outbox: counts_in.clone(),
+        disk_trouble: None,
     };
     services.vital("driver", driver.run(effects, inputs_in, requests_in, stop.clone()));
     services.vital(

@@ -265,9 +265,9 @@ impl Kept {
         for hash in self.outbox.forget(now, now - REFUSED_FOR).await? {
             self.media.remove(&hash)?;
         }
-        // The proven time is early, never late: a clock that jumps gives up nothing.
+        // A clock that jumps gives up nothing.
         if self.opened.elapsed() >= OLD_AFTER {
-            self.give_up_old(clock.announced()).await?;
+            self.give_up_old(clock.certain()).await?;
         }
         self.give_up(0).await
     }
@@ -395,6 +395,7 @@ mod tests {
     use dms3_core::event::Said;
 
     use super::*;
+    use crate::clock::StandStill;
 
     #[tokio::test]
     async fn pictures_whose_database_is_gone_are_told_anew_and_not_swept_away() {
@@ -442,6 +443,31 @@ mod tests {
         let counts = kept.outbox.counts().await.unwrap();
         assert_eq!((counts.waiting, counts.lost, counts.bytes), (1, 1, 5), "the young one waits");
         assert!(!kept.media.has(&hashes[0]) && kept.media.has(&hashes[1]));
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_not_given_up_by_a_clock_that_jumped() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::alone();
+        clock.accept().unwrap();
+        let kept = Kept::open(dir.path(), OutboxConfig::default(), "porch", false, &clock).await.unwrap();
+        let day = Duration::from_secs(86_400);
+        let at = clock.now().at - (OutboxConfig::default().max_age - day);
+        let note = Note { said: Said::Snapshot, key: None, at, since_boot: None, changed: None, attachment: None };
+        kept.note("porch", ArmState::Away, EventId::new(at, rand::random()), note, None).await.unwrap();
+        let time = StandStill::begin();
+        tokio::time::advance(OLD_AFTER).await;
+        time.end().await;
+        for days in [29, 26_600] {
+            clock.set_ahead(days * 86_400_000);
+            kept.tidy(&clock).await.unwrap();
+            assert_eq!(kept.outbox.counts().await.unwrap().waiting, 1, "{days} days");
+        }
+        clock.set_ahead(0);
+        clock.pass(2 * day);
+        kept.tidy(&clock).await.unwrap();
+        let counts = kept.outbox.counts().await.unwrap();
+        assert_eq!((counts.waiting, counts.lost), (0, 1), "and by days that passed it is");
     }
 
     #[tokio::test]

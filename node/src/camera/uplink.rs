@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use dms3_core::camera::Input;
-use dms3_core::id::BootId;
+use dms3_core::id::{BootId, MeshId};
 use dms3_core::protocol::frame::Message;
 use dms3_core::protocol::message::{AckV1, CloseCode, DetectorsV1, HealthV1, LookV1, SignedBundleV1, SignedStateV1};
 use dms3_core::roster::check_name;
@@ -84,6 +84,8 @@ pub struct LinkStatus {
     pub trouble: Option<String>,
     /// A coordinator of this house said that a person revoked this node.
     pub revoked: bool,
+    /// There is no link since a coordinator said that it stops, as for an update.
+    pub farewell: bool,
 }
 
 /// The name by which people know this node.
@@ -104,12 +106,13 @@ fn keep_name(state_dir: &Path, name: &str) -> Result<()> {
 /// Runs until told to stop.
 pub async fn run(context: UplinkContext, stop: CancellationToken) -> Result<()> {
     let heard = Heard::default();
-    let (mesh, endpoint) = (context.mesh.clone(), context.endpoint.clone());
+    let (mesh, endpoint, house) = (context.mesh.clone(), context.endpoint.clone(), context.identity.mesh());
     let mut uplink = Uplink::new(context, heard.clone())?;
     let result = tokio::select! {
         () = stop.cancelled() => Ok(()),
         result = uplink.run() => result,
         () = listen(&mesh, &heard) => Ok(()),
+        () = listen_for_rings(&endpoint, house, &heard) => Ok(()),
     };
     endpoint.close(CloseCode::GoingDown).await;
     result
@@ -128,6 +131,15 @@ async fn listen(mesh: &MeshConfig, heard: &Heard) {
             Err(panic) => tracing::error!("discovery panicked, starting it again: {}", panic_words(panic.as_ref())),
         }
         sleep(LISTEN_AGAIN).await;
+    }
+}
+
+async fn listen_for_rings(endpoint: &Endpoint, house: MeshId, heard: &Heard) {
+    loop {
+        let ring = endpoint.rung().await;
+        if ring.mesh == house {
+            heard.rung(ring);
+        }
     }
 }
 
@@ -181,6 +193,7 @@ impl Uplink {
             };
             self.context.status.send_modify(|status| {
                 status.linked = None;
+                status.farewell = code == Some(CloseCode::GoingDown);
                 status.trouble = Some(end.to_string());
             });
             if end.is_revocation() {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -11,8 +11,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use dms3_core::arming::ArmState;
 use dms3_core::camera::OnLost;
-use dms3_pki::{Identity, TokenError, TokenWord, root_pin_of};
-use nix::unistd::{Gid, fchown, geteuid};
+use dms3_pki::{Identity, PkiError, TokenError, TokenWord, root_pin_of};
+use nix::unistd::{Gid, chown, geteuid};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -366,20 +366,22 @@ fn write_config(config: &Path, state_dir: &Path, choices: &Choices) -> anyhow::R
     if let Some(parent) = config.parent() {
         fs::create_dir_all(parent).with_context(failed)?;
     }
-    let mut file = match fs::OpenOptions::new().write(true).create_new(true).mode(0o640).open(config) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(false),
-        Err(error) => return Err(error).with_context(failed),
-    };
+    if config.exists() {
+        return Ok(false);
+    }
     let mut text = CAMERA_CONFIG.to_owned();
     if state_dir != Path::new("/var/lib/dms3") {
         text.push_str(&format!("state_dir = {:?}\n", state_dir.display().to_string()));
     }
     text.push_str(&choices.sections());
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).with_context(failed)?;
+    // Whole or not at all: with half a config the service would not start.
+    match dms3_pki::files::write_new(config, text.as_bytes(), 0o640) {
+        Err(PkiError::Exists(_)) => return Ok(false),
+        written => written?,
+    }
     if geteuid().is_root() {
         let group = fs::metadata(state_dir).with_context(failed)?.gid();
-        fchown(&file, None, Some(Gid::from_raw(group))).with_context(failed)?;
+        chown(config, None, Some(Gid::from_raw(group))).with_context(failed)?;
     }
     Ok(true)
 }

@@ -60,7 +60,7 @@ pub(super) async fn run(args: Args, config: &ConfigArg) -> Result<()> {
 }
 
 async fn list(config: &Config, since: Duration, camera: Option<String>, json: bool) -> Result<()> {
-    let now = clock::wall();
+    let now = super::time_of_house(config).await;
     let mut events: Vec<StoredEvent> = Vec::new();
     loop {
         let before = events.last().map(StoredEvent::place);

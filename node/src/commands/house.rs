@@ -13,7 +13,6 @@ use jiff::tz::TimeZone;
 
 use super::ConfigArg;
 use super::status::print_house;
-use crate::clock;
 use crate::control::ask;
 use dms3_core::request::{Answer, Request};
 
@@ -60,6 +59,12 @@ pub(crate) struct RevokeArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct ClearArgs {
+    /// Its name, its id or the first letters of the id
+    node: String,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct PauseArgs {
     /// For how long, as in 2h (at most 12h)
     #[arg(value_name = "TIME", value_parser = humantime::parse_duration)]
@@ -68,12 +73,12 @@ pub(crate) struct PauseArgs {
 
 pub(super) async fn arm(args: ArmArgs, config: &ConfigArg) -> Result<()> {
     let state = if args.night { ArmState::Night } else { ArmState::Away };
-    let until = end(args.span, args.until)?;
+    let until = end(args.span, args.until, config).await?;
     command(config, Command::Arm { state, until, now: args.now }).await
 }
 
 pub(super) async fn disarm(args: DisarmArgs, config: &ConfigArg) -> Result<()> {
-    let until = end(args.span, args.until)?;
+    let until = end(args.span, args.until, config).await?;
     command(config, Command::Disarm { until }).await
 }
 
@@ -87,6 +92,10 @@ pub(super) async fn rename(args: RenameArgs, config: &ConfigArg) -> Result<()> {
 
 pub(super) async fn revoke(args: RevokeArgs, config: &ConfigArg) -> Result<()> {
     tell(config, Request::Revoke { node: args.node }).await
+}
+
+pub(super) async fn clear(args: ClearArgs, config: &ConfigArg) -> Result<()> {
+    tell(config, Request::Clear { node: args.node }).await
 }
 
 pub(super) async fn pause(args: PauseArgs, config: &ConfigArg) -> Result<()> {
@@ -108,7 +117,7 @@ async fn command(config: &ConfigArg, command: Command) -> Result<()> {
     loop {
         let Answer::House(house) = ask(&config.control_socket(), &request).await? else { bail!("the node gave an unexpected answer") };
         if asked.elapsed() > CONFIRMED_WITHIN || confirmed(&house) {
-            print_house(&house, clock::wall());
+            print_house(&house);
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -130,9 +139,12 @@ async fn tell(config: &ConfigArg, request: Request) -> Result<()> {
     Ok(())
 }
 
-/// When it ends, by this machine's clock and zone.
-fn end(span: Option<Duration>, until: Option<jiff::civil::Time>) -> Result<Option<Timestamp>> {
-    let now = clock::wall();
+/// When it ends, by the time of the house and this machine's zone: by a clock that is years ahead, "for 2 h" would be for years.
+async fn end(span: Option<Duration>, until: Option<jiff::civil::Time>, config: &ConfigArg) -> Result<Option<Timestamp>> {
+    if span.is_none() && until.is_none() {
+        return Ok(None);
+    }
+    let now = super::time_of_house(&config.load()?).await;
     if let Some(span) = span {
         return Ok(Some(now + span));
     }

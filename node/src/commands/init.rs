@@ -1,7 +1,6 @@
 //! `dms3-node init`: makes this machine the coordinator of a new house.
 
-use std::io::{IsTerminal as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,8 +9,8 @@ use dms3_core::presence::MacAddr;
 use dms3_core::request::WebCode;
 use dms3_core::roster::{NodeRole, NodeStatus, RosterRow, check_name};
 use dms3_core::time::Timestamp;
-use dms3_pki::files::create_dir_private;
-use dms3_pki::{AUTHORITY_DIR, Authority, KEY_FILE, NodeKey};
+use dms3_pki::files::{create_dir_private, sync_parent, write_new};
+use dms3_pki::{AUTHORITY_DIR, Authority, Identity, KEY_FILE, NodeKey};
 
 use super::ConfigArg;
 use super::time::is_right;
@@ -54,6 +53,10 @@ pub(super) async fn run(args: Args, at: &ConfigArg) -> Result<()> {
     }
     let _owner = AsOwner::of(dir)?;
     let authority_dir = dir.join(AUTHORITY_DIR);
+    let unfinished = dir.join(format!("{AUTHORITY_DIR}.new"));
+    if unfinished.exists() && !authority_dir.exists() {
+        forget_unfinished(dir, &unfinished)?;
+    }
     for made in [authority_dir.as_path(), &dir.join(KEY_FILE), &dir.join(STORE_FILE)] {
         ensure!(!made.exists(), "{} exists: this machine has a house or is paired already. Nothing was changed", made.display());
     }
@@ -61,11 +64,7 @@ pub(super) async fn run(args: Args, at: &ConfigArg) -> Result<()> {
     vouch(&clock, args.accept_clock)?;
     let now = clock.now();
 
-    // Made beside its place and moved at the end: a crash leaves nothing that looks like a house.
-    let unfinished = dir.join(format!("{AUTHORITY_DIR}.new"));
-    if unfinished.exists() {
-        std::fs::remove_dir_all(&unfinished).with_context(|| format!("cannot remove {}", unfinished.display()))?;
-    }
+    // Made beside its place and moved at the end: what a crash leaves is no house, and is known by it.
     let authority = Authority::create(&unfinished, now.at).context("cannot make the authority of the house")?;
     let key = Arc::new(NodeKey::generate()?);
     key.save_new(&dir.join(KEY_FILE))?;
@@ -89,6 +88,7 @@ pub(super) async fn run(args: Args, at: &ConfigArg) -> Result<()> {
     clock.told(wall());
     clock.save()?;
     std::fs::rename(&unfinished, &authority_dir).with_context(|| format!("cannot move {}", unfinished.display()))?;
+    sync_parent(&authority_dir)?;
 
     println!("This machine is the coordinator of a new house, {}.", identity.mesh());
     println!(
@@ -103,6 +103,25 @@ pub(super) async fn run(args: Args, at: &ConfigArg) -> Result<()> {
     if own.web.enabled {
         print!("Then: {}", super::web::words(&first_visit(dir, &own.web, now.at).await?));
     }
+    Ok(())
+}
+
+/// What an `init` left that was cut off before its end: nobody has seen anything of that house. What names it goes last.
+fn forget_unfinished(dir: &Path, unfinished: &Path) -> Result<()> {
+    let paired = matches!(Identity::load(dir), Ok(Some(identity)) if identity.role() == NodeRole::Camera);
+    ensure!(!paired, "{} is a camera's: it was paired after an `init` that was cut off. Nothing was changed", dir.display());
+    for made in [KEY_FILE.to_owned(), STORE_FILE.to_owned(), format!("{STORE_FILE}-wal"), format!("{STORE_FILE}-shm")] {
+        let file = dir.join(made);
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", file.display()));
+            }
+            _ => {}
+        }
+    }
+    sync_parent(unfinished)?;
+    std::fs::remove_dir_all(unfinished).with_context(|| format!("cannot remove {}", unfinished.display()))?;
+    println!("An `init` was cut off here before its end: it is begun anew.");
     Ok(())
 }
 
@@ -163,13 +182,8 @@ fn write_config(args: &Args, path: &Path) -> Result<()> {
     if let Some(dir) = path.parent().filter(|dir| !dir.exists()) {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     }
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o640)
-        .open(path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+    // Whole or not at all: half a config would keep the next `init` from beginning.
+    write_new(path, text.as_bytes(), 0o640)?;
     give_to_group_of(path, path.parent().unwrap_or(Path::new("/")))?;
     println!("Wrote {}.", path.display());
     Ok(())

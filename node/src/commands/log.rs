@@ -9,7 +9,6 @@ use dms3_core::time::Timestamp;
 
 use super::ConfigArg;
 use super::text::{age, clock_time};
-use crate::clock;
 use crate::control::ask;
 use dms3_core::request::AuditEntry;
 use dms3_core::request::{Answer, Request};
@@ -33,7 +32,7 @@ pub(crate) struct ForgetArgs {
 pub(super) async fn run(args: Args, config: &ConfigArg) -> Result<()> {
     let config = config.load()?;
     config.coordinator()?;
-    let now = clock::wall();
+    let now = super::time_of_house(&config).await;
     let Answer::Log(log) = ask(&config.control_socket(), &Request::Log { since: now - args.since }).await? else {
         bail!("the node gave an unexpected answer")
     };

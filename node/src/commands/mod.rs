@@ -6,6 +6,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+use dms3_core::request::{Answer, Request};
+use dms3_core::time::Timestamp;
+
 use crate::config::{Config, DEFAULT_PATH};
 
 mod ca;
@@ -85,6 +88,8 @@ enum Command {
     Rename(house::RenameArgs),
     /// Put a node out of the house, at once and for good
     Revoke(house::RevokeArgs),
+    /// Say that you looked at what a node did: it is forgiven, and its identity no longer taken to be used twice
+    Clear(house::ClearArgs),
     /// On a camera: stop its detectors by hand for a while
     Pause(house::PauseArgs),
     /// On a camera: end a pause
@@ -102,6 +107,14 @@ enum Command {
     /// Try whether mail works; and the hook of the Go program: mail -pixels=%D -filename=%f
     #[command(subcommand)]
     Mail(mail::MailCommand),
+}
+
+/// What time it is in this house, as its coordinator says: the clock of this machine may be wrong. Where nobody answers, by that.
+async fn time_of_house(config: &Config) -> Timestamp {
+    match crate::control::ask(&config.control_socket(), &Request::Status).await {
+        Ok(Answer::House(house)) => house.now().unwrap_or_else(crate::clock::wall),
+        _ => crate::clock::wall(),
+    }
 }
 
 impl Cli {
@@ -133,6 +146,7 @@ impl Cli {
                     Command::Auto => house::auto(config).await,
                     Command::Rename(args) => house::rename(args, config).await,
                     Command::Revoke(args) => house::revoke(args, config).await,
+                    Command::Clear(args) => house::clear(args, config).await,
                     Command::Pause(args) => house::pause(args, config).await,
                     Command::Resume => house::resume(config).await,
                     Command::Ca(args) => ca::run(args, config),

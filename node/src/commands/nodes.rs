@@ -31,8 +31,13 @@ pub(super) async fn run(args: Args, config: &ConfigArg) -> Result<()> {
     }
     let head = ["NAME", "ROLE", "LINK", "STATE", "DETECTORS", "CONTACT", "ADDRESS", "VERSION", "ID"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
-    rows.extend(house.nodes.iter().map(|node| row(node, house.state, clock::wall())));
+    let now = house.now().unwrap_or_else(clock::wall);
+    rows.extend(house.nodes.iter().map(|node| row(node, house.state, now)));
     print!("{}", table(&rows));
+    for (name, blame) in house.nodes.iter().filter_map(|node| Some((&node.name, node.blame.as_ref()?))) {
+        let often = if blame.count > 1 { format!(" ({} times in all)", blame.count) } else { String::new() };
+        println!("  {name}, {} ago: {}{often}", age(clock::wall().since(blame.at)), blame.why);
+    }
     for problem in &house.problems {
         println!("! {problem}");
     }

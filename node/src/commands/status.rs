@@ -26,14 +26,15 @@ pub(super) async fn run(args: Args, config: &ConfigArg) -> Result<()> {
     match ask(&config.load()?.control_socket(), &Request::Status).await? {
         Answer::House(house) if args.json => println!("{}", serde_json::to_string_pretty(&house)?),
         Answer::Camera(camera) if args.json => println!("{}", serde_json::to_string_pretty(&camera)?),
-        Answer::House(house) => print_house(&house, clock::wall()),
+        Answer::House(house) => print_house(&house),
         Answer::Camera(camera) => print_camera(&camera),
         other => bail!("the node gave an unexpected answer: {other:?}"),
     }
     Ok(())
 }
 
-pub(super) fn print_house(house: &Dashboard, now: Timestamp) {
+pub(super) fn print_house(house: &Dashboard) {
+    let now = house.now().unwrap_or_else(clock::wall);
     print!("{}", house_text(house, now, std::io::stdout().is_terminal()));
 }
 
@@ -116,6 +117,11 @@ fn print_camera(camera: &CameraStatus) {
     if outbox.waiting > 0 {
         println!("  {} events wait for the coordinator ({} of pictures and clips).", outbox.waiting, Size(outbox.bytes));
     }
+    if let Some(why) = &camera.disk_trouble {
+        println!(
+            "! What holds cannot be written to the disk of this camera ({why}): it can be armed, and is not disarmed before there is room."
+        );
+    }
     if camera.revoked {
         println!("! A person revoked this node: it keeps what it saw, and mails nothing.");
     }
@@ -168,6 +174,8 @@ mod tests {
             hostname: None,
             disk_days: None,
             cert_end: None,
+            blame: None,
+            twice: None,
             os: None,
             platform: None,
             kernel: None,

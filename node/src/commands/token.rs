@@ -10,7 +10,6 @@ use dms3_core::time::Timestamp;
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
 
-use crate::clock::wall;
 use crate::commands::ConfigArg;
 use crate::control::ask;
 use dms3_core::request::{Answer, Request};
@@ -76,7 +75,7 @@ pub async fn run(args: TokenArgs, config: &ConfigArg) -> anyhow::Result<()> {
             if args.json {
                 println!("{}", serde_json::to_string_pretty(&new)?);
             } else {
-                print!("{}", show_new(&new, !args.no_qr, wall()));
+                print!("{}", show_new(&new, !args.no_qr));
             }
         }
         TokenCommand::List { json } => {
@@ -84,7 +83,7 @@ pub async fn run(args: TokenArgs, config: &ConfigArg) -> anyhow::Result<()> {
             if json {
                 println!("{}", serde_json::to_string_pretty(&tokens)?);
             } else {
-                print!("{}", show_list(&tokens, wall()));
+                print!("{}", show_list(&tokens, super::time_of_house(&config).await));
             }
         }
         TokenCommand::Cancel { id } => {
@@ -115,12 +114,12 @@ fn parse_hint(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// What `token new` prints: the word on a line of its own, a QR on a terminal, how long it lives, and what to paste where.
-pub fn show_new(new: &NewToken, qr: bool, now: Timestamp) -> String {
+pub fn show_new(new: &NewToken, qr: bool) -> String {
     let mut out = format!("{}\n", new.word);
     if qr && std::io::stdout().is_terminal() {
         let _ = write!(out, "\n{}\n", draw(&new.word));
     }
-    let life = span_words(new.token.expires_at.since(now) + Duration::from_millis(500));
+    let life = span_words(new.token.expires_at.since(new.token.issued_at));
     if new.token.uses == 1 {
         let _ = write!(
             out,
@@ -217,10 +216,10 @@ mod tests {
 
     #[test]
     fn the_word_stands_on_a_line_of_its_own_with_the_command_to_run() {
-        let shown = show_new(&NewToken { word: WORD.to_owned(), token: view("live", 1) }, true, NOW);
+        let shown = show_new(&NewToken { word: WORD.to_owned(), token: view("live", 1) }, true);
         assert_eq!(shown.lines().next(), Some(WORD));
         assert!(shown.contains("within 1h") && shown.contains("\n    sudo dms3-node enroll\n"), "{shown}");
-        let several = show_new(&NewToken { word: WORD.to_owned(), token: view("live", 20) }, false, NOW);
+        let several = show_new(&NewToken { word: WORD.to_owned(), token: view("live", 20) }, false);
         assert!(several.contains("up to 20") && several.contains("Do not give it as an argument"), "{several}");
     }
 

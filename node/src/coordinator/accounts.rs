@@ -83,8 +83,7 @@ impl Doors {
                 Some(done) = answering.join_next() => see(done),
                 Some(done) = judging.join_next() => see(done),
                 _ = prune.tick() => {
-                    // By the proven time, which is early: nobody is put out for a wrong clock.
-                    self.accounts().await?.prune(self.clock.announced()).await?;
+                    self.accounts().await?.prune(self.clock.certain()).await?;
                 }
                 // Whoever is in waits for his turn; strangers with passwords are sent away before they are in his way.
                 Some(asked) = asks.recv(), if answering.len() < AT_ONCE => {
@@ -125,7 +124,8 @@ impl Doors {
 
     async fn answer(&self, ask: Ask) -> Result<Told> {
         let accounts = self.accounts().await?;
-        let now = self.clock.now().at;
+        // Sessions and codes live by the time that is certain: a clock that jumps puts nobody out, and none lives longer for it.
+        let now = self.clock.certain();
         Ok(match ask {
             Ask::Founded => Told::Founded(accounts.has_owner().await?),
             Ask::SetUp { code, name, password, visit } => self.set_up(accounts, &code, &name, &password, &visit).await?,
@@ -206,7 +206,7 @@ impl Doors {
             return Ok(must_wait(wait));
         }
         let hashed = self.hashed(password.clone()).await?;
-        if !accounts.found(hash_of_code(&code.0), &name, &hashed, self.clock.now().at).await? {
+        if !accounts.found(hash_of_code(&code.0), &name, &hashed, self.clock.certain()).await? {
             self.failed(visit, SET_UP, "a wrong set-up code");
             bail!("this code is not right, or its time is over: `sudo dms3-node web setup-code` on the coordinator makes a new one");
         }
@@ -273,7 +273,7 @@ impl Doors {
 
     async fn begin(&self, accounts: &Accounts, name: &str, visit: &Visit) -> Result<Told> {
         let word = data_encoding::BASE64URL_NOPAD.encode(&random::<32>()?);
-        accounts.begin_session(name, hash(word.as_bytes()), visit, self.clock.now().at).await?;
+        accounts.begin_session(name, hash(word.as_bytes()), visit, self.clock.certain()).await?;
         Ok(Told::In(Hidden(word)))
     }
 
@@ -338,7 +338,7 @@ pub async fn reset_owner(accounts: &Accounts, now: Timestamp) -> Result<String> 
 impl Doors {
     /// For the control socket.
     pub async fn code(&self, reset: bool) -> Result<String> {
-        let (accounts, now) = (self.accounts().await?, self.clock.now().at);
+        let (accounts, now) = (self.accounts().await?, self.clock.certain());
         if !reset {
             return new_code(accounts, now).await;
         }
@@ -375,4 +375,31 @@ fn random<const N: usize>() -> Result<[u8; N]> {
 fn hasher() -> Result<Argon2<'static>> {
     let params = Params::new(19 * 1024, 2, 1, None).map_err(|error| anyhow::anyhow!("argon2 cannot be set up: {error}"))?;
     Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_set_up_code_lives_for_a_day_whatever_the_clock_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::alone();
+        clock.accept().unwrap();
+        let doors = Doors::new(dir.path().to_owned(), clock.clone(), mpsc::channel(9).0);
+        let visit = Visit { address: "127.0.0.1".parse().unwrap(), agent: "a browser".to_owned() };
+        let accounts = doors.accounts().await.unwrap();
+        let found =
+            async |code: &str| doors.set_up(accounts, &Hidden(code.to_owned()), "Ann", &Hidden("correct horse".to_owned()), &visit).await;
+        clock.set_ahead(29 * 86_400_000);
+        let code = doors.code(false).await.unwrap();
+        clock.set_ahead(0);
+        clock.pass(CODE_LIFE + Duration::from_secs(60));
+        let why = found(&code).await.expect_err("made by a clock that was ahead, it lives no longer").to_string();
+        assert!(why.contains("its time is over"), "{why}");
+
+        let code = doors.code(false).await.unwrap();
+        clock.set_ahead(29 * 86_400_000);
+        assert!(matches!(found(&code).await, Ok(Told::In(_))), "nor shorter");
+    }
 }

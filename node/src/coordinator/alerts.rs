@@ -149,7 +149,7 @@ pub async fn run(mut alerts: Alerts, stop: CancellationToken) -> Result<()> {
                 let knows_all = news.is_empty() && cameras.is_empty() && kept.is_empty() && !alerts.missed.has_changed().unwrap_or(false);
                 note_at = (!knows_all).then(|| Instant::now() + NOTE_EVERY);
                 if knows_all {
-                    let until = alerts.desk.clock.now().at - ON_ITS_WAY;
+                    let until = keeper.now() - ON_ITS_WAY;
                     mails.note_caught_up(until).await?;
                     caught_up = Some(until);
                 }
@@ -167,7 +167,7 @@ pub async fn run(mut alerts: Alerts, stop: CancellationToken) -> Result<()> {
             }
             Ok(()) = alerts.missed.changed() => {
                 note_at.get_or_insert_with(|| Instant::now() + NOTE_EVERY);
-                news = since(events, look_from(caught_up, alerts.desk.clock.now().at)).await?;
+                news = since(events, look_from(caught_up, keeper.now())).await?;
             }
         }
     }

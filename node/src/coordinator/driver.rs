@@ -88,6 +88,8 @@ pub(super) struct Driver {
     /// `None`: this house has no page.
     pub(super) doors: Option<Doors>,
     pub(super) served: watch::Receiver<Option<Served>>,
+    /// Why the page is not served.
+    pub(super) unserved: watch::Receiver<Option<String>>,
 }
 
 impl Driver {
@@ -103,6 +105,8 @@ impl Driver {
         let mut roster = self.roster.subscribe();
         let rows = roster.borrow_and_update().to_vec();
         self.take(Input::Roster(rows)).await?;
+        let marks = self.store.marks().await?;
+        self.take(Input::Marked(marks)).await?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -112,6 +116,9 @@ impl Driver {
                 _ = tick.tick() => {
                     crate::systemd::alive();
                     self.keep_again().await?;
+                    for (node, offence) in self.keeper.offences().take() {
+                        self.take(Input::Offended { node, offence }).await?;
+                    }
                     Input::Tick
                 }
                 Some(input) = inputs.recv() => input,
@@ -175,8 +182,10 @@ impl Driver {
                 self.mail_of(|faults| faults.happened(fault));
             }
             Word::Begins(fault) => {
-                tracing::warn!("alert {}: {}", fault.key, fault.text);
-                self.lasting.insert(fault.key.clone(), fault.text.clone());
+                // A service that is started again and again says it each time.
+                if self.lasting.insert(fault.key.clone(), fault.text.clone()).as_ref() != Some(&fault.text) {
+                    tracing::warn!("alert {}: {}", fault.key, fault.text);
+                }
                 self.mail_of(|faults| faults.begins(fault));
             }
             Word::Ends { key, text } => {
@@ -222,6 +231,12 @@ impl Driver {
                     let signed = sign_state(&self.key, &memory.state).context("cannot sign the state of the house")?;
                     self.keep(memory, signed, None).await;
                 }
+                Effect::Mark { node, twice } => {
+                    // It holds all the same; after a restart two that go on are found out again.
+                    if let Err(error) = self.store.mark(node, &twice).await {
+                        tracing::error!("{error:#}: a restart forgets it");
+                    }
+                }
                 Effect::Probe { device } => {
                     if self.probes.send(device.clone()).is_err() {
                         // No sensor listens: say so, or the rules would wait for an answer to a question that nobody asked.
@@ -252,7 +267,7 @@ impl Driver {
             return true;
         }
         let began = Instant::now();
-        let Err(error) = self.store.save(&memory, &signed, &decisions, self.clock.now().at).await else {
+        let Err(error) = self.store.save(&memory, &signed, &decisions, self.clock.vouched_now().at).await else {
             tracing::debug!(saved_us = began.elapsed().as_micros(), "{}.{} is on the disk", memory.state.epoch, memory.state.rev);
             self.kept = Some(*memory);
             return true;

@@ -20,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::coordinator::alerts::Word;
 use crate::coordinator::roster::Roster;
-use crate::coordinator::strangers::Strangers;
+use crate::coordinator::strangers::{LOOK, Port, Strangers};
 use crate::mesh::enrollment::{ALL_IN, Channel, Knock, Listener};
+use crate::mesh::gate::Gate;
 use crate::store::{Redemption, Store};
 
 mod tokens;
@@ -49,6 +50,7 @@ pub struct EnrollmentContext {
     pub listen: SocketAddr,
     /// Where a new node dials next.
     pub mesh_port: u16,
+    pub mesh_gate: Gate,
     /// The port while it is open, for the advertisement.
     pub advertise: watch::Sender<Option<u16>>,
     /// What people are told.
@@ -110,6 +112,7 @@ async fn serve(context: &EnrollmentContext, listener: &Listener, stop: &Cancella
     let limits = Arc::new(Mutex::new(Limits::default()));
     let turned_away = Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE));
     let mut exchanges = JoinSet::new();
+    let mut look_at_strangers = tokio::time::interval(LOOK);
     let mut identity = context.identity.clone();
     identity.mark_unchanged();
     loop {
@@ -121,6 +124,7 @@ async fn serve(context: &EnrollmentContext, listener: &Listener, stop: &Cancella
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = &mut recheck => break,
+                _ = look_at_strangers.tick() => context.strangers.knocked(Port::Enrollment, listener.knocks()),
                 () = context.tokens.changed() => break,
                 Ok(()) = identity.changed() => listener.set_identity(&identity.borrow_and_update().clone(), &context.clock)?,
                 Some(ended) = exchanges.join_next() => {
@@ -172,7 +176,7 @@ fn receive(
                 return knock.refuse();
             };
             let seconds = wait.as_secs_f32().ceil();
-            context.strangers.enrollment(&format!("an enrollment from {source} was told to come again in {seconds} s"));
+            context.strangers.busy(&format!("an enrollment from {source} was told to come again in {seconds} s"));
             exchanges.spawn(async move {
                 let _ = tokio::time::timeout(TURNED_AWAY_IN, async {
                     if let Ok(mut channel) = knock.admit().await {
@@ -215,7 +219,8 @@ async fn enrol(context: &EnrollmentContext, knock: Knock) -> anyhow::Result<()> 
                 Message::Stored(_) => {}
                 _ => bail!("it said something else than Stored"),
             }
-            context.store.stored(begin.token, node, context.clock.now().at).await?;
+            context.store.stored(begin.token, node, context.clock.vouched_now().at).await?;
+            context.mesh_gate.expect(source);
             channel.finish().await;
             context.tokens.wake();
             Ok(())

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use data_encoding::HEXLOWER;
 use dms3_core::event::Event;
 use dms3_core::fault::{Fault, FaultKind};
@@ -19,12 +19,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::alerts::Word;
+use super::offences::Offences;
+use super::pace::{Lines, Pace};
 use crate::clock::Clock;
 use crate::mesh::link::{Connection, LinkError};
 use crate::mesh::transfer::Body;
 use crate::store::events::{Events, ForeignEvent, MEDIA_DIR};
 use crate::store::is_full;
-use crate::store::media::Media;
+use crate::store::media::{Media, WrongHash};
 
 /// A camera tries again so long after the disk took nothing.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -33,6 +35,10 @@ const TELL_EVERY: Duration = Duration::from_secs(600);
 const TELL_AT_MOST: usize = 10;
 /// Bytes that are written at once: a disk that is slow holds up nothing but its own stream. Many streams hold as much in memory each.
 const BATCH: usize = 64 * 1024;
+/// Events that a node may tell of at once, and how soon after each of them one more. A camera that comes back after weeks is no slower for
+/// it than its disk.
+const EVENTS: u32 = 2000;
+const EVENT_EVERY: Duration = Duration::from_millis(20);
 
 /// What was told of one node, and when.
 type Told = Vec<(String, Instant)>;
@@ -47,6 +53,9 @@ pub struct Keeper {
     news: Option<News>,
     /// Troubles that were told, of each node its own.
     told: Arc<Mutex<HashMap<NodeId, Told>>>,
+    /// How fast each node tells of events, and what is logged of them.
+    paces: Arc<Mutex<HashMap<NodeId, (Pace, Lines)>>>,
+    offences: Offences,
     /// Counts up when events came or went, or were seen: for open pages.
     changes: Arc<watch::Sender<u64>>,
 }
@@ -69,11 +78,25 @@ pub struct Room {
 
 impl Keeper {
     pub fn new(state_dir: PathBuf, clock: Clock, news: Option<News>) -> Self {
-        Self { state_dir, room: Arc::default(), clock, news, told: Arc::default(), changes: Arc::new(watch::Sender::new(0)) }
+        Self {
+            state_dir,
+            room: Arc::default(),
+            clock,
+            news,
+            told: Arc::default(),
+            paces: Arc::default(),
+            offences: Offences::default(),
+            changes: Arc::new(watch::Sender::new(0)),
+        }
     }
 
     pub fn now(&self) -> Timestamp {
-        self.clock.now().at
+        self.clock.vouched_now().at
+    }
+
+    /// What nodes do against the rules, in what they tell of events and otherwise.
+    pub fn offences(&self) -> &Offences {
+        &self.offences
     }
 
     pub fn changes(&self) -> watch::Receiver<u64> {
@@ -122,17 +145,22 @@ impl Keeper {
 
     /// The answer to a telling of an event.
     pub async fn event(&self, row: &RosterRow, told: EventV1) -> Message {
+        let wait = self.with_pace(row.node, |(pace, _)| pace.next(EVENTS, EVENT_EVERY, Instant::now()));
+        if !wait.is_zero() {
+            self.offences.limited(row.node, "it tells of more events than any camera sees: they are taken slowly");
+            tokio::time::sleep(wait).await;
+        }
         let (id, rev, age) = (told.id, told.rev, told.age);
         let event = match told.checked() {
             Ok(event) => event,
             Err(why) => return self.refused(row, id, why, None),
         };
-        let now = self.clock.now().at;
+        let now = self.now();
         let began = age.map_or(event.started, |age| Timestamp(now.0.saturating_sub(age)));
         match self.keep(row, &event, began, now).await {
             Ok((fresh, missing)) => {
-                if fresh {
-                    tracing::info!("{}/{}: {} {id}", row.name, event.source, event.kind.words());
+                if fresh && let Some(more) = self.with_pace(row.node, |(_, lines)| lines.next(Instant::now())) {
+                    tracing::info!("{}/{}: {} {id}{more}", row.name, event.source, event.kind.words());
                 }
                 self.tell_news(id);
                 Message::EventKept(EventKeptV1 { id, rev, missing })
@@ -156,6 +184,7 @@ impl Keeper {
 
     fn refused(&self, row: &RosterRow, id: EventId, why: String, again_after: Option<u32>) -> Message {
         if again_after.is_none() {
+            self.offences.limited(row.node, &format!("what it tells of an event is not taken: {why}"));
             self.tell(row, &format!("event {id} of {} is not taken: {why}", row.name));
         }
         Message::EventRefused(EventRefusedV1 { id, why, again_after })
@@ -178,6 +207,9 @@ impl Keeper {
             }
             Err(error) => {
                 body.stop();
+                if error.downcast_ref::<Untrue>().is_some() {
+                    self.offences.limited(row.node, &format!("an attachment of it is not taken: {error}"));
+                }
                 self.tell(row, &format!("an attachment of {} is not taken: {error:#}", row.name));
                 return Ok(None);
             }
@@ -190,6 +222,9 @@ impl Keeper {
             }
             Ok(Err(error)) => {
                 body.stop();
+                if error.downcast_ref::<Untrue>().is_some() || error.downcast_ref::<WrongHash>().is_some() {
+                    self.offences.limited(row.node, &format!("an attachment of it is not taken: {error}"));
+                }
                 self.cannot_keep(row, "an attachment", &error);
                 Ok(None)
             }
@@ -204,7 +239,7 @@ impl Keeper {
             Some(announced) => Ok((!announced.kept).then_some(announced.length)),
             // Of what went its camera need bring no more, and it forgets it.
             None if events.was_removed(node, head.event).await? => Ok(None),
-            None => bail!("nobody told of it"),
+            None => Err(Untrue("nobody told of it".to_owned()).into()),
         }
     }
 
@@ -246,7 +281,9 @@ impl Keeper {
                 }
             }
             let appended = blocking(move || {
-                ensure!(part.written() + batch.len() as u64 <= length, "it is longer than the {length} bytes that were announced");
+                if part.written() + batch.len() as u64 > length {
+                    return Err(Untrue(format!("it is longer than the {length} bytes that were announced")).into());
+                }
                 part.append(&batch)?;
                 Ok(part)
             });
@@ -272,12 +309,16 @@ impl Keeper {
 
     /// A content that is there is one of this event from now on; if the event went meanwhile, it goes too.
     async fn noted(&self, node: NodeId, events: &Events, media: &Media, head: &BytesV1) -> Result<()> {
-        if events.keep_attachment(media, head.event, head.hash, self.clock.now().at).await? {
+        if events.keep_attachment(media, head.event, head.hash, self.now()).await? {
             return Ok(());
         }
         ensure!(events.was_removed(node, head.event).await?, "it is gone again");
         events.discard(media, &[head.hash]).await?;
         Ok(())
+    }
+
+    fn with_pace<T>(&self, node: NodeId, of: impl FnOnce(&mut (Pace, Lines)) -> T) -> T {
+        of(self.paces.lock().unwrap_or_else(PoisonError::into_inner).entry(node).or_default())
     }
 
     fn tell_news(&self, id: EventId) {
@@ -316,6 +357,11 @@ impl Keeper {
         known.push((key.to_owned(), Instant::now()));
     }
 }
+
+/// What a camera said of an attachment is not so, and no network or disk is to blame.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Untrue(String);
 
 /// Of each node by itself: what one sends never mixes with what another sends.
 fn part_name(hash: &[u8; 32], node: NodeId) -> String {

@@ -88,8 +88,8 @@ async fn keep(keeper: &Keeper, policy: Policy, clock: &Clock, stop: &Cancellatio
     while !stop.is_cancelled() {
         let free = room.media.free().unwrap_or(u64::MAX);
         short = free < policy.keep_free_bytes;
-        // The proven time is early, never late: it drops nothing that should stay.
-        let removed = room.events.retention(policy, clock.announced(), free).await?;
+        // A clock that jumps makes nothing old.
+        let removed = room.events.retention(policy, clock.certain(), free).await?;
         let Some(first) = removed.first() else { break };
         why = Some(first.why);
         gone += removed.len();
@@ -113,8 +113,12 @@ async fn thumbnails(keeper: &Keeper, stop: &CancellationToken) -> Result<bool> {
             return Ok(false);
         }
         let (media, own) = (room.media.clone(), *hash);
-        let made = tokio::time::timeout(THUMBNAIL_WITHIN, tokio::task::spawn_blocking(move || media.make_thumbnail(&own))).await;
-        let made = match made {
+        let make = move || {
+            #[cfg(debug_assertions)]
+            crate::failpoint::here("thumbnails");
+            media.make_thumbnail(&own)
+        };
+        let made = match tokio::time::timeout(THUMBNAIL_WITHIN, tokio::task::spawn_blocking(make)).await {
             Ok(Ok(Ok(()))) => true,
             Ok(Ok(Err(error))) => {
                 tracing::debug!("a picture has no thumbnail: {error:#}");

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use dms3_core::coordinator::{Coordinator, Input, Settings};
 use dms3_core::dashboard::MailView;
 use dms3_core::id::{BootId, EventId};
 use dms3_core::presence::Device;
+use dms3_core::time::Now;
 use dms3_pki::{AUTHORITY_DIR, Authority, Identity};
 use dms3_web::templates::MAIL;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -26,6 +27,7 @@ use self::presence::PresenceSensors;
 use self::renewal::Renewal;
 use self::roster::Roster;
 use self::stills::Stills;
+use self::strangers::Strangers;
 use crate::clock::Clock;
 use crate::config::{Config, CoordinatorConfig};
 use crate::control::Control;
@@ -42,7 +44,7 @@ use crate::services::Services;
 use crate::store::events::MEDIA_DIR;
 use crate::store::mails::MailBox;
 use crate::store::media::Media;
-use crate::store::{Keep, Store};
+use crate::store::{Keep, STORE_FILE, Store};
 
 pub mod accounts;
 pub mod alerts;
@@ -50,6 +52,8 @@ mod driver;
 pub mod enrollment;
 pub mod events;
 pub mod keeping;
+pub mod offences;
+mod pace;
 pub mod page;
 pub mod peers;
 pub mod presence;
@@ -75,7 +79,18 @@ pub async fn start(
     services: &mut Services,
 ) -> Result<()> {
     let store = Store::open(&config.state_dir).await?;
-    let authority = Arc::new(Authority::open(&config.state_dir.join(AUTHORITY_DIR)).context("cannot open the house's authority")?);
+    let authority_dir = config.state_dir.join(AUTHORITY_DIR);
+    ensure!(
+        authority_dir.exists(),
+        "{} is missing: restore it from a backup; if `dms3-node init` was cut off before its end, run it again",
+        authority_dir.display()
+    );
+    let authority = Arc::new(Authority::open(&authority_dir).context("cannot open the house's authority")?);
+    // It is needed once in years: who learns then that it is damaged has lost every backup of it.
+    let root_key = authority.check_root_key().err().map(|error| format!("{error}. It is looked at again when this node starts."));
+    if let Some(trouble) = &root_key {
+        tracing::error!("{trouble}");
+    }
     let renewal = Renewal {
         authority: watch::Sender::new(authority.clone()),
         identity: watch::Sender::new(identity),
@@ -89,10 +104,13 @@ pub async fn start(
     let (authority_in, identity_in) = (renewal.authority.subscribe(), renewal.identity.subscribe());
     let identity = identity_in.borrow().clone();
     let own_identity = identity_in.clone();
-    let roster = Roster::new(store.roster().await?);
-    let now = clock.vouched_now();
-    let known = store.known_addresses(clock.announced() - own.sightings_for).await?;
-    let remembered = store.memory().await?;
+    // What SQLite cannot see: a value that makes no sense.
+    let unread = || format!("{} cannot be read", config.state_dir.join(STORE_FILE).display());
+    let roster = Roster::new(store.roster().await.with_context(unread)?);
+    // A disarm that is over by any clock is over: here the machine's own counts, whoever vouches for it.
+    let now = Now { trusted: clock.vouched_now().trusted, ..clock.now() };
+    let known = store.known_addresses(clock.certain() - own.sightings_for).await.with_context(unread)?;
+    let remembered = store.memory().await.with_context(unread)?;
     let zone = jiff::tz::TimeZone::system().iana_name().unwrap_or("UTC").to_owned();
     let people = own.presence.people();
     let settings = Settings {
@@ -115,7 +133,7 @@ pub async fn start(
     let keys = MeshKeys::load_or_create(&config.state_dir)?;
     let endpoint = Endpoint::bind(config.mesh.listen, &keys, config.mesh.limits)?;
     let listen = endpoint.local_addr().context("the mesh port has no address")?;
-    let mesh_port = listen.port();
+    let (mesh_port, mesh_gate) = (listen.port(), endpoint.gate());
     tracing::info!("coordinator {} of house {} listens on UDP port {mesh_port}", identity.node().short(), identity.mesh());
 
     let (inputs, inputs_in) = mpsc::channel::<Input>(1024);
@@ -133,6 +151,7 @@ pub async fn start(
     let doors = Doors::new(config.state_dir.clone(), clock.clone(), words.clone());
     let shown = watch::Sender::new(None);
     let served = Arc::new(watch::Sender::new(None));
+    let (unserved, unserved_in) = watch::channel(None);
     let desk = config.mail.as_ref().map(|mail| mailing(config, mail, &keeper, (ids_in, missed_in), &clock, &identity, services));
     let driver = Driver {
         machine,
@@ -148,15 +167,17 @@ pub async fn start(
         owed: None,
         mail: desk,
         notices: BTreeMap::new(),
-        lasting: BTreeMap::new(),
+        lasting: root_key.map(|trouble| ("root-key".to_owned(), trouble)).into_iter().collect(),
         keeper: keeper.clone(),
         lookups: JoinSet::new(),
         shown: shown.clone(),
         shown_at: None,
         doors: own.web.enabled.then(|| doors.clone()),
         served: served.subscribe(),
+        unserved: unserved_in,
     };
     let stills = Stills::default();
+    let strangers = Arc::new(Strangers::default());
     services.vital("driver", driver.run(effects, inputs_in, requests_in, words_in, stop.clone()));
     services.vital(
         "peers",
@@ -172,6 +193,8 @@ pub async fn start(
                 boot,
                 keeper: keeper.clone(),
                 stills: stills.clone(),
+                strangers: strangers.clone(),
+                state_dir: config.state_dir.clone(),
             },
             stop.clone(),
         ),
@@ -199,17 +222,24 @@ pub async fn start(
             accounts,
             less: doors.changes(),
             served,
+            strangers: strangers.clone(),
+            unserved: unserved.clone(),
         };
         let asks = Arc::new(Mutex::new(asks));
         services.restarting("accounts", move |stop| doors.clone().run(asks.clone(), stop), |_| {});
-        services.restarting("page", move |stop| page::run(context.clone(), stop), |_| {});
+        services.restarting(
+            "page",
+            move |stop| page::run(context.clone(), stop),
+            move |why| drop(unserved.send_replace(Some(format!("The dashboard is not served: {why}.")))),
+        );
     }
     let control = Arc::new(control);
     services.restarting("control", move |stop| control.clone().run(requests.clone(), stop), |_| {});
 
-    services.restarting("renewal", move |stop| renewal::run(renewal.clone(), stop), |_| {});
+    let told = words.clone();
+    services.restarting("renewal", move |stop| renewal::run(renewal.clone(), told.clone(), stop), |_| {});
     let enrollment = EnrollmentContext {
-        strangers: Arc::default(),
+        strangers,
         store: store.clone(),
         authority: authority_in,
         identity: identity_in,
@@ -218,6 +248,7 @@ pub async fn start(
         clock: clock.clone(),
         listen: own.enroll_listen,
         mesh_port,
+        mesh_gate,
         advertise: enroll_port,
         words,
     };
@@ -248,7 +279,7 @@ pub async fn start(
                 drop(inputs.try_send(Input::Health { node: me, report }));
                 drop(inputs.try_send(Input::Certificate { node: me, end: own.borrow().not_after() }));
             };
-            health::run(tell, move || clock.now(), state_dir.clone(), Counted::default, stop)
+            health::run(tell, move || clock.vouched_now(), state_dir.clone(), Counted::default, stop)
         },
         |_| {},
     );
@@ -361,7 +392,7 @@ async fn remember(
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             Some((device, address)) = learned.recv() => {
-                if let Err(error) = store.remember_address(&device, address, clock.now().at).await {
+                if let Err(error) = store.remember_address(&device, address, clock.vouched_now().at).await {
                     tracing::warn!("cannot remember the address of a device: {error:#}");
                 }
             }
@@ -375,8 +406,8 @@ async fn remember(
 
 async fn prune(store: Store, keeper: Keeper, keep: Keep, clock: Clock, stop: CancellationToken) -> Result<()> {
     loop {
-        // The proven time is early, never late: it drops nothing that should stay.
-        let now = clock.announced();
+        // A clock that jumps drops nothing.
+        let now = clock.certain();
         store.prune(keep, now).await?;
         keeper.room().await?.events.prune(now - keep.decisions).await?;
         tokio::select! {
@@ -388,6 +419,8 @@ async fn prune(store: Store, keeper: Keeper, keep: Keep, clock: Clock, stop: Can
 
 #[cfg(test)]
 mod tests {
+    use dms3_core::arming::ArmState;
+    use dms3_core::coordinator::MemoryV1;
     use dms3_core::presence::Presence;
     use dms3_pki::{KEY_FILE, NodeKey};
 
@@ -488,6 +521,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_house_whose_page_or_root_key_is_damaged_is_watched_all_the_same_and_says_so() {
+        let clock = Clock::alone();
+        let (dir, _, identity) = founded(DAY, &clock).await;
+        let text = format!(
+            "role = \"coordinator\"\nstate_dir = {0:?}\nrun_dir = {0:?}\n[mesh]\nlisten = \"127.0.0.1:0\"\nmdns = \"off\"\n\
+             [web]\nlisten = \"127.0.0.1:0\"\n[coordinator]\nenroll_listen = \"127.0.0.1:0\"\n[coordinator.presence]\nenabled = false\n",
+            dir.path().display().to_string()
+        );
+        let config = Config::parse(&text, &dir.path().join("dms3.toml")).unwrap();
+        let web = dir.path().join("web");
+        std::fs::create_dir(&web).unwrap();
+        std::fs::write(web.join("ca.crt"), "torn").unwrap();
+        dms3_pki::files::write_atomic(&dir.path().join(AUTHORITY_DIR).join("root.key"), b"torn", 0o600).unwrap();
+        let _services = started(&config, identity, &clock).await;
+        let says =
+            async |words: &[&str]| status(&config).await.problems.iter().any(|problem| words.iter().all(|words| problem.contains(words)));
+        eventually("it says so", async || says(&["The dashboard is not served: ", "web/ca.crt is damaged"]).await).await;
+        assert!(says(&["ca/root.key is damaged", "Restore it from a backup"]).await);
+        std::fs::remove_dir_all(web).unwrap();
+        eventually("it is served", async || !says(&["The dashboard"]).await).await;
+    }
+
+    #[tokio::test]
     async fn a_clock_that_nobody_vouches_for_is_a_problem_until_a_person_accepts_it() {
         let clock = Clock::alone();
         let (_dir, config, identity) = founded(DAY, &clock).await;
@@ -502,6 +558,40 @@ mod tests {
         let store = Store::open(&config.state_dir).await.unwrap();
         let audit = store.audit(clock.floor() - DAY).await.unwrap();
         assert!(audit.iter().any(|entry| entry.kind == dms3_core::request::AuditKind::TimeAccepted), "who did is written down: {audit:?}");
+    }
+
+    #[tokio::test]
+    async fn a_disarm_that_is_over_by_the_machines_clock_is_over_although_nobody_vouches_for_that() {
+        let clock = Clock::alone();
+        let (dir, _, identity) = founded(DAY, &clock).await;
+        let text = format!(
+            "role = \"coordinator\"\nstate_dir = {0:?}\nrun_dir = {0:?}\n[mesh]\nlisten = \"127.0.0.1:0\"\nmdns = \"off\"\n[web]\nenabled = false\n\
+             [coordinator]\nenroll_listen = \"127.0.0.1:0\"\n[[coordinator.presence.person]]\nname = \"anna\"\ndevices = [\"192.0.2.1\"]\n",
+            dir.path().display().to_string()
+        );
+        let config = Config::parse(&text, &dir.path().join("dms3.toml")).unwrap();
+        // It was switched off 40 days ago, and no time server is reached since.
+        let then = clock.now().at - 40 * DAY;
+        let state = dms3_core::protocol::message::StateV1 {
+            mesh: identity.mesh(),
+            epoch: 0,
+            rev: 5,
+            state: ArmState::Disarmed.to_wire(),
+            reason: "anna is home".to_owned(),
+            since: then,
+            until: Some(then + Duration::from_secs(12 * 3600)),
+            windows: Vec::new(),
+            zone: "UTC".to_owned(),
+        };
+        let (reason, by_presence) = (state.reason.clone(), state.state);
+        let signed = dms3_pki::sign_state(identity.key(), &state).unwrap();
+        let memory = MemoryV1 { state, reason, over: None, pending: None, by_presence, restored: false };
+        let store = Store::open(dir.path()).await.unwrap();
+        store.save(&memory, &signed, &[], then).await.unwrap();
+        store.close().await;
+        clock.forget(then);
+        let _services = started(&config, identity, &clock).await;
+        assert_eq!(status(&config).await.state, ArmState::Away);
     }
 
     #[tokio::test]

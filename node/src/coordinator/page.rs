@@ -25,6 +25,7 @@ use super::events::Keeper;
 use super::keeping::EventsConfig;
 use super::requests::{is_about_events, look_up_events};
 use super::stills::Stills;
+use super::strangers::Strangers;
 use crate::clock::Clock;
 use crate::config_text::{Wrong, address};
 use crate::control::Asked;
@@ -167,6 +168,10 @@ pub struct PageContext {
     pub accounts: mpsc::Sender<AccountAsked>,
     pub less: watch::Receiver<u64>,
     pub served: Arc<watch::Sender<Option<Served>>>,
+    /// What came to nothing, told.
+    pub strangers: Arc<Strangers>,
+    /// Why it is not, in words.
+    pub unserved: watch::Sender<Option<String>>,
 }
 
 /// Serves until the stop.
@@ -179,6 +184,7 @@ pub async fn run(context: PageContext, stop: CancellationToken) -> Result<()> {
     tracing::info!("the dashboard is at {address}");
     let fingerprint = papers.as_ref().map(|papers| papers.fingerprint.clone());
     context.served.send_replace(Some(Served { address, fingerprint }));
+    context.unserved.send_replace(None);
     let (shown, papers) = match papers {
         Some(papers) => {
             let (sender, receiver) = watch::channel(papers);
@@ -198,7 +204,7 @@ pub async fn run(context: PageContext, stop: CancellationToken) -> Result<()> {
         is_plain: config.plain_http,
         version: env!("CARGO_PKG_VERSION"),
         zone: jiff::tz::TimeZone::system(),
-        now: Arc::new(move || now.now().at),
+        now: Arc::new(move || now.vouched_now().at),
         papers,
         authority: authority(&context).await?,
         keeps: context.kept.words(),
@@ -215,8 +221,10 @@ pub async fn run(context: PageContext, stop: CancellationToken) -> Result<()> {
         media: Arc::new(move |hash, small| if small { media.thumbnail(hash) } else { media.get(hash) }),
     };
     let limits = dms3_web::Limits { connections: config.connections, per_address: config.connections_per_address };
+    let strangers = context.strangers.clone();
+    let closed = Arc::new(move |from, why| strangers.page(from, why));
     let ended = tokio::select! {
-        ended = dms3_web::serve(listener, limits, settings, house, stop) => ended.context("the dashboard cannot be served"),
+        ended = dms3_web::serve(listener, limits, closed, settings, house, stop) => ended.context("the dashboard cannot be served"),
         ended = pass_on(&context, asked) => ended,
         ended = renew(&context, shown) => ended,
     };
@@ -336,13 +344,13 @@ async fn authority(context: &PageContext) -> Result<Option<dms3_web::Authority>>
     if context.config.plain_http || context.config.certificate.is_some() {
         return Ok(None);
     }
-    let (state_dir, now) = (context.state_dir.clone(), context.clock.now().at);
+    let (state_dir, now) = (context.state_dir.clone(), context.clock.announced());
     let (authority, _) = tokio::task::spawn_blocking(move || ours(&state_dir, now)).await??;
     Ok(Some(dms3_web::Authority { pem: authority.certificate_pem(), fingerprint: authority.fingerprint() }))
 }
 
 async fn papers(context: &PageContext) -> Result<Papers> {
-    let (config, state_dir, now) = (context.config.clone(), context.state_dir.clone(), context.clock.now().at);
+    let (config, state_dir, now) = (context.config.clone(), context.state_dir.clone(), context.clock.announced());
     tokio::task::spawn_blocking(move || match (&config.certificate, &config.key) {
         (Some(certificate), Some(key)) => own_papers(certificate, key),
         _ => Ok(ours(&state_dir, now)?.1),

@@ -1,10 +1,12 @@
 //! The mesh port: lets nodes of the house in, one task for each link. A peer can end its own link and nothing else.
 
+mod doorbells;
 mod session;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -18,20 +20,27 @@ use dms3_core::time::Timestamp;
 use dms3_pki::{Authority, Identity, tls};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::doorbells::Doorbells;
 use super::events::Keeper;
+use super::pace::{Lines, Pace};
 use super::roster::Roster;
 use super::stills::Stills;
-use super::strangers::Strangers;
-use crate::clock::{Announced, Clock};
+use super::strangers::{self, Port, Strangers};
+use crate::clock::Clock;
 use crate::mesh::endpoint::Endpoint;
+use crate::mesh::link::{ConnectionError, LinkError};
 use crate::services::panic_words;
 
 /// A push that was encoded this long ago still says the right time.
 const FRESH: Duration = Duration::from_millis(100);
 /// How often it is looked whether the time that Welcomes tell was set or became known.
 const LOOK_AT_TIME: Duration = Duration::from_secs(60);
+/// A node may be put out so often at once, and then once in this time: until then it is not let in.
+const FAILURES: u32 = 20;
+const FAILURE_EVERY: Duration = Duration::from_secs(10);
 /// A time that moved by less is no news.
 const TIME_MOVED: Duration = Duration::from_secs(120);
 
@@ -52,6 +61,9 @@ pub struct PeersContext {
     /// Where events go.
     pub keeper: Keeper,
     pub stills: Stills,
+    /// What came to nothing, told.
+    pub strangers: Arc<Strangers>,
+    pub state_dir: PathBuf,
 }
 
 /// What all links share.
@@ -60,11 +72,20 @@ struct Shared {
     context: PeersContext,
     links: Links,
     pushes: std::sync::Mutex<Option<Push>>,
-    strangers: Strangers,
     unknown_frames: Arc<AtomicU64>,
     confirmed: Confirmed,
+    manners: std::sync::Mutex<HashMap<NodeId, Manners>>,
+    doorbells: Doorbells,
     /// [`Clock::announced_offset`] that holds; links whose Welcome told another time are to dial again.
     told: watch::Sender<Duration>,
+}
+
+/// How a node was met lately, by all of its links.
+#[derive(Debug, Default)]
+struct Manners {
+    /// Links that were ended for what it did, or that it did not wait for.
+    failures: Pace,
+    lines: Lines,
 }
 
 /// The version of the state that each node confirmed last: who comes back with less has lost its memory.
@@ -101,48 +122,56 @@ pub async fn run(context: PeersContext, stop: CancellationToken) -> Result<()> {
     let told = watch::Sender::new(context.clock.announced_offset());
     let mut accepted = context.clock.accepted();
     let mut look_at_time = tokio::time::interval(LOOK_AT_TIME);
+    let mut look_at_strangers = tokio::time::interval(strangers::LOOK);
     let shared = Arc::new(Shared {
+        doorbells: Doorbells::load(&context.state_dir),
         context,
         links: Links::default(),
         pushes: std::sync::Mutex::new(None),
-        strangers: Strangers::default(),
         unknown_frames: Arc::default(),
         confirmed: Confirmed::default(),
+        manners: std::sync::Mutex::default(),
         told,
     });
     let mut sessions = JoinSet::new();
     let mut serials = HashMap::new();
     let mut serial = 0_u64;
+    let mut ringing = std::pin::pin!(doorbells::run(&shared));
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
+            () = &mut ringing => {}
             Ok(()) = identity.changed() => {
                 let renewed = identity.borrow_and_update().clone();
                 if let Err(error) = serve(&shared.context, &renewed) {
                     tracing::error!("the mesh port cannot present the renewed certificate and goes on with the old one: {error:#}");
                 }
             }
-            _ = look_at_time.tick() => shared.look_at_time(),
+            _ = look_at_time.tick() => {
+                shared.look_at_time();
+                shared.context.strangers.sum_up();
+            }
+            _ = look_at_strangers.tick() => shared.context.strangers.knocked(Port::Mesh, endpoint.knocks()),
             Ok(()) = accepted.changed() => shared.look_at_time(),
             arrival = endpoint.accept() => {
                 let Some(arrival) = arrival else { bail!("the mesh port was closed") };
                 serial += 1;
-                let task = sessions.spawn(session::run(shared.clone(), arrival, serial, stop.clone()));
+                let task = sessions.spawn(session::run(shared.clone(), Box::new(arrival), serial, stop.clone()));
                 serials.insert(task.id(), serial);
             }
             Some(ended) = sessions.join_next_with_id() => {
-                let id = match ended {
-                    Ok((id, ())) => id,
+                let (id, farewell) = match ended {
+                    Ok((id, farewell)) => (id, farewell),
                     Err(error) => {
                         let id = error.id();
                         if let Ok(panic) = error.try_into_panic() {
                             tracing::error!("the task of a link panicked, only that link ended: {}", panic_words(panic.as_ref()));
                         }
-                        id
+                        (id, false)
                     }
                 };
                 if let Some(serial) = serials.remove(&id) {
-                    shared.links.ended(serial, &shared.context.inputs).await;
+                    shared.links.ended(serial, farewell, &shared.context.inputs).await;
                 }
             }
         }
@@ -153,7 +182,7 @@ pub async fn run(context: PeersContext, stop: CancellationToken) -> Result<()> {
 }
 
 fn serve(context: &PeersContext, identity: &Identity) -> Result<()> {
-    let time = Arc::new(Announced(context.clock.clone()));
+    let time = Arc::new(context.clock.clone());
     let tls = tls::mesh_server(identity, Arc::new(context.roster.clone()), time)?;
     context.endpoint.serve(tls)
 }
@@ -173,7 +202,7 @@ impl Shared {
 
     /// The frame that pushes `state`. Its time is the one that `until` was written by, whatever it is worth: a lease is the difference.
     fn push(&self, state: &Arc<SignedStateV1>) -> Result<Arc<[u8]>, FrameError> {
-        let now = self.context.clock.now().at;
+        let now = self.context.clock.vouched_now().at;
         let mut pushes = self.pushes.lock().unwrap_or_else(PoisonError::into_inner);
         match &*pushes {
             Some(push) if Arc::ptr_eq(&push.state, state) && now.since(push.at) < FRESH => Ok(push.frame.clone()),
@@ -183,6 +212,45 @@ impl Shared {
                 *pushes = Some(Push { state: state.clone(), at: now, frame: frame.clone() });
                 Ok(frame)
             }
+        }
+    }
+}
+
+impl Shared {
+    fn manners<T>(&self, node: NodeId, of: impl FnOnce(&mut Manners) -> T) -> T {
+        of(self.manners.lock().unwrap_or_else(PoisonError::into_inner).entry(node).or_default())
+    }
+
+    /// What a line about this node is to end with; `None`: there were too many of them.
+    fn line(&self, node: NodeId) -> Option<String> {
+        self.manners(node, |manners| manners.lines.next(Instant::now()))
+    }
+
+    /// The link of the node is ended for `why`.
+    fn put_out(&self, node: NodeId, why: &str) {
+        self.context.keeper.offences().put_out(node, why);
+        self.fell_short(node);
+    }
+
+    /// What the node came for it did not do.
+    fn fell_short(&self, node: NodeId) {
+        self.manners(node, |manners| manners.failures.next(FAILURES, FAILURE_EVERY, Instant::now()));
+    }
+
+    /// Whether it failed so often that it has to wait.
+    fn is_in_disgrace(&self, node: NodeId) -> bool {
+        self.manners(node, |manners| manners.failures.is_ahead(FAILURES, FAILURE_EVERY, Instant::now()))
+    }
+
+    /// A link of the node ended so: what is to be remembered of it.
+    fn ended(&self, node: NodeId, error: &LinkError) {
+        match error {
+            LinkError::Frame(_) | LinkError::Unexpected(_) | LinkError::Closed(ConnectionError::TransportError(_)) => {
+                self.put_out(node, &error.to_string());
+            }
+            // A weak network does that, too.
+            LinkError::Timeout(why) => self.context.keeper.offences().limited(node, &format!("put out: {why}")),
+            LinkError::Closed(_) | LinkError::Ours(_) | LinkError::Ended => {}
         }
     }
 }
@@ -217,10 +285,17 @@ impl Links {
         replaced
     }
 
-    async fn ended(&self, serial: u64, inputs: &mpsc::Sender<Input>) {
+    async fn all(&self) -> HashSet<NodeId> {
+        self.current.lock().await.keys().copied().collect()
+    }
+
+    async fn ended(&self, serial: u64, farewell: bool, inputs: &mpsc::Sender<Input>) {
         let mut current = self.current.lock().await;
         let Some(node) = current.iter().find(|(_, link)| link.serial == serial).map(|(node, _)| *node) else { return };
         current.remove(&node);
+        if farewell {
+            let _ = inputs.send(Input::Farewell { node }).await;
+        }
         let _ = inputs.send(Input::LinkDown { node }).await;
     }
 }

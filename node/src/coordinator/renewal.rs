@@ -5,20 +5,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use dms3_core::fault::{Fault, FaultKind};
 use dms3_core::time::Timestamp;
 use dms3_pki::{Authority, Identity, LEAF_LIFE};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
+use super::alerts::Word;
+use crate::clock::{Clock, date};
 
 /// How often it is looked at: a clock may jump, a root key may come back, a failure may pass.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// The same trouble is logged so often.
 const SAY_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// The issuing certificate is renewed once it has less than this left.
-pub(super) const ISSUING_LAST_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+const ISSUING_LAST_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// People are told by mail, too, when it has no more than this left, and nothing can renew it.
+const ISSUING_TOLD: [(Duration, &str); 3] = [
+    (Duration::from_secs(180 * 24 * 3600), "issuing/180d"),
+    (Duration::from_secs(30 * 24 * 3600), "issuing/30d"),
+    (Duration::ZERO, "issuing/over"),
+];
+/// What the keys of those faults begin with.
+pub(super) const ISSUING: &str = "issuing/";
 /// A certificate that would last only so much longer is not worth the writing: near the end of an issuing certificate all end with it.
 const WORTH_IT: Duration = Duration::from_secs(24 * 3600);
 
@@ -31,8 +41,9 @@ pub struct Renewal {
     pub clock: Clock,
 }
 
-/// Looks now and then, and at once when a person vouches for the clock.
-pub async fn run(renewal: Renewal, stop: CancellationToken) -> Result<()> {
+/// Looks now and then, and at once when a person vouches for the clock. People hear (`words`) of what they alone can renew.
+pub async fn run(renewal: Renewal, words: mpsc::Sender<Word>, stop: CancellationToken) -> Result<()> {
+    let mut told = Vec::new();
     let jitter = rand::random_range(0.0..1.0);
     let mut accepted = renewal.clock.accepted();
     let mut said: Option<(String, Instant)> = None;
@@ -43,6 +54,10 @@ pub async fn run(renewal: Renewal, stop: CancellationToken) -> Result<()> {
                 tracing::error!("{trouble}");
                 said = Some((trouble, Instant::now()));
             }
+        }
+        for word in renewal.news(&mut told) {
+            // The driver is gone only when the node stops.
+            drop(words.send(word).await);
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -81,12 +96,47 @@ impl Renewal {
         Ok(())
     }
 
+    /// What people have not been told yet (`told`: keys of faults) of the certificate that signs all others. By the time that is certain:
+    /// a clock that jumps mails nobody.
+    fn news(&self, told: &mut Vec<&'static str>) -> Vec<Word> {
+        let authority = self.authority.borrow();
+        let Ok(end) = authority.issuing_not_after() else { return Vec::new() };
+        let now = self.clock.certain();
+        let left = end.since(now);
+        let Some(text) = issuing_ends(end, authority.root_on_box(), now) else {
+            let text = format!("It was renewed, and lasts until {}.", date(end));
+            return told.drain(..).map(|key| Word::Ends { key: key.to_owned(), text: text.clone() }).collect();
+        };
+        let due = ISSUING_TOLD.into_iter().filter(|(most, key)| left <= *most && !told.contains(key)).map(|(_, key)| key);
+        let due: Vec<&'static str> = due.collect();
+        told.extend(&due);
+        due.into_iter().map(|key| Word::Begins(Fault::new(key, FaultKind::Other, text.clone()))).collect()
+    }
+
     fn renew_issuing(&self, authority: &Authority, now: Timestamp) -> Result<Arc<Authority>> {
         let renewed = Arc::new(authority.renew_issuing(now).context("the certificate that signs all others cannot be renewed")?);
         tracing::info!("renewed the certificate that signs all others of this house");
         self.authority.send_replace(renewed.clone());
         Ok(renewed)
     }
+}
+
+/// In words for people, once it is time to think of it: in the last year of the certificate that signs all others, where the key that renews it
+/// is not here.
+pub(super) fn issuing_ends(end: Timestamp, root_is_here: bool, now: Timestamp) -> Option<String> {
+    if root_is_here || end.since(now) >= ISSUING_LAST_YEAR {
+        return None;
+    }
+    let to_do = "bring the root key back with `sudo dms3-node ca import-root FILE`, and it is renewed";
+    let day = date(end);
+    Some(if now < end {
+        format!("The certificate that signs all others of this house ends on {day}, and no camera is linked after that: {to_do}.")
+    } else {
+        format!(
+            "The certificate that signs all others of this house ended on {day}: cameras that are linked stay so, none comes back and none is paired. \
+             Now {to_do}; nothing needs to be paired anew."
+        )
+    })
 }
 
 #[cfg(test)]
@@ -174,6 +224,43 @@ mod tests {
         let before = ends(&younger);
         younger.look(0.5).unwrap();
         assert_eq!(ends(&younger), before, "more than a year is left");
+    }
+
+    #[test]
+    fn who_alone_can_renew_what_signs_all_others_is_told_half_a_year_and_a_month_before_it_ends() {
+        let (renewal, dir) = coordinator(Duration::ZERO, Duration::ZERO);
+        let (root, away) = (dir.path().join(AUTHORITY_DIR).join("root.key"), dir.path().join("away"));
+        std::fs::rename(&root, &away).unwrap();
+        let (_, end) = ends(&renewal);
+        let mut told = Vec::new();
+        let mut at = |left: Duration, over: Duration| {
+            renewal.clock.forget(end - left + over);
+            renewal.news(&mut told)
+        };
+        let key = |words: &[Word]| match words {
+            [Word::Begins(fault)] => fault.key.clone(),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(at(364 * DAY, Duration::ZERO), [], "then it is on the first screen, and not mailed");
+        assert_eq!(key(&at(179 * DAY, Duration::ZERO)), "issuing/180d");
+        assert_eq!(at(31 * DAY, Duration::ZERO), []);
+        let month = at(29 * DAY, Duration::ZERO);
+        assert!(
+            matches!(&month[..], [Word::Begins(fault)] if fault.key == "issuing/30d" && fault.text.contains("dms3-node ca import-root"))
+        );
+        let over = at(Duration::ZERO, DAY);
+        assert!(
+            matches!(&over[..], [Word::Begins(fault)] if fault.key == "issuing/over" && fault.text.contains("paired anew")),
+            "{over:?}"
+        );
+        assert_eq!(at(Duration::ZERO, 2 * DAY), []);
+
+        // Even then nothing is lost: the key comes back, and all is renewed.
+        std::fs::rename(&away, &root).unwrap();
+        renewal.look(0.5).unwrap();
+        assert!(ends(&renewal).1 > end + 1825 * DAY);
+        let over = renewal.news(&mut told);
+        assert!(over.len() == 3 && over.iter().all(|word| matches!(word, Word::Ends { .. })), "{over:?}");
     }
 
     #[test]

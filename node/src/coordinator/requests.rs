@@ -9,8 +9,8 @@ use super::accounts::Doors;
 use super::driver::{Driver, NOTICE_FOR};
 use super::events::Keeper;
 use super::page::Served;
-use super::renewal::ISSUING_LAST_YEAR;
-use crate::clock::{date, date_and_time};
+use super::renewal::{ISSUING, issuing_ends};
+use crate::clock::date_and_time;
 use crate::control::Asked;
 use dms3_core::request::{Answer, Log, Request, WebCode};
 
@@ -33,7 +33,7 @@ impl Driver {
             return Ok(());
         }
         let answer = match asked.request {
-            Request::Command(command) => match command.check(self.clock.now()) {
+            Request::Command(command) => match command.check(self.clock.vouched_now()) {
                 Ok(()) => {
                     tracing::info!("{} asks: {command:?}", asked.by);
                     self.take(Input::Command { command, by: asked.by }).await?;
@@ -64,17 +64,14 @@ impl Driver {
         }));
         let troubles = self.mail.iter().flat_map(|mail| &mail.troubles).filter_map(|trouble| trouble.borrow().clone());
         house.problems.extend(troubles);
-        house.problems.extend(self.lasting.values().cloned());
+        // How long the certificate that signs all others lasts is said below, as it is now.
+        house.problems.extend(self.lasting.iter().filter(|(key, _)| !key.starts_with(ISSUING)).map(|(_, text)| text.clone()));
+        house.problems.extend(self.unserved.borrow().clone());
         house.problems.extend(self.notices.values().map(|(_, text)| text.clone()));
         let authority = self.authority.borrow();
         let root_is_here = authority.root_on_box();
         match authority.issuing_not_after() {
-            Ok(end) if end.since(self.clock.announced()) < ISSUING_LAST_YEAR && !root_is_here => house.problems.push(format!(
-                "The certificate that signs all others of this house ends on {}, and no camera is linked after that: bring the root key back with \
-                 `sudo dms3-node ca import-root FILE`, and it is renewed.",
-                date(end)
-            )),
-            Ok(_) => {}
+            Ok(end) => house.problems.extend(issuing_ends(end, root_is_here, self.clock.announced())),
             Err(error) => house.problems.push(format!("The certificate that signs all others of this house cannot be read: {error}.")),
         }
         if root_is_here {
@@ -86,7 +83,7 @@ impl Driver {
     }
 
     async fn look_up(&mut self, request: Request, by: &str) -> Result<Answer> {
-        let now = self.clock.now();
+        let now = self.clock.vouched_now();
         Ok(match request {
             Request::Status | Request::Command(_) => Answer::House(Box::new(self.house())),
             Request::TokenNew(request) => {
@@ -135,6 +132,13 @@ impl Driver {
                     "{name:?} ({short}) is out of the house for good.{tokens}\nIts machine knew, and whoever has it may know:\n{known}\
                      To use the machine again, remove its state directory and pair it anew."
                 ))
+            }
+            Request::Clear { node } => {
+                let row = self.roster.find(&node)?;
+                self.store.clear(row.node, by, now.at).await?;
+                self.take(Input::Cleared { node: row.node }).await?;
+                tracing::info!("{by} looked at what node {} ({:?}) did and cleared it", row.node.short(), row.name);
+                Answer::Done(format!("{} is cleared. If it goes on, you are told again.", row.name))
             }
             Request::TimeAccept => {
                 let at = self.clock.accept()?;

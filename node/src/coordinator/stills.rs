@@ -1,12 +1,12 @@
 //! Live pictures: asked of a camera while somebody looks, at most one a second whoever looks, and kept no longer than that.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dms3_core::id::NodeId;
 use dms3_core::protocol::message::{STILL_LIMIT, StillV1};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout};
 
 use crate::mesh::link::{Connection, LinkError};
@@ -22,6 +22,8 @@ const KEPT_FOR: Duration = Duration::from_secs(5);
 const LOOKS_ANEW: Duration = Duration::from_secs(300);
 /// Who looks at what, in memory.
 const LOOKERS: usize = 256;
+/// Sources that a link was not yet asked for.
+const ASKED: usize = 8;
 
 /// A source of a node.
 type Key = (NodeId, String);
@@ -35,7 +37,7 @@ pub struct Stills(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    links: Mutex<HashMap<NodeId, mpsc::Sender<String>>>,
+    links: Mutex<HashMap<NodeId, Arc<Asked>>>,
     /// Who waits for a picture that a camera was asked for.
     waiting: Mutex<HashMap<Key, oneshot::Sender<Seen>>>,
     /// The last picture, and a lock around its asking: all who look at once wait for one.
@@ -43,20 +45,51 @@ struct Inner {
     lookers: Mutex<HashMap<(String, Key), Instant>>,
 }
 
+/// What a link is to be asked for. Not a channel, of which each link would hold the room for many.
+#[derive(Debug, Default)]
+struct Asked {
+    sources: Mutex<VecDeque<String>>,
+    more: Notify,
+}
+
 /// Of a link, as long as it is up: the sources whose picture somebody wants.
 #[derive(Debug)]
 pub struct Wanted {
-    pub sources: mpsc::Receiver<String>,
-    sender: mpsc::Sender<String>,
+    asked: Arc<Asked>,
     node: NodeId,
     stills: Stills,
+}
+
+impl Asked {
+    /// False: too much is asked of it already.
+    fn ask(&self, source: &str) -> bool {
+        let mut sources = lock(&self.sources);
+        let has_room = sources.len() < ASKED;
+        if has_room {
+            sources.push_back(source.to_owned());
+            self.more.notify_one();
+        }
+        has_room
+    }
+}
+
+impl Wanted {
+    /// The next one. May be dropped at any time and called again.
+    pub async fn next(&self) -> String {
+        loop {
+            if let Some(source) = lock(&self.asked.sources).pop_front() {
+                return source;
+            }
+            self.asked.more.notified().await;
+        }
+    }
 }
 
 impl Drop for Wanted {
     fn drop(&mut self) {
         let mut links = lock(&self.stills.0.links);
         // A newer link of the node may have taken over.
-        if links.get(&self.node).is_some_and(|sender| sender.same_channel(&self.sender)) {
+        if links.get(&self.node).is_some_and(|asked| Arc::ptr_eq(asked, &self.asked)) {
             links.remove(&self.node);
         }
     }
@@ -68,9 +101,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl Stills {
     pub fn linked(&self, node: NodeId) -> Wanted {
-        let (sender, sources) = mpsc::channel(8);
-        lock(&self.0.links).insert(node, sender.clone());
-        Wanted { sources, sender, node, stills: self.clone() }
+        let asked = Arc::new(Asked::default());
+        lock(&self.0.links).insert(node, asked.clone());
+        Wanted { asked, node, stills: self.clone() }
     }
 
     /// What `source` of `node`, called `name`, sees now, or why that is not to be seen. `by` is told of in the log.
@@ -101,7 +134,7 @@ impl Stills {
         let Some(link) = lock(&self.0.links).get(&key.0).cloned() else { return Err("it is not linked".to_owned()) };
         let (wait, seen) = oneshot::channel();
         lock(&self.0.waiting).insert(key.clone(), wait);
-        if link.try_send(key.1.clone()).is_err() {
+        if !link.ask(&key.1) {
             lock(&self.0.waiting).remove(&key);
             return Err("its link is busy".to_owned());
         }
@@ -114,12 +147,12 @@ impl Stills {
         }
     }
 
-    /// What came from a camera. Of what nobody asked for nothing is read.
-    pub async fn came(&self, node: NodeId, head: StillV1, mut body: Body, connection: &Connection) -> Result<(), LinkError> {
+    /// What came from a camera, and what was wrong with it. Of what nobody asked for nothing is read.
+    pub async fn came(&self, node: NodeId, head: StillV1, mut body: Body, connection: &Connection) -> Result<Option<String>, LinkError> {
         let StillV1 { source, length, why } = head;
         let Some(wait) = lock(&self.0.waiting).remove(&(node, source)) else {
             body.stop();
-            return Ok(());
+            return Ok(None);
         };
         let seen = match length {
             0 => Err(tidy(&why)),
@@ -133,9 +166,10 @@ impl Stills {
                 Err(why) => Err(why.to_owned()),
             },
         };
+        let wrong = seen.clone().err().filter(|_| length > 0);
         // Whoever asked may have gone away.
         drop(wait.send(seen));
-        Ok(())
+        Ok(wrong)
     }
 
     /// Who was shown something is told of once, not with each picture. Names of cameras that there are not fill neither log nor memory.
@@ -186,7 +220,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_camera_is_asked_once_a_second_however_many_look_and_what_it_saw_is_kept_no_longer() {
         let stills = Stills::default();
-        let mut wanted = stills.linked(NODE);
+        let wanted = stills.linked(NODE);
         let see = |by: &'static str| stills.see(NODE, "porch", "cam".to_owned(), by);
         let mut looks: JoinSet<_> = ["Ann", "Ben", "Cleo"]
             .into_iter()
@@ -195,16 +229,16 @@ mod tests {
                 async move { stills.see(NODE, "porch", "cam".to_owned(), by).await }
             })
             .collect();
-        assert_eq!(wanted.sources.recv().await.as_deref(), Some("cam"));
+        assert_eq!(wanted.next().await, "cam");
         let answer = |seen: Seen| lock(&stills.0.waiting).remove(&(NODE, "cam".to_owned())).unwrap().send(seen).unwrap();
         answer(Ok(Arc::from([0xff, 0xd8].as_slice())));
         while let Some(seen) = looks.join_next().await {
             assert_eq!(seen.unwrap().as_deref(), Ok([0xff, 0xd8].as_slice()));
         }
-        assert!(wanted.sources.try_recv().is_err(), "nobody asked again");
+        assert!(lock(&wanted.asked.sources).is_empty(), "nobody asked again");
         tokio::time::advance(EVERY).await;
         let again = async {
-            assert_eq!(wanted.sources.recv().await.as_deref(), Some("cam"));
+            assert_eq!(wanted.next().await, "cam");
             answer(Err("off".to_owned()));
         };
         assert_eq!(tokio::join!(see("Ann"), again).0, Err("off".to_owned()));

@@ -247,6 +247,10 @@ fn fault_of(notice: &Notice) -> Fault {
         FaultKind::OutboxStuck { camera, waiting } => Fault::OutboxStuck { camera: name(camera), waiting: *waiting },
         FaultKind::TokenLocked { source } => Fault::TokenLocked { source: name(source) },
         FaultKind::PasswordsGuessed { source, count } => Fault::PasswordsGuessed { source: name(source), count: *count },
+        FaultKind::IdentityTwice { camera, one, other } => {
+            Fault::IdentityTwice { camera: name(camera), one: name(one), other: name(other) }
+        }
+        FaultKind::PutOut { camera, why } => Fault::PutOut { camera: name(camera), why: format!("{}.", why.trim_end_matches('.')).into() },
         FaultKind::StateConflict => Fault::StateConflict { what: notice.text.as_str().into() },
         FaultKind::CoordinatorGone { told_by } => Fault::CoordinatorGone { told_by: name(told_by) },
         FaultKind::Other => {
@@ -354,6 +358,16 @@ mod tests {
                 FaultKind::PasswordsGuessed { source: "10.0.0.9".to_owned(), count: 10 },
                 "Somebody guesses passwords of the dashboard",
                 "10 wrong ones came from 10.0.0.9",
+            ),
+            (
+                FaultKind::IdentityTwice { camera: porch(), one: "10.0.0.8".to_owned(), other: "10.0.0.9".to_owned() },
+                "Two machines say that they are porch",
+                "One is at 10.0.0.8, the other at 10.0.0.9.",
+            ),
+            (
+                FaultKind::PutOut { camera: porch(), why: "it lies".to_owned() },
+                "porch is put out again and again",
+                "The last reason: it lies. What",
             ),
             (FaultKind::StateConflict, "The coordinator has forgotten a decision", "The facts: as they are."),
             (FaultKind::CoordinatorGone { told_by: porch() }, "The coordinator does not answer", "porch tells this itself."),

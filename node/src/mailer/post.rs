@@ -122,8 +122,8 @@ impl Post {
             Ok(letter) => letter,
             Err(why) => return give_up(&format!("it cannot be read ({why})")).await,
         };
-        // The proven time is early, never late: a clock that jumps gives up nothing.
-        if self.clock.announced().since(waiting.made_at) > GIVEN_UP_AFTER {
+        // A clock that jumps gives up nothing.
+        if self.clock.certain().since(waiting.made_at) > GIVEN_UP_AFTER {
             return give_up(&format!("nobody took {:?} for 3 days", letter.subject)).await;
         }
         let mut open = Vec::new();
@@ -254,6 +254,28 @@ pub mod tests {
             clip: None,
             events: Vec::new(),
         }
+    }
+
+    #[tokio::test]
+    async fn a_mail_waits_for_three_days_whatever_the_clock_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::alone();
+        clock.accept().unwrap();
+        let nobody = "server = \"127.0.0.1\"\nport = 1\nsecurity = \"none\"\nfrom = \"a@example.org\"\nto = [\"b@example.org\"]\n";
+        let (config, _) = MailConfig::new(toml::from_str::<MailFile>(nobody).unwrap(), Path::new("/")).unwrap();
+        let post = post(dir.path(), config, &clock);
+        let mails = post.mails.open().await.unwrap();
+        let memory = AlertPolicy::new(Settings::default(), clock.now()).memory().clone();
+        mails.save(&memory, &[letter(clock.now().at, "porch", &["b@example.org"])]).await.unwrap();
+        let id = mails.waiting().await.unwrap()[0];
+        for days in [29, 26_600, -20_000] {
+            clock.set_ahead(days * 86_400_000);
+            assert!(post.try_one(mails, id).await.unwrap().is_some(), "{days} days: it waits");
+        }
+        clock.set_ahead(0);
+        clock.pass(GIVEN_UP_AFTER + Duration::from_secs(60));
+        assert_eq!(post.try_one(mails, id).await.unwrap(), None);
+        assert_eq!(mails.counts().await.unwrap().lost, 1, "and by days that passed it is given up");
     }
 
     #[tokio::test]

@@ -23,7 +23,7 @@ const SERVICE: &str = "_dms3._udp.local.";
 /// How long a good-bye may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Characters of [`NodeId::short`].
-const SHORT: usize = 8;
+pub(super) const SHORT: usize = 8;
 /// What was heard is asked for again by mdns-sd after four fifths of its life, which is 120 s for addresses.
 const BEFORE_REFRESH: Duration = Duration::from_secs(60);
 /// A responder says each of its records once a second at most, and leaves out of an answer what it said just before. mdns-sd never asks for
@@ -73,6 +73,7 @@ struct Inner {
     list: watch::Sender<Arc<[Candidate]>>,
     refresh: Notify,
     quiet: watch::Sender<bool>,
+    rung: watch::Sender<Option<Candidate>>,
 }
 
 impl Heard {
@@ -95,6 +96,17 @@ impl Heard {
     /// A coordinator was authenticated there: however many others advertise, this one is not pushed out.
     pub fn keep(&self, address: SocketAddr) {
         self.change(|table| table.keep(address));
+    }
+
+    /// A coordinator said by itself where it is.
+    pub fn rung(&self, ring: Candidate) {
+        self.change(|table| table.rung(ring.clone()));
+        self.inner.rung.send_replace(Some(ring));
+    }
+
+    /// The last that did.
+    pub fn rings(&self) -> watch::Receiver<Option<Candidate>> {
+        self.inner.rung.subscribe()
     }
 
     /// As if mDNS had said it.

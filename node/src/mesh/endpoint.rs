@@ -11,11 +11,15 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 
 use super::config::Limits;
+use super::discovery::Candidate;
 use super::gate::{Gate, Pass, Verdict};
 use super::keys::MeshKeys;
+use super::ring::Bell;
+use super::socket::{self, CountedSocket, Knocks};
 
 /// A dead peer is known after this and the time to the next keep-alive: 16 s at most. Two keep-alives in a row may get lost.
 pub const IDLE: Duration = Duration::from_secs(11);
@@ -26,6 +30,8 @@ pub const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Handshakes that wait for us to look at them, and bytes that each may bring.
 const MAX_INCOMING: usize = 256;
 const INCOMING_BUFFER: u64 = 16 * 1024;
+/// Between two resets: a thousand cameras ask within some ten milliseconds.
+const RESET_INTERVAL: Duration = Duration::from_micros(10);
 /// What peers are told when we stop gets there, or it does not.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -34,6 +40,9 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Endpoint {
     quinn: quinn::Endpoint,
     gate: Gate,
+    socket: Arc<CountedSocket>,
+    bell: Arc<Bell>,
+    rings: Arc<Mutex<mpsc::Receiver<Candidate>>>,
 }
 
 /// Somebody whom the gate let in; the handshake is still to be done.
@@ -52,10 +61,15 @@ impl Endpoint {
         let mut config = EndpointConfig::new(Arc::new(keys.reset()));
         let ids = keys.connection_ids();
         config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
-        // After a restart every camera of the house asks at once; a reset is smaller than the packet that caused it.
-        config.min_reset_interval(Duration::from_millis(1));
-        let quinn = quinn::Endpoint::new(config, None, socket, Arc::new(quinn::TokioRuntime)).context("cannot start QUIC")?;
-        Ok(Self { quinn, gate: Gate::new(limits) })
+        // After a restart every camera of the house asks at once, and whoever is not answered then waits for seconds. A reset is smaller than
+        // the packet that caused it, and only one with an id of ours, which nobody can make up, causes one.
+        config.min_reset_interval(RESET_INTERVAL);
+        let gate = Gate::new(limits);
+        let (bell, rings) = Bell::over(socket::roomy(socket).context("cannot start QUIC")?);
+        let socket = CountedSocket::over(bell.clone(), ids, &limits, Some(gate.clone()));
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let quinn = quinn::Endpoint::new_with_abstract_socket(config, None, socket.clone(), runtime).context("cannot start QUIC")?;
+        Ok(Self { quinn, gate, socket, bell, rings: Arc::new(Mutex::new(rings)) })
     }
 
     /// Lets peers in with this TLS set-up, from now on; links that are up stay.
@@ -68,6 +82,7 @@ impl Endpoint {
             .incoming_buffer_size(INCOMING_BUFFER)
             .incoming_buffer_size_total(INCOMING_BUFFER * 64);
         self.quinn.set_server_config(Some(config));
+        self.socket.serves();
         Ok(())
     }
 
@@ -89,11 +104,37 @@ impl Endpoint {
         }
     }
 
+    /// Who is let in to a handshake.
+    pub fn gate(&self) -> Gate {
+        self.gate.clone()
+    }
+
+    /// What strangers sent since it was asked for the last time.
+    pub fn knocks(&self) -> Knocks {
+        self.socket.knocks()
+    }
+
     /// Begins a handshake with `to`.
     pub(crate) fn connect(&self, to: SocketAddr, name: &str, tls: Arc<rustls::ClientConfig>) -> Result<quinn::Connecting> {
         let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
         config.transport_config(Arc::new(transport(Some(KEEP_ALIVE))));
         Ok(self.quinn.connect_with(config, to, name)?)
+    }
+
+    /// Says [`super::ring::ring`] there.
+    pub fn ring(&self, to: SocketAddr, ring: &[u8]) {
+        if let Err(error) = self.bell.ring(to, ring) {
+            tracing::debug!("nobody is reached at {to}: {error}");
+        }
+    }
+
+    /// The next coordinator that says by itself where it is.
+    pub async fn rung(&self) -> Candidate {
+        match self.rings.lock().await.recv().await {
+            Some(ring) => ring,
+            // Not while the socket is open.
+            None => std::future::pending().await,
+        }
     }
 
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -113,10 +154,10 @@ impl Arrival {
     }
 
     /// Finishes the handshake. Whoever turns out to be an active node is told to the gate by its pass.
-    pub async fn handshake(self) -> Result<(quinn::Connection, Pass), quinn::ConnectionError> {
-        let connecting = self.incoming.accept()?;
-        match tokio::time::timeout(HANDSHAKE, connecting).await {
-            Ok(connection) => Ok((connection?, self.pass)),
+    pub async fn handshake(self: Box<Self>) -> Result<(quinn::Connection, Pass), quinn::ConnectionError> {
+        let Self { incoming, pass } = *self;
+        match tokio::time::timeout(HANDSHAKE, incoming.accept()?).await {
+            Ok(connection) => Ok((connection?, pass)),
             Err(_) => Err(quinn::ConnectionError::TimedOut),
         }
     }
@@ -150,7 +191,8 @@ fn transport(keep_alive: Option<Duration>) -> TransportConfig {
         .receive_window(VarInt::from_u32(256 * 1024))
         .send_window(256 * 1024)
         .datagram_receive_buffer_size(None)
-        .mtu_discovery_config(Some(mtu))
+        // For cameras too: a coordinator says nothing that fills a packet, and would keep room for the longest one for each of them.
+        .mtu_discovery_config(keep_alive.is_some().then_some(mtu))
         // Many packets in one system call: for cameras, whose clips are long. A coordinator says little, to many, and would hold room for
         // ten packets (14 kB) for each of them.
         .enable_segmentation_offload(keep_alive.is_some())

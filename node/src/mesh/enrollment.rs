@@ -10,11 +10,15 @@ use dms3_core::protocol::frame::{self, ENROLL_LIMIT, HEADER, Header, Message};
 use dms3_pki::{EXPORTER_LABEL, Identity, tls};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
 use rustls::pki_types::CertificateDer;
 use rustls::time_provider::TimeProvider;
 
+use super::config::Limits;
 use super::dial::{DialError, refusal};
 use super::endpoint::{self, can_answer_retry};
+use super::keys::MeshKeys;
+use super::socket::{self, CountedSocket, Knocks};
 use crate::clock::Clock;
 
 /// A whole enrollment takes a few round trips; nothing on this port lives longer.
@@ -26,6 +30,7 @@ const DONE: u32 = 0;
 #[derive(Debug)]
 pub struct Listener {
     endpoint: Endpoint,
+    socket: Arc<CountedSocket>,
 }
 
 /// Somebody at the port whose address is proven by a Retry. Dropped: refused.
@@ -48,10 +53,20 @@ impl Listener {
     pub fn open(listen: SocketAddr, identity: &Identity, clock: &Clock) -> anyhow::Result<Self> {
         let socket = endpoint::open(listen).with_context(|| format!("cannot open the enrollment port, UDP {listen}"))?;
         let config = server_config(identity, clock)?;
-        let runtime = Arc::new(quinn::TokioRuntime);
-        let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)
-            .with_context(|| format!("cannot open the enrollment port, UDP {listen}"))?;
-        Ok(Self { endpoint })
+        let keys = MeshKeys::random()?;
+        let ids = keys.connection_ids();
+        let mut own = EndpointConfig::new(Arc::new(keys.reset()));
+        own.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
+        let open = || {
+            let socket = CountedSocket::over(socket::roomy(socket)?, ids, &Limits::default(), None);
+            Ok::<_, io::Error>((
+                Endpoint::new_with_abstract_socket(own, Some(config), socket.clone(), Arc::new(quinn::TokioRuntime))?,
+                socket,
+            ))
+        };
+        let (endpoint, socket) = open().with_context(|| format!("cannot open the enrollment port, UDP {listen}"))?;
+        socket.serves();
+        Ok(Self { endpoint, socket })
     }
 
     /// The coordinator's certificate was renewed: new connections see the new one.
@@ -62,6 +77,11 @@ impl Listener {
 
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.endpoint.local_addr()
+    }
+
+    /// What strangers sent since it was asked for the last time.
+    pub fn knocks(&self) -> Knocks {
+        self.socket.knocks()
     }
 
     /// The next one whose address is validated; everybody else gets a Retry, which costs us nothing to remember. Not so who comes from an

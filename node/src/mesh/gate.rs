@@ -94,6 +94,20 @@ impl Gate {
         Verdict::Enter(Pass { gate: self.clone(), account, good: false })
     }
 
+    /// An active node will come from this address, or came: it has its share of what is kept for such.
+    pub fn expect(&self, address: IpAddr) {
+        let mut inner = self.lock();
+        let address = inner.subject(address, Instant::now());
+        inner.remember(address);
+    }
+
+    /// Whether an active node came from this address lately.
+    pub fn knows(&self, address: IpAddr) -> bool {
+        let mut inner = self.lock();
+        let address = inner.subject(address, Instant::now());
+        inner.known.contains(&address)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -121,12 +135,7 @@ impl Drop for Pass {
             }
         }
         if good {
-            let address = self.account.address;
-            inner.known.retain(|known| *known != address);
-            inner.known.push_back(address);
-            if inner.known.len() > KNOWN {
-                inner.known.pop_front();
-            }
+            inner.remember(self.account.address);
         }
     }
 }
@@ -138,6 +147,14 @@ impl Count {
 }
 
 impl Inner {
+    fn remember(&mut self, address: IpAddr) {
+        self.known.retain(|known| *known != address);
+        self.known.push_back(address);
+        if self.known.len() > KNOWN {
+            self.known.pop_front();
+        }
+    }
+
     /// Who is meant by an address: itself on our own networks, else of IPv6 the /64, since one customer has that many addresses.
     fn subject(&mut self, from: IpAddr, now: Instant) -> IpAddr {
         let IpAddr::V6(from) = from.to_canonical() else { return from.to_canonical() };
@@ -246,6 +263,9 @@ mod tests {
         assert!(enter(&gate, "10.9.9.9", false).is_none());
         let honest: Vec<_> = (0..5).map_while(|_| enter(&gate, "192.168.1.9", true)).collect();
         assert_eq!(honest.len(), 4);
+        drop(honest);
+        gate.expect("::ffff:192.168.1.10".parse().unwrap());
+        assert!(enter(&gate, "192.168.1.10", true).is_some(), "whoever was just paired");
     }
 
     #[tokio::test(start_paused = true)]

@@ -71,6 +71,11 @@ impl LinkError {
         }
     }
 
+    /// The other side let go of it without a word: of two dials under way at once it took the other one.
+    pub fn is_dropped(&self) -> bool {
+        matches!(self, Self::Closed(ConnectionError::ApplicationClosed(close)) if close.error_code == VarInt::from_u32(0) && close.reason.is_empty())
+    }
+
     /// Whether the node at the other end lost its memory of us: it was restarted.
     pub fn is_reset(&self) -> bool {
         matches!(self, Self::Closed(ConnectionError::Reset))

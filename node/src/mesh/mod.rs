@@ -9,6 +9,8 @@ pub mod enrollment;
 pub mod gate;
 pub mod keys;
 pub mod link;
+pub mod ring;
+pub mod socket;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod transfer;

@@ -64,7 +64,7 @@ async fn open_at(path: &Path, kind: Kind) -> anyhow::Result<(SqlitePool, bool)> 
 
 #[derive(Debug, thiserror::Error)]
 #[error("{} is damaged or not ours: {}", .0.display(), .1)]
-struct Damage(PathBuf, String);
+pub(super) struct Damage(pub(super) PathBuf, pub(super) String);
 
 /// SQLite says so, or what it says cannot be of ours.
 pub(super) fn is_damage(error: &anyhow::Error) -> bool {

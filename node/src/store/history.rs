@@ -128,7 +128,9 @@ impl Store {
         ] {
             sqlx::query(sql).bind(stamp(before)).execute(&mut *tx).await?;
         }
-        tx.commit().await.context("cannot drop what is too old")
+        tx.commit().await.context("cannot drop what is too old")?;
+        self.settle().await;
+        Ok(())
     }
 
     /// Writes down that a person vouched for the machine's clock, which said `at`.

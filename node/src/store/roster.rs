@@ -1,6 +1,7 @@
 //! Who is enrolled. A node is never deleted: a revocation must last.
 
 use anyhow::{Context as _, bail, ensure};
+use dms3_core::conduct::Twice;
 use dms3_core::id::{NodeId, TokenId};
 use dms3_core::roster::{NodeRole, NodeStatus, RosterRow, check_name, is_taken};
 use dms3_core::time::Timestamp;
@@ -49,6 +50,7 @@ impl Store {
         put_node(&mut tx, &row).await?;
         note(&mut tx, now, AuditKind::Renamed, Some(node), &format!("{before} -> {}", row.name)).await?;
         tx.commit().await.with_context(|| format!("cannot rename {before:?}"))?;
+        self.settle().await;
         Ok(row)
     }
 
@@ -75,11 +77,57 @@ impl Store {
             row.status = NodeStatus::Revoked;
             row.revoked_at = Some(now);
             put_node(&mut tx, &row).await?;
+            unmark(&mut tx, node).await?;
             note(&mut tx, now, AuditKind::Revoked, Some(node), &row.name).await?;
         }
         tx.commit().await.with_context(|| format!("cannot revoke {:?}", row.name))?;
+        self.settle().await;
         Ok(Revocation { row, cancelled })
     }
+
+    /// Keeps that two machines use the identity of a node. Of one that was revoked meanwhile nothing is kept.
+    pub async fn mark(&self, node: NodeId, twice: &Twice) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        let Some(row) = read_node(&mut tx, node).await?.filter(|row| row.status == NodeStatus::Active) else { return Ok(()) };
+        let Twice { at, one, other } = twice;
+        sqlx::query(
+            "INSERT INTO twice (node, at, one, other) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (node) DO UPDATE SET at = excluded.at, one = excluded.one, other = excluded.other",
+        )
+        .bind(node.0.as_slice())
+        .bind(stamp(*at))
+        .bind(one)
+        .bind(other)
+        .execute(&mut *tx)
+        .await?;
+        note(&mut tx, *at, AuditKind::UsedTwice, Some(node), &format!("{} at {one} and at {other}", row.name)).await?;
+        tx.commit().await.with_context(|| format!("cannot keep that two machines use the identity of {:?}", row.name))
+    }
+
+    /// A person looked: the node is marked no longer.
+    pub async fn clear(&self, node: NodeId, by: &str, now: Timestamp) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        let Some(row) = read_node(&mut tx, node).await? else { bail!("no node {} is enrolled here", node.short()) };
+        unmark(&mut tx, node).await?;
+        note(&mut tx, now, AuditKind::Cleared, Some(node), &format!("{} by {by}", row.name)).await?;
+        tx.commit().await.with_context(|| format!("cannot clear {:?}", row.name))
+    }
+
+    /// Nodes whose identity two machines use.
+    pub async fn marks(&self) -> anyhow::Result<Vec<(NodeId, Twice)>> {
+        let rows =
+            sqlx::query("SELECT node, at, one, other FROM twice").fetch_all(&self.pool).await.context("cannot read who is marked")?;
+        let mark = |row: SqliteRow| {
+            let twice = Twice { at: unstamp(row.try_get("at")?), one: row.try_get("one")?, other: row.try_get("other")? };
+            Ok((NodeId(fixed(row.try_get("node")?)?), twice))
+        };
+        rows.into_iter().map(mark).collect()
+    }
+}
+
+async fn unmark(connection: &mut SqliteConnection, node: NodeId) -> anyhow::Result<()> {
+    sqlx::query("DELETE FROM twice WHERE node = $1").bind(node.0.as_slice()).execute(connection).await?;
+    Ok(())
 }
 
 pub(super) async fn read_roster(connection: &mut SqliteConnection) -> anyhow::Result<Vec<RosterRow>> {

@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 
 use dms3_core::arming::ArmState;
+use dms3_core::conduct::Twice;
 use dms3_core::coordinator::{Decision, MemoryV1};
 use dms3_core::dashboard::PersonView;
 use dms3_core::enrollment::{BAD_SIGNATURES, DEFAULT_TTL, Redeemed, TokenRow};
@@ -198,6 +199,32 @@ async fn what_happens_to_the_authority_is_written_down() {
     assert_eq!(kinds.last(), Some(&AuditKind::TokenLocked));
 }
 
+#[tokio::test]
+async fn that_two_machines_use_an_identity_is_kept_until_a_person_clears_or_revokes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::create(dir.path()).await.unwrap();
+    store.add_node(&RosterRow { node: PORCH, role: NodeRole::Camera, name: "porch".to_owned(), ..coordinator() }).await.unwrap();
+    let twice = Twice { at: T0, one: "10.0.0.1".to_owned(), other: "10.0.0.2".to_owned() };
+    for person in ["clears", "revokes"] {
+        store.mark(PORCH, &twice).await.unwrap();
+        store.mark(PORCH, &twice).await.unwrap();
+        store.close().await;
+        store = Store::open(dir.path()).await.unwrap();
+        assert_eq!(store.marks().await.unwrap(), [(PORCH, twice.clone())]);
+        match person {
+            "clears" => store.clear(PORCH, "anna", T0).await.unwrap(),
+            _ => drop(store.revoke(PORCH, T0).await.unwrap()),
+        }
+        assert_eq!(store.marks().await.unwrap(), [], "{person}");
+    }
+    store.mark(PORCH, &twice).await.unwrap();
+    assert_eq!(store.marks().await.unwrap(), [], "who is out needs no mark");
+    assert!(store.clear(SHED, "anna", T0).await.is_err());
+    let told: Vec<_> = store.audit(T0).await.unwrap().into_iter().map(|entry| (entry.kind, entry.detail)).collect();
+    assert_eq!(told[1], (AuditKind::UsedTwice, "porch at 10.0.0.1 and at 10.0.0.2".to_owned()));
+    assert!(told.contains(&(AuditKind::Cleared, "porch by anna".to_owned())), "{told:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_many_nodes_at_once_exactly_one_wins_a_single_use_token() {
     let dir = tempfile::tempdir().unwrap();
@@ -323,4 +350,55 @@ async fn a_store_of_a_newer_version_is_refused_and_says_so() {
     store.close().await;
     let error = Store::open(dir.path()).await.unwrap_err();
     assert!(error.to_string().contains("newer version"), "{error:#}");
+}
+
+/// A journal that is damaged is dropped without a word.
+#[tokio::test]
+async fn who_was_revoked_stays_so_without_the_journal_too() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = Store::create(dir.path()).await.unwrap();
+    store.add_node(&coordinator()).await.unwrap();
+    let token = token(1, 2);
+    store.insert_token(&token).await.unwrap();
+    for node in [PORCH, SHED] {
+        store.redeem(token.id, node, true, "pi", T0).await.unwrap();
+    }
+    store.revoke(SHED, T0).await.unwrap();
+    // While the house lives: nothing was closed.
+    std::fs::copy(dir.path().join(STORE_FILE), other.path().join(STORE_FILE)).unwrap();
+    let roster = Store::open(other.path()).await.unwrap().roster().await.unwrap();
+    assert_eq!(roster.iter().find(|row| row.node == SHED).map(|row| row.status), Some(NodeStatus::Revoked), "{roster:?}");
+    assert!(roster.iter().any(|row| row.node == PORCH && row.status == NodeStatus::Active));
+}
+
+#[tokio::test]
+async fn a_wrong_bit_in_the_key_of_a_node_puts_nobody_out_of_the_house() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(dir.path()).await.unwrap();
+    store.add_node(&coordinator()).await.unwrap();
+    store.close().await;
+    let file = dir.path().join(STORE_FILE);
+    let whole = std::fs::read(&file).unwrap();
+    let places: Vec<_> = whole.windows(32).enumerate().filter(|(_, bytes)| *bytes == HOUSE.0).map(|(at, _)| at).collect();
+    assert!(places.len() >= 2, "in the table and in its index: {places:?}");
+    for at in &places[..2] {
+        let mut bytes = whole.clone();
+        bytes[at + 7] ^= 4;
+        std::fs::write(&file, bytes).unwrap();
+        let why = format!("{:#}", Store::open(dir.path()).await.unwrap_err());
+        assert!(why.contains("store.db is damaged") && why.contains("restore it from a backup"), "{why}");
+    }
+    std::fs::write(&file, whole).unwrap();
+    Store::open(dir.path()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wrong_bit_in_the_list_of_what_a_file_went_through_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    Store::create(dir.path()).await.unwrap();
+    let store = Store::open(dir.path()).await.unwrap();
+    sqlx::query("UPDATE _sqlx_migrations SET checksum = X'00'").execute(&store.pool).await.unwrap();
+    store.close().await;
+    let why = format!("{:#}", Store::open(dir.path()).await.unwrap_err());
+    assert!(why.contains("store.db is damaged") && why.contains("restore it from a backup"), "{why}");
 }

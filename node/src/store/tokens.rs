@@ -146,6 +146,7 @@ impl Store {
                     .await?;
                 note(&mut tx, now, AuditKind::Enrolled, Some(node), &format!("{} by token {id}", row.name)).await?;
                 tx.commit().await.context("cannot store the enrollment")?;
+                self.settle().await;
                 Ok(Redemption::Granted(Redeemed::Fresh, row))
             }
         }

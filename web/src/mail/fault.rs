@@ -28,6 +28,10 @@ pub enum Fault {
     TokenLocked { source: Name },
     /// Somebody at this address tries passwords of the dashboard: so many wrong ones.
     PasswordsGuessed { source: Name, count: u32 },
+    /// Two machines use the identity of this camera, at these addresses.
+    IdentityTwice { camera: Name, one: Name, other: Name },
+    /// It breaks the rules and was put out again and again; `why` is the last reason.
+    PutOut { camera: Name, why: Sentence },
     /// A camera holds a newer state than the coordinator remembers; `what` says what holds now.
     StateConflict { what: Sentence },
     /// Told by a camera: the coordinator does not answer.
@@ -120,6 +124,22 @@ impl Fault {
                     "If it was none of you, somebody is in your network: find out which machine has that address, and change the Wi-Fi's password.",
                 ],
             ),
+            Self::IdentityTwice { camera, one, other } => words(
+                format!("Two machines say that they are {camera}"),
+                format!("One is at {one}, the other at {other}. They throw each other out, and what {camera} should see may be missed."),
+                &[
+                    "If you copied its card: switch one of the two off, then press \"Clear\" on its page or run `dms3-node clear`.",
+                    "If nobody did, somebody has a copy of its card: revoke it, which puts both out, and pair your camera anew.",
+                ],
+            ),
+            Self::PutOut { camera, why } => words(
+                format!("{camera} is put out again and again"),
+                format!("What it sends breaks the rules, and its link is ended each time. The last reason: {why}"),
+                &[
+                    "Look whether it runs the same version of DMS3 as the coordinator, and restart it.",
+                    "If that does not help, somebody may have taken it over: revoke it, and set its card up anew before you pair it again.",
+                ],
+            ),
             Self::StateConflict { what } => words(
                 "The coordinator has forgotten a decision".into(),
                 what.to_string(),
@@ -162,6 +182,8 @@ mod tests {
             Fault::OutboxStuck { camera: porch(), waiting: 1 },
             Fault::TokenLocked { source: "10.0.0.9".into() },
             Fault::PasswordsGuessed { source: "10.0.0.9".into(), count: 10 },
+            Fault::IdentityTwice { camera: porch(), one: "10.0.0.8".into(), other: "10.0.0.9".into() },
+            Fault::PutOut { camera: porch(), why: "a message of 1 GB".into() },
             Fault::StateConflict { what: "the sensor says away, the button disarmed".into() },
             Fault::CoordinatorGone { told_by: porch() },
         ] {

@@ -40,6 +40,14 @@ pub(crate) fn all() -> Vec<(&'static str, Mail)> {
         ("fault-outbox", Mail::Fault(fault(Fault::OutboxStuck { camera: porch(), waiting: 5 }))),
         ("fault-token", Mail::Fault(FaultMail { once: true, ..fault(Fault::TokenLocked { source: "192.168.1.77".into() }) })),
         (
+            "fault-twice",
+            Mail::Fault(fault(Fault::IdentityTwice { camera: porch(), one: "192.168.1.21".into(), other: "192.168.1.77".into() })),
+        ),
+        (
+            "fault-put-out",
+            Mail::Fault(fault(Fault::PutOut { camera: porch(), why: "A frame of 66560 bytes where at most 65536 are allowed.".into() })),
+        ),
+        (
             "fault-conflict",
             Mail::Fault(fault(Fault::StateConflict {
                 what: "A camera holds a newer state than the coordinator remembers (was a backup restored?). The house is armed until somebody comes home or decides.".into(),

@@ -124,6 +124,16 @@ pub(super) async fn revoke(
     page.answered(&guest, "/", answer)
 }
 
+pub(super) async fn clear(
+    State(page): State<Page>,
+    Extension(guest): Extension<Guest>,
+    Path(id): Path<String>,
+    Posted(Nothing {}): Posted<Nothing>,
+) -> Response {
+    let answer = page.house.ask(Request::Clear { node: id.clone() }, &guest.visitor.name).await;
+    page.answered(&guest, &format!("/nodes/{}", encoded(&id)), answer)
+}
+
 pub(super) async fn add_page(State(page): State<Page>, Extension(guest): Extension<Guest>) -> Response {
     let house = match page.dashboard().await {
         Ok(house) => house,

@@ -310,6 +310,8 @@ mod tests {
             health: None,
             disk_days: None,
             cert_end: None,
+            blame: None,
+            twice: None,
         }
     }
 

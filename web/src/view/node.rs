@@ -70,6 +70,8 @@ pub(crate) struct NodeCard {
     pub(crate) spool: u64,
     pub(crate) clock_trusted: bool,
     pub(crate) paused: Option<&'static str>,
+    /// What it did against the rules, for a person to look at.
+    pub(crate) conduct: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -138,11 +140,19 @@ pub(crate) fn card(node: &NodeView, events: u64, limits: &Limits, clock: &Clock)
     let (standing, mut words) = standing(node, &detectors, limits, clock);
     let undervoltage = health.and_then(|health| health.under_voltage);
     let power = if undervoltage == Some(true) { Light::Warn } else { Light::Ok };
-    let light = [standing, heat, power, disk.as_ref().map_or(Light::Ok, |disk| disk.light)].into_iter().max().unwrap_or(Light::Ok);
+    let (twice, hostile) = (node.twice.is_some(), node.blame.as_ref().is_some_and(|blame| blame.hostile));
+    let trust = if twice || hostile { Light::Bad } else { Light::Ok };
+    let light = [standing, heat, power, trust, disk.as_ref().map_or(Light::Ok, |disk| disk.light)].into_iter().max().unwrap_or(Light::Ok);
     // A sign that is not green says why.
     if standing == Light::Ok {
         let full = disk.as_ref().is_some_and(|disk| disk.light != Light::Ok);
-        let causes = [(full, "its disk is nearly full"), (heat != Light::Ok, "it is hot"), (power != Light::Ok, "its power is weak")];
+        let causes = [
+            (twice, "two machines use its identity"),
+            (hostile, "it breaks the rules"),
+            (full, "its disk is nearly full"),
+            (heat != Light::Ok, "it is hot"),
+            (power != Light::Ok, "its power is weak"),
+        ];
         let causes: Vec<_> = causes.into_iter().filter_map(|(is, words)| is.then_some(words)).collect();
         let causes = causes.join(" and ");
         words = match words.as_str() {
@@ -160,6 +170,7 @@ pub(crate) fn card(node: &NodeView, events: u64, limits: &Limits, clock: &Clock)
         light: if clock_trusted { light } else { light.max(Light::Warn) },
         words,
         paused: node.detectors.iter().any(|one| one.phase == "paused by hand").then_some("Stopped by hand on the camera."),
+        conduct: conduct(node, clock),
         detectors,
         hostname: node.hostname.clone(),
         platform: node.platform.clone(),
@@ -185,6 +196,21 @@ pub(crate) fn card(node: &NodeView, events: u64, limits: &Limits, clock: &Clock)
         spool: health.map_or(0, |health| health.spool),
         clock_trusted,
     }
+}
+
+fn conduct(node: &NodeView, clock: &Clock) -> Vec<String> {
+    let twice = node.twice.as_ref().map(|twice| {
+        let (since, one, other) = (clock.moment(twice.at).words, &twice.one, &twice.other);
+        format!(
+            "Two machines use its identity, since {since}: one at {one}, the other at {other}. Switch one of them off, then clear this. If nobody \
+             copied its card, revoke it."
+        )
+    });
+    let blame = node.blame.as_ref().map(|blame| {
+        let often = if blame.count > 1 { format!(", {} times in all", blame.count) } else { String::new() };
+        format!("{}: {}{often}.", capital(&clock.moment(blame.at).words), blame.why.trim_end_matches('.'))
+    });
+    twice.into_iter().chain(blame).collect()
 }
 
 /// Of a coordinator, whose page could not be seen otherwise.
@@ -247,6 +273,7 @@ fn mebibytes(mib: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use dms3_core::conduct::{Blame, Twice};
     use serde_json::json;
 
     use super::super::time::berlin;
@@ -278,6 +305,23 @@ mod tests {
         assert_eq!(of(49_000, 50, false), (Light::Ok, "watching".to_owned()));
         assert_eq!(of(49_000, 10, false), (Light::Warn, "watching, but its disk is nearly full".to_owned()));
         assert_eq!(of(81_000, 50, true), (Light::Bad, "watching, but it is hot and its power is weak".to_owned()));
+    }
+
+    #[test]
+    fn a_card_says_what_a_camera_did_and_is_red_if_that_is_bad() {
+        let at = crate::view::time::at("2026-11-28T17:03:00Z");
+        let of = |blame, twice| {
+            let card = card(&NodeView { blame, twice, ..porch(49_000, 50, false) }, 0, &Limits::default(), &berlin("2026-11-28T17:31:00Z"));
+            (card.light, card.words, card.conduct.join(" "))
+        };
+        let blame = |hostile| Some(Blame { why: "put out: it lies".to_owned(), at, count: 7, hostile });
+        let twice = Some(Twice { at, one: "10.0.0.1".to_owned(), other: "10.0.0.2".to_owned() });
+        let said = "Today 18:03: put out: it lies, 7 times in all.";
+        assert_eq!(of(blame(false), None), (Light::Ok, "watching".to_owned(), said.to_owned()), "once is no reason to worry");
+        assert_eq!(of(blame(true), None), (Light::Bad, "watching, but it breaks the rules".to_owned(), said.to_owned()));
+        let (light, words, conduct) = of(None, twice);
+        assert_eq!((light, words.as_str()), (Light::Bad, "watching, but two machines use its identity"));
+        assert!(conduct.contains("since today 18:03: one at 10.0.0.1, the other at 10.0.0.2."), "{conduct}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Settings;
 use super::house::House;
 use crate::arming::ArmState;
+use crate::conduct::{Conduct, Offence, Twice};
 use crate::dashboard::{DetectorView, NodeView};
 use crate::health::{Liveness, Machine, liveness};
 use crate::id::NodeId;
@@ -27,7 +28,8 @@ const START_WITHIN: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Nodes {
     rows: Vec<RosterRow>,
-    facts: BTreeMap<NodeId, Facts>,
+    /// Boxed, as all these maps hold room for more than is in them.
+    facts: BTreeMap<NodeId, Box<Facts>>,
     started: Mono,
     /// The first roster was read: who comes later is new.
     read: bool,
@@ -35,10 +37,14 @@ pub(super) struct Nodes {
 
 #[derive(Debug)]
 pub(super) struct Facts {
+    /// Which one of the rows is its.
+    row: Option<usize>,
     /// Since when we expect it: our start, or its enrollment.
     since: Mono,
     newcomer: bool,
     pub(super) linked: bool,
+    /// Its last word was that it stops.
+    pub(super) farewell: bool,
     /// Since when it has not held the state of now, as far as it said. States that follow each other are one wait.
     owes_since: Option<Mono>,
     last: Option<Mono>,
@@ -50,7 +56,7 @@ pub(super) struct Facts {
     /// It was linked when the newest state was published, so that its acknowledgement can be timed.
     linked_at_publish: bool,
     ack_ms: Option<u64>,
-    pub(super) sources: BTreeMap<String, Source>,
+    pub(super) sources: BTreeMap<String, Box<Source>>,
     /// Since when it obeys more than the state that it acknowledged.
     raised_since: Option<Mono>,
     pub(super) health: Option<HealthV1>,
@@ -62,6 +68,7 @@ pub(super) struct Facts {
     disk_then: Option<(Mono, u64)>,
     /// When its certificate ends.
     cert_end: Option<Timestamp>,
+    pub(super) conduct: Conduct,
 }
 
 /// One camera of a node.
@@ -92,17 +99,26 @@ impl Nodes {
 
     pub(super) fn roster(&mut self, rows: Vec<RosterRow>, mono: Mono) {
         let (since, newcomer) = if self.read { (mono, true) } else { (self.started, false) };
-        for row in &rows {
-            self.facts.entry(row.node).or_insert_with(|| Facts::new(since, newcomer));
+        self.facts.values_mut().for_each(|facts| facts.row = None);
+        for (nth, row) in rows.iter().enumerate() {
+            self.facts.entry(row.node).or_insert_with(|| Facts::new(since, newcomer)).row = Some(nth);
         }
         self.facts.retain(|node, facts| facts.linked || rows.iter().any(|row| row.node == *node));
+        // Whom a person put out needs no further thought.
+        for row in rows.iter().filter(|row| row.status == NodeStatus::Revoked) {
+            self.cleared(row.node);
+        }
         self.rows = rows;
         self.read = true;
     }
 
-    pub(super) fn link_up(&mut self, node: NodeId, address: String, hello: &HelloV1, now: Now) {
+    /// What is to be kept of its identity, if it is news.
+    pub(super) fn link_up(&mut self, node: NodeId, address: String, hello: &HelloV1, now: Now) -> Option<Twice> {
         let facts = self.heard(node, now);
-        facts.linked = true;
+        // A link that was taken over ends without a word.
+        let took_over = std::mem::replace(&mut facts.linked, true);
+        facts.farewell = false;
+        let twice = facts.conduct.link_up(hello.boot, &address, took_over, now);
         facts.owes_since = Some(now.mono);
         facts.linked_at_publish = false;
         facts.address = Some(address);
@@ -116,10 +132,15 @@ impl Nodes {
         for name in &hello.sources {
             facts.sources.entry(name.clone()).or_default();
         }
+        twice
     }
 
     pub(super) fn link_down(&mut self, node: NodeId, now: Now) {
         self.heard(node, now).linked = false;
+    }
+
+    pub(super) fn farewell(&mut self, node: NodeId, now: Now) {
+        self.heard(node, now).farewell = true;
     }
 
     pub(super) fn ack(&mut self, node: NodeId, ack: &AckV1, house: &House, now: Now) {
@@ -192,25 +213,45 @@ impl Nodes {
         }
     }
 
-    /// Time passed: a detector that is still not watching fails.
-    pub(super) fn look(&mut self, mono: Mono) {
-        for facts in self.facts.values_mut().filter(|facts| facts.linked) {
-            for source in facts.sources.values_mut() {
-                source.look(mono);
-            }
+    pub(super) fn offended(&mut self, node: NodeId, offence: Offence, now: Now) {
+        if let Some(facts) = self.facts.get_mut(&node) {
+            facts.conduct.offended(offence, now);
+        }
+    }
+
+    pub(super) fn marked(&mut self, marks: Vec<(NodeId, Twice)>) {
+        for (node, twice) in marks {
+            self.facts.entry(node).or_insert_with(|| Facts::new(self.started, false)).conduct.marked(twice);
+        }
+    }
+
+    pub(super) fn cleared(&mut self, node: NodeId) {
+        if let Some(facts) = self.facts.get_mut(&node) {
+            facts.conduct.clear();
+        }
+    }
+
+    /// Time passed: a detector that is still not watching fails, who behaved is forgiven. `only`: of this node.
+    pub(super) fn look(&mut self, only: Option<NodeId>, mono: Mono) {
+        match only {
+            None => self.facts.values_mut().for_each(|facts| facts.look(mono)),
+            Some(node) => self.facts.get_mut(&node).into_iter().for_each(|facts| facts.look(mono)),
         }
     }
 
     /// The cameras that the house counts on.
     pub(super) fn active_cameras(&self) -> impl Iterator<Item = (&RosterRow, &Facts)> {
-        self.rows
-            .iter()
-            .filter(|row| row.status == NodeStatus::Active && row.role == NodeRole::Camera)
-            .filter_map(|row| self.facts.get(&row.node).map(|facts| (row, facts)))
+        self.rows.iter().filter(|row| is_active_camera(row)).filter_map(|row| self.facts.get(&row.node).map(|facts| (row, &**facts)))
     }
 
-    pub(super) fn find(&self, node: &NodeId) -> Option<(&RosterRow, Option<&Facts>)> {
-        self.rows.iter().find(|row| row.node == *node).map(|row| (row, self.facts.get(node)))
+    /// That node, if it is one of them.
+    pub(super) fn active_camera(&self, node: &NodeId) -> Option<(&RosterRow, &Facts)> {
+        self.find(node).filter(|(row, _)| is_active_camera(row))
+    }
+
+    pub(super) fn find(&self, node: &NodeId) -> Option<(&RosterRow, &Facts)> {
+        let facts = self.facts.get(node)?;
+        Some((self.rows.get(facts.row?)?, facts))
     }
 
     /// The coordinator first, then by name.
@@ -241,6 +282,8 @@ impl Nodes {
             health: None,
             disk_days: None,
             cert_end: None,
+            blame: None,
+            twice: None,
         };
         let version = house.memory.state.version();
         if row.node == settings.me {
@@ -266,6 +309,8 @@ impl Nodes {
             view.health = facts.health.clone();
             view.disk_days = facts.disk_days(now.mono);
             view.cert_end = facts.cert_end;
+            view.blame = facts.conduct.blame().cloned();
+            view.twice = facts.conduct.twice().cloned();
             let (state, confirmed) = (house.memory.state.arm_state(), facts.is_current(version));
             view.detectors = facts.sources.iter().map(|(name, source)| source.view(name, state, confirmed)).collect();
             // A camera that was not heard of since we started has one at least, and nobody knows that it may rest.
@@ -290,6 +335,10 @@ impl Nodes {
     }
 }
 
+fn is_active_camera(row: &RosterRow) -> bool {
+    row.status == NodeStatus::Active && row.role == NodeRole::Camera
+}
+
 fn tell(view: &mut NodeView, machine: Option<&Machine>) {
     let of = |fact: fn(&Machine) -> &String| machine.map(fact).filter(|text| !text.is_empty()).cloned();
     view.hostname = of(|machine| &machine.hostname);
@@ -299,11 +348,13 @@ fn tell(view: &mut NodeView, machine: Option<&Machine>) {
 }
 
 impl Facts {
-    fn new(since: Mono, newcomer: bool) -> Self {
-        Self {
+    fn new(since: Mono, newcomer: bool) -> Box<Self> {
+        Box::new(Self {
+            row: None,
             since,
             newcomer,
             linked: false,
+            farewell: false,
             owes_since: None,
             last: None,
             last_contact: None,
@@ -320,11 +371,19 @@ impl Facts {
             disk_short: false,
             disk_then: None,
             cert_end: None,
+            conduct: Conduct::default(),
+        })
+    }
+
+    fn look(&mut self, mono: Mono) {
+        self.conduct.look(mono);
+        if self.linked {
+            self.sources.values_mut().for_each(|source| source.look(mono));
         }
     }
 
     pub(super) fn liveness(&self, mono: Mono) -> Liveness {
-        liveness(self.linked, self.last, self.since, mono)
+        liveness(self.linked, self.last, self.since, self.farewell, mono)
     }
 
     /// How long it has been silent.

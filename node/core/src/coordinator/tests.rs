@@ -1,5 +1,6 @@
 //! What the house decides, remembers and tells.
 
+mod behaving;
 mod deciding;
 mod forgetting;
 mod people;
@@ -54,6 +55,8 @@ struct House {
     faults: Vec<Fault>,
     /// What was said of ends.
     ends: Vec<String>,
+    /// What is kept of identities that two machines use.
+    marks: Vec<(NodeId, Twice)>,
 }
 
 impl House {
@@ -77,6 +80,7 @@ impl House {
             alerts: Vec::new(),
             faults: Vec::new(),
             ends: Vec::new(),
+            marks: Vec::new(),
         };
         house.carry_out(effects);
         house
@@ -105,6 +109,7 @@ impl House {
                     self.decisions.extend(decision);
                 }
                 Effect::Save { memory } => self.disk = *memory,
+                Effect::Mark { node, twice } => self.marks.push((node, twice)),
                 Effect::Probe { device } => asked.push(device),
                 Effect::Alert(fault) => {
                     self.alerts.push(fault.key.clone());
@@ -199,9 +204,14 @@ impl House {
     }
 
     fn link(&mut self, held: Option<StateV1>) {
+        self.link_of(0, "10.0.0.2:5", held);
+    }
+
+    /// Of this process, from there.
+    fn link_of(&mut self, process: u8, address: &str, held: Option<StateV1>) {
         let hello = HelloV1 {
             mesh: self.settings.mesh,
-            boot: BootId([0; 4]),
+            boot: BootId([process; 4]),
             hostname: "pi".to_owned(),
             version: "0.1.0".to_owned(),
             os: "debian 12".to_owned(),
@@ -212,7 +222,7 @@ impl House {
             bundle_epoch: 0,
             sources: vec!["porch".to_owned()],
         };
-        self.handle(Input::LinkUp { node: PORCH, address: "10.0.0.2:5".to_owned(), hello: Box::new(hello), held, cert_end: Timestamp(0) });
+        self.handle(Input::LinkUp { node: PORCH, address: address.to_owned(), hello: Box::new(hello), held, cert_end: Timestamp(0) });
     }
 
     /// The porch obeys: what it says after each push.

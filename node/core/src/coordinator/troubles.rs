@@ -8,6 +8,7 @@ use super::house::House;
 use super::nodes::{Facts, Nodes};
 use super::{Effect, Settings};
 use crate::arming::ArmState;
+use crate::conduct::Twice;
 use crate::fault::{Fault, FaultKind};
 use crate::health::Liveness;
 use crate::id::NodeId;
@@ -35,6 +36,10 @@ pub(super) enum Key {
     Detector(NodeId, String),
     Blind,
     Raised(NodeId),
+    /// Two machines use its identity.
+    Twice(NodeId),
+    /// It was put out again and again.
+    Hostile(NodeId),
     /// Its disk is nearly full: a camera's or the coordinator's own.
     Disk(NodeId),
     /// It is linked, and what it saw does not get here.
@@ -53,6 +58,8 @@ impl fmt::Display for Key {
             Self::Detector(node, source) => write!(f, "detector:{}:{source}", node.short()),
             Self::Blind => f.write_str("blind"),
             Self::Raised(node) => write!(f, "raised:{}", node.short()),
+            Self::Twice(node) => write!(f, "twice:{}", node.short()),
+            Self::Hostile(node) => write!(f, "put-out:{}", node.short()),
             Self::Disk(node) => write!(f, "disk:{}", node.short()),
             Self::Stuck(node) => write!(f, "outbox:{}", node.short()),
             Self::Shown(_, what) => f.write_str(what),
@@ -73,9 +80,32 @@ pub(super) struct Troubles {
     told: BTreeSet<Key>,
 }
 
+impl Key {
+    fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::Lost(node)
+            | Self::Unconfirmed(node)
+            | Self::Detector(node, _)
+            | Self::Raised(node)
+            | Self::Disk(node)
+            | Self::Stuck(node)
+            | Self::Twice(node)
+            | Self::Hostile(node) => Some(*node),
+            Self::Exhausted | Self::Restored | Self::Blind | Self::Shown(..) => None,
+        }
+    }
+}
+
 impl Troubles {
-    /// What to tell: the troubles that began and those that ended.
-    pub(super) fn changes(&mut self, troubles: Vec<Trouble>, house: &House, nodes: &Nodes) -> Vec<Effect> {
+    /// What to tell: of those that were looked for (see [`of`]), the troubles that began and those that ended.
+    pub(super) fn changes(
+        &mut self,
+        only: Option<NodeId>,
+        troubles: Vec<Trouble>,
+        settings: &Settings,
+        house: &House,
+        nodes: &Nodes,
+    ) -> Vec<Effect> {
         let mut effects = Vec::new();
         let mut now = BTreeSet::new();
         for Trouble { key, kind, text } in troubles {
@@ -87,19 +117,30 @@ impl Troubles {
             }
             now.insert(key);
         }
-        for key in self.told.difference(&now) {
+        let looked_for = |key: &Key| only.is_none_or(|only| key.node().is_none_or(|node| node == only || node == settings.me));
+        for key in self.told.difference(&now).filter(|key| looked_for(key)) {
             effects.push(Effect::AlertOver { key: key.to_string(), text: over_text(key, house, nodes) });
         }
-        self.told = now;
+        self.told.retain(|key| !looked_for(key));
+        self.told.append(&mut now);
         effects
     }
 }
 
-/// All that is wrong now, worst first.
-pub(super) fn all(settings: &Settings, house: &House, nodes: &Nodes, now: Now) -> Vec<Trouble> {
+/// What is wrong now, worst first: with the house and all nodes, or with the house and that one camera.
+pub(super) fn of(only: Option<NodeId>, settings: &Settings, house: &House, nodes: &Nodes, now: Now) -> Vec<Trouble> {
     let mut troubles = Vec::new();
+    match only {
+        None => nodes.active_cameras().for_each(|(row, facts)| of_camera(row, facts, house, now, &mut troubles)),
+        Some(node) => nodes.active_camera(&node).into_iter().for_each(|(row, facts)| of_camera(row, facts, house, now, &mut troubles)),
+    }
+    of_house(settings, house, nodes, now, &mut troubles);
+    troubles.sort_by_key(|trouble| rank(&trouble.key));
+    troubles
+}
+
+fn of_house(settings: &Settings, house: &House, nodes: &Nodes, now: Now, troubles: &mut Vec<Trouble>) {
     let mut add = |key: Key, kind: FaultKind, text: String| troubles.push(Trouble { key, kind, text });
-    let armed = house.memory.state.arm_state().is_armed();
     if house.exhausted() {
         let text = "The numbers of states are used up: the house stays armed until it is set up anew.";
         add(Key::Exhausted, FaultKind::Other, text.to_owned());
@@ -112,38 +153,7 @@ pub(super) fn all(settings: &Settings, house: &House, nodes: &Nodes, now: Now) -
                 .to_owned(),
         );
     }
-    for (row, facts) in nodes.active_cameras() {
-        let lost = facts.liveness(now.mono) == Liveness::Lost;
-        if lost {
-            let key = if armed { Key::Lost(row.node) } else { Key::Shown(7, format!("lost:{}", row.node.short())) };
-            add(key, FaultKind::CameraLost { camera: row.name.clone() }, lost_text(row, facts, now));
-        }
-        if let Some(waited) = facts.owes_for(now.mono).filter(|waited| armed && *waited >= ACK_WITHIN) {
-            let text = format!("{} is connected and has not confirmed that the house is armed.", row.name);
-            let told = waited >= crate::health::LOST_AFTER;
-            let key = if told { Key::Unconfirmed(row.node) } else { Key::Shown(1, format!("unconfirmed:{}", row.node.short())) };
-            add(key, FaultKind::Unconfirmed { camera: row.name.clone() }, text);
-        }
-        for (name, source) in &facts.sources {
-            if source.failing {
-                let why = source.detail().trim_end_matches('.');
-                let text = format!("{} should watch and does not: {why}.", source_name(row, name));
-                let kind = FaultKind::DetectorFailed { camera: camera_name(row, facts, name), why: why.to_owned() };
-                add(Key::Detector(row.node, name.clone()), kind, text);
-            } else if source.is_paused() {
-                let text = format!("{} is stopped by hand (pause).", source_name(row, name));
-                add(Key::Shown(5, format!("paused:{}:{name}", row.node.short())), FaultKind::Other, text);
-            }
-        }
-        for (key, kind, text) in health_troubles(row, facts) {
-            add(key, kind, text);
-        }
-        if facts.raised_for(now.mono).is_some_and(|for_so_long| for_so_long >= RAISED_FOR) {
-            let text = format!("{} armed itself, although the house is {}.", row.name, state_words(house));
-            add(Key::Raised(row.node), FaultKind::ArmedItself { camera: row.name.clone() }, text);
-        }
-    }
-    if let Some((row, Some(facts))) = nodes.find(&settings.me) {
+    if let Some((row, facts)) = nodes.find(&settings.me) {
         for (key, kind, text) in machine_troubles(row, facts) {
             add(key, kind, text);
         }
@@ -163,7 +173,58 @@ pub(super) fn all(settings: &Settings, house: &House, nodes: &Nodes, now: Now) -
             .to_owned();
         add(Key::Shown(6, "clock".to_owned()), FaultKind::Other, text);
     }
-    troubles.sort_by_key(|trouble| rank(&trouble.key));
+}
+
+fn of_camera(row: &RosterRow, facts: &Facts, house: &House, now: Now, troubles: &mut Vec<Trouble>) {
+    let mut add = |key: Key, kind: FaultKind, text: String| troubles.push(Trouble { key, kind, text });
+    let armed = house.memory.state.arm_state().is_armed();
+    let lost = facts.liveness(now.mono) == Liveness::Lost;
+    if lost {
+        let key = if armed { Key::Lost(row.node) } else { Key::Shown(7, format!("lost:{}", row.node.short())) };
+        add(key, FaultKind::CameraLost { camera: row.name.clone() }, lost_text(row, facts, now));
+    }
+    if let Some(waited) = facts.owes_for(now.mono).filter(|waited| armed && *waited >= ACK_WITHIN) {
+        let text = format!("{} is connected and has not confirmed that the house is armed.", row.name);
+        let told = waited >= crate::health::LOST_AFTER;
+        let key = if told { Key::Unconfirmed(row.node) } else { Key::Shown(1, format!("unconfirmed:{}", row.node.short())) };
+        add(key, FaultKind::Unconfirmed { camera: row.name.clone() }, text);
+    }
+    for (name, source) in &facts.sources {
+        if source.failing {
+            let why = source.detail().trim_end_matches('.');
+            let text = format!("{} should watch and does not: {why}.", source_name(row, name));
+            let kind = FaultKind::DetectorFailed { camera: camera_name(row, facts, name), why: why.to_owned() };
+            add(Key::Detector(row.node, name.clone()), kind, text);
+        } else if source.is_paused() {
+            let text = format!("{} is stopped by hand (pause).", source_name(row, name));
+            add(Key::Shown(5, format!("paused:{}:{name}", row.node.short())), FaultKind::Other, text);
+        }
+    }
+    for (key, kind, text) in conduct_troubles(row, facts).into_iter().chain(health_troubles(row, facts)) {
+        add(key, kind, text);
+    }
+    if facts.raised_for(now.mono).is_some_and(|for_so_long| for_so_long >= RAISED_FOR) {
+        let text = format!("{} armed itself, although the house is {}.", row.name, state_words(house));
+        add(Key::Raised(row.node), FaultKind::ArmedItself { camera: row.name.clone() }, text);
+    }
+}
+
+/// How a camera behaves, linked or not.
+fn conduct_troubles(row: &RosterRow, facts: &Facts) -> Vec<(Key, FaultKind, String)> {
+    let (camera, mut troubles) = (row.name.clone(), Vec::new());
+    if let Some(Twice { one, other, .. }) = facts.conduct.twice() {
+        let text = format!(
+            "{camera}: two machines use its identity, at {one} and at {other} (was its card copied?). Switch one of them off and say so with \
+             `dms3-node clear`, or put both out with `dms3-node revoke`."
+        );
+        let (one, other) = (one.clone(), other.clone());
+        troubles.push((Key::Twice(row.node), FaultKind::IdentityTwice { camera: camera.clone(), one, other }, text));
+    }
+    if let Some(blame) = facts.conduct.blame().filter(|blame| blame.hostile) {
+        let why = blame.why.trim_end_matches('.').to_owned();
+        let text = format!("{camera}: it breaks the rules and is put out again and again, last because of this: {why}.");
+        troubles.push((Key::Hostile(row.node), FaultKind::PutOut { camera, why }, text));
+    }
     troubles
 }
 
@@ -221,6 +282,7 @@ fn rank(key: &Key) -> u8 {
     match key {
         Key::Exhausted | Key::Restored => 0,
         Key::Lost(_) | Key::Unconfirmed(_) => 1,
+        Key::Twice(_) | Key::Hostile(_) => 1,
         Key::Detector(..) => 2,
         Key::Raised(_) => 3,
         Key::Blind => 4,
@@ -232,6 +294,8 @@ fn rank(key: &Key) -> u8 {
 fn lost_text(row: &RosterRow, facts: &Facts, now: Now) -> String {
     if facts.never_seen() {
         format!("{} has never been seen since it was paired.", row.name)
+    } else if facts.farewell {
+        format!("{} was stopped and has not come back for {}.", row.name, duration_words(facts.silence(now.mono)))
     } else {
         format!("{} is lost: no contact for {}.", row.name, duration_words(facts.silence(now.mono)))
     }
@@ -257,7 +321,7 @@ fn state_words(house: &House) -> &'static str {
 
 fn over_text(key: &Key, house: &House, nodes: &Nodes) -> String {
     let of_node = |node: &NodeId, text: &dyn Fn(&RosterRow, &Facts) -> String| match nodes.find(node) {
-        Some((row, Some(facts))) if row.status == NodeStatus::Active => text(row, facts),
+        Some((row, facts)) if row.status == NodeStatus::Active => text(row, facts),
         Some((row, _)) => format!("{} was revoked.", row.name),
         None => "The node is no longer of this house.".to_owned(),
     };
@@ -293,6 +357,8 @@ fn over_text(key: &Key, house: &House, nodes: &Nodes) -> String {
             true => format!("{}: its events get here again.", row.name),
             false => format!("{} is not connected any more.", row.name),
         }),
+        Key::Twice(node) => of_node(node, &|row, _| format!("{}: a person says that one machine uses its identity.", row.name)),
+        Key::Hostile(node) => of_node(node, &|row, _| format!("{}: a person looked at it, or it kept to the rules for a day.", row.name)),
         Key::Raised(node) => of_node(node, &|row, _| format!("{} obeys the coordinator again.", row.name)),
         Key::Shown(..) => String::new(),
     }

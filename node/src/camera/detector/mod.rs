@@ -369,7 +369,7 @@ impl<N: Fn() -> Now + Send> Keeper<N> {
         if ended > 0 {
             tracing::warn!(%source, "ended {ended} process(es) of this detector that outlived a crashed node");
         }
-        let noted = self.places.make().and_then(|()| Record { kin: self.kin.clone(), child: None }.save(&file));
+        let noted = self.places.make_for_records().and_then(|()| Record { kin: self.kin.clone(), child: None }.save(&file));
         if let Err(error) = noted {
             tracing::warn!(%source, "cannot note the detector's processes for a later clean-up: {error:#}");
         }

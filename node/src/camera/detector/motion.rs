@@ -24,6 +24,9 @@ use super::truth::{Senses, Tells, WARM_UP};
 pub(crate) struct Places {
     /// `detector/NAME` in the state directory.
     dir: PathBuf,
+    /// The same in the directory of the sockets, for what is written anew at each start: a card that lets nobody write any more keeps no
+    /// detector from watching.
+    run: PathBuf,
     media: PathBuf,
     hooks: Hooks,
 }
@@ -61,7 +64,8 @@ impl Hooks {
 
 impl Places {
     pub(crate) fn new(state_dir: &Path, source: &str, hooks: Hooks) -> Self {
-        Self { dir: state_dir.join("detector").join(source), media: media_dir(state_dir, source), hooks }
+        let of = |dir: &Path| dir.join("detector").join(source);
+        Self { dir: of(state_dir), run: of(&hooks.run_dir), media: media_dir(state_dir, source), hooks }
     }
 
     /// What is kept of the running child.
@@ -75,15 +79,19 @@ impl Places {
     }
 
     fn conf(&self) -> PathBuf {
-        self.dir.join("motion.conf")
+        self.run.join("motion.conf")
     }
 
     pub(crate) fn view_conf(&self) -> PathBuf {
-        self.dir.join("view.conf")
+        self.run.join("view.conf")
     }
 
-    pub(crate) fn make(&self) -> Result<()> {
+    pub(crate) fn make_for_records(&self) -> Result<()> {
         Ok(create_dir_private(&self.dir)?)
+    }
+
+    fn make_for_configs(&self) -> Result<()> {
+        Ok(create_dir_private(&self.run)?)
     }
 }
 
@@ -118,7 +126,7 @@ pub(crate) fn conf_path(config: &MotionConfig, places: &Places) -> PathBuf {
 
 /// Writes motion.conf or reads the user's, chooses a port, makes the directories.
 pub(crate) fn make_ready(config: &MotionConfig, live: LiveView, source: &str, places: &Places, kin: &Kin) -> Result<Ready> {
-    places.make()?;
+    places.make_for_configs()?;
     let conf = conf_path(config, places);
     let (senses, webcontrol, stream, ports) = match &config.conf {
         MotionConf::Own(path) => {
@@ -150,7 +158,7 @@ pub(crate) fn make_ready(config: &MotionConfig, live: LiveView, source: &str, pl
 
 /// Writes the config of a Motion that only shows.
 pub(crate) fn make_view(config: &MotionConfig, written: &WrittenConf, source: &str, places: &Places, kin: &Kin) -> Result<View> {
-    places.make()?;
+    places.make_for_configs()?;
     let (port, login, conf) = (ReservedPort::new()?, new_login(), places.view_conf());
     write_atomic(&conf, view_text(written, source, port.port(), &login).as_bytes(), PRIVATE)?;
     Ok(View { program: program(config, &conf, kin)?, stream: MotionPort { port: port.port(), login: Some(login) }, _port: port })
@@ -411,7 +419,7 @@ mod tests {
 
     fn places(state_dir: &Path, source: &str) -> Places {
         let hooks = Hooks { program: "/usr/local/bin/dms3-node".into(), run_dir: "/run/dms3".into(), spool: "/var/spool/dms3".into() };
-        Places::new(state_dir, source, hooks)
+        Places { run: state_dir.join("run"), ..Places::new(state_dir, source, hooks) }
     }
 
     fn motion(text: &str) -> MotionConfig {

@@ -25,8 +25,8 @@ mod motion;
 const LONG: Duration = Duration::from_secs(60);
 
 /// What hooks say is no business of these tests.
-fn hooks() -> Hooks {
-    Hooks { program: "/bin/true".into(), run_dir: "/run/none".into(), spool: "/run/none".into() }
+fn hooks(run_dir: PathBuf) -> Hooks {
+    Hooks { program: "/bin/true".into(), run_dir, spool: "/run/none".into() }
 }
 
 /// A source under test.
@@ -65,7 +65,7 @@ impl Source {
         running.spawn(run(
             Post { config, orders: order, report: reporter, looks: looked },
             move || time.now(),
-            (state, hooks()),
+            (state, hooks(dir.path().join("run"))),
             Spawner::start().unwrap(),
             stop.clone(),
         ));

@@ -232,7 +232,7 @@ impl Uplink {
                 Ok::<_, LinkError>((link, answer))
             })
             .await;
-            let peer = peer_identity(&peer_certificates(&connection), &mesh, clock.now().at);
+            let peer = peer_identity(&peer_certificates(&connection), &mesh, clock.announced());
             // Who it is was checked in the handshake: a stranger cannot make us believe it.
             let revoked = match &met {
                 Ok(Err(error)) => error.is_revocation(),

@@ -1,5 +1,6 @@
 //! A link that is up: takes the state, tells what became of it, renews the certificate.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -19,13 +20,18 @@ use crate::mesh::link::{Connection, Link, LinkError, Sender, close};
 const RENEW_AGAIN: Duration = Duration::from_secs(3600);
 /// A coordinator of whom a new boot is heard must be heard itself in this time.
 const PING: Duration = Duration::from_secs(1);
-/// A rogue that advertises a new boot all the time makes us send this seldom.
+/// A rogue that advertises a new boot all the time makes us send this seldom...
 const PING_EVERY: Duration = Duration::from_secs(2);
+/// ...but so many times at once, and once more for each such time: a coordinator may be killed again as soon as it is back.
+const SPARE: u8 = 4;
+const SPARE_EVERY: Duration = Duration::from_secs(10);
 /// How long a coordinator may take to renew an expired certificate.
 const RENEWAL: Duration = Duration::from_secs(10);
 /// For each boot that is heard: the first answer may still be one of the old boot.
 const ASKS: u8 = 3;
-const KNOWN_BOOTS: usize = 64;
+const KNOWN: usize = 64;
+const RESTARTED: &str = "the coordinator was restarted and does not know this link any more";
+const MOVED: &str = "the coordinator has another address and does not answer at the old one";
 /// Message type of [`PushV1`].
 const PUSH: u16 = 4;
 
@@ -69,6 +75,7 @@ impl Uplink {
             status.linked = Some(address);
             status.name = Some(welcome.name.clone());
             status.trouble = None;
+            status.farewell = false;
         });
         self.context.is_revoked(false);
         if let Err(error) = super::keep_name(&self.context.state_dir, &welcome.name) {
@@ -77,7 +84,7 @@ impl Uplink {
         self.heard.quiet(true);
         self.input(Input::LinkUp).await;
         self.context.carrier.send_replace(Some(connection.clone()));
-        let talked = self.talk(&connection, link, coordinator, welcome.boot).await;
+        let talked = self.talk(&connection, link, coordinator, welcome.boot, address).await;
         self.context.carrier.send_replace(None);
         self.heard.quiet(false);
         self.input(Input::LinkDown).await;
@@ -94,17 +101,17 @@ impl Uplink {
         Ok(error)
     }
 
-    async fn talk(&mut self, connection: &Connection, link: Link, coordinator: NodeId, boot: BootId) -> Result<Stop> {
+    async fn talk(&mut self, connection: &Connection, link: Link, coordinator: NodeId, boot: BootId, address: SocketAddr) -> Result<Stop> {
         let (mut sender, mut receiver) = (link.sender, link.receiver);
         let (mut acks, mut detectors, mut health) =
             (self.context.acks.clone(), self.context.detectors.clone(), self.context.health.clone());
-        let mut list = self.heard.subscribe();
+        let (mut list, mut rings) = (self.heard.subscribe(), self.heard.rings());
         // The state comes whole after every Welcome and is acknowledged then; what the detectors do is told now.
         acks.mark_unchanged();
         detectors.mark_changed();
         health.mark_changed();
         let mut renew_at = self.until_renewal();
-        let mut doubt = Doubt::new(boot, Instant::now());
+        let mut doubt = Doubt::new(boot, address, Instant::now());
         loop {
             let step = tokio::select! {
                 message = receiver.recv(connection) => match message {
@@ -146,11 +153,19 @@ impl Uplink {
                 Ok(()) = list.changed() => {
                     let (mesh, node) = (self.context.identity.mesh(), coordinator.short());
                     let latest = list.borrow_and_update().clone();
-                    doubt.hear(latest.iter().filter(|one| one.mesh == mesh && one.node == node).map(|one| one.boot));
+                    let boots = latest.iter().filter(|one| one.mesh == mesh && one.node == node).map(|one| one.boot);
+                    doubt.hear(boots, Instant::now(), connection.stats().udp_rx.datagrams);
+                    Ok(())
+                }
+                Ok(()) = rings.changed() => {
+                    let ring = rings.borrow_and_update().clone().filter(|ring| ring.node == coordinator.short());
+                    if let Some(ring) = ring {
+                        doubt.rung(ring.boot, ring.address, Instant::now(), connection.stats().udp_rx.datagrams);
+                    }
                     Ok(())
                 }
                 () = sleep_until(doubt.ask_at), if doubt.asks() => {
-                    tracing::debug!("the coordinator seems to have been restarted: asking it");
+                    tracing::debug!("the coordinator seems to be elsewhere or to have been restarted: asking it");
                     doubt.asked(Instant::now(), connection.stats().udp_rx.datagrams);
                     // Something to say that may be said at any time.
                     detectors.mark_changed();
@@ -158,7 +173,7 @@ impl Uplink {
                 }
                 () = sleep_until(doubt.settle_at), if doubt.waits() => {
                     if doubt.silent(connection.stats().udp_rx.datagrams) {
-                        Err(LinkError::Timeout("the coordinator was restarted and does not know this link any more").into())
+                        Err(LinkError::Timeout(doubt.why).into())
                     } else {
                         Ok(())
                     }
@@ -205,7 +220,7 @@ impl Uplink {
     }
 
     fn take_certificate(&mut self, renewed: &RenewedV1) -> Result<()> {
-        match self.context.identity.renewed(&renewed.chain, self.context.clock.now().at) {
+        match self.context.identity.renewed(&renewed.chain, self.context.clock.announced()) {
             // All end with the certificate that signed them: near its end a new one is no gain, and every hour a write.
             Ok(identity) if identity.not_after() <= self.context.identity.not_after() => {
                 tracing::debug!("the renewed certificate lasts no longer than the one we have");
@@ -267,11 +282,17 @@ impl Uplink {
     }
 }
 
-/// Another boot of our coordinator was heard. It may be a rogue's word, so nothing but the link itself settles it: something is said on it,
-/// and then something must be heard (a coordinator that was restarted at the same address answers with a reset).
+/// Another boot of our coordinator was heard, or it said that it is elsewhere. It may be a rogue's word, so nothing but the link itself settles
+/// it: something is said on it, and then something must be heard (a coordinator that was restarted at the same address answers with a reset).
 struct Doubt {
     known: Vec<BootId>,
+    places: Vec<(BootId, SocketAddr)>,
+    /// What it means if nothing is heard.
+    why: &'static str,
     left: u8,
+    /// News that may be asked about at once.
+    spare: u8,
+    spare_at: Instant,
     ask_at: Instant,
     settle_at: Instant,
     /// Datagrams that had come when it was asked.
@@ -279,19 +300,61 @@ struct Doubt {
 }
 
 impl Doubt {
-    fn new(boot: BootId, now: Instant) -> Self {
-        Self { known: vec![boot], left: 0, ask_at: now, settle_at: now, received: None }
+    fn new(boot: BootId, address: SocketAddr, now: Instant) -> Self {
+        Self {
+            known: vec![boot],
+            places: vec![(boot, address)],
+            why: RESTARTED,
+            left: 0,
+            spare: SPARE,
+            spare_at: now,
+            ask_at: now,
+            settle_at: now,
+            received: None,
+        }
     }
 
-    fn hear(&mut self, boots: impl Iterator<Item = BootId>) {
+    /// `received`: datagrams that came so far.
+    fn hear(&mut self, boots: impl Iterator<Item = BootId>, now: Instant, received: u64) {
         for boot in boots {
             if !self.known.contains(&boot) {
                 self.known.push(boot);
-                self.left = ASKS;
+                self.is_news(RESTARTED, now, received);
             }
         }
-        if self.known.len() > KNOWN_BOOTS {
+        if self.known.len() > KNOWN {
             self.known.drain(1..);
+        }
+    }
+
+    /// It says by itself which of its starts this is, and where.
+    fn rung(&mut self, boot: BootId, address: SocketAddr, now: Instant, received: u64) {
+        // mDNS may have told of this start before.
+        if !self.places.iter().any(|(known, _)| *known == boot) {
+            self.places.push((boot, address));
+            return self.hear(std::iter::once(boot), now, received);
+        }
+        if !self.places.contains(&(boot, address)) {
+            self.places.push((boot, address));
+            self.is_news(MOVED, now, received);
+        }
+        if self.places.len() > KNOWN {
+            self.places.drain(1..);
+        }
+    }
+
+    fn is_news(&mut self, why: &'static str, now: Instant, received: u64) {
+        (self.why, self.left) = (why, ASKS);
+        // What was asked before it was answered before it.
+        self.received.take_if(|before| *before != received);
+        let refilled = now.duration_since(self.spare_at).as_secs() / SPARE_EVERY.as_secs();
+        if refilled > 0 {
+            self.spare = self.spare.saturating_add(u8::try_from(refilled).unwrap_or(SPARE)).min(SPARE);
+            self.spare_at = now;
+        }
+        if self.spare > 0 {
+            self.spare -= 1;
+            self.ask_at = now;
         }
     }
 
@@ -312,5 +375,57 @@ impl Doubt {
 
     fn silent(&mut self, received: u64) -> bool {
         self.received.take() == Some(received)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOOTS: [BootId; 3] = [BootId([1; 4]), BootId([2; 4]), BootId([3; 4])];
+
+    fn at(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 47100))
+    }
+
+    #[test]
+    fn each_restart_is_asked_about_at_once_and_a_rogues_stream_of_them_seldom() {
+        let mut now = Instant::now();
+        let mut doubt = Doubt::new(BOOTS[0], at(1), now);
+        assert!(!doubt.asks());
+        doubt.hear([BOOTS[1]].into_iter(), now, 10);
+        assert!(doubt.asks() && doubt.ask_at <= now);
+        doubt.asked(now, 10);
+        // It was answered, and then came the next restart.
+        now += Duration::from_millis(100);
+        doubt.hear([BOOTS[2]].into_iter(), now, 11);
+        assert!(doubt.asks() && doubt.ask_at <= now, "not after the rest of two seconds");
+        doubt.asked(now, 11);
+        assert!(doubt.silent(11), "nothing came: the link is dead");
+
+        let mut asked = 0;
+        for nth in 0..100_u8 {
+            now += Duration::from_millis(100);
+            doubt.hear([BootId([nth, 9, 9, 9])].into_iter(), now, 12 + u64::from(nth));
+            if doubt.asks() && doubt.ask_at <= now {
+                doubt.asked(now, 12 + u64::from(nth));
+                asked += 1;
+            }
+        }
+        assert!((5..10).contains(&asked), "{asked} questions in ten seconds");
+    }
+
+    #[test]
+    fn a_coordinator_that_says_that_it_is_elsewhere_is_asked_at_the_old_place() {
+        let now = Instant::now();
+        let mut doubt = Doubt::new(BOOTS[0], at(1), now);
+        doubt.rung(BOOTS[0], at(1), now, 10);
+        assert!(!doubt.asks(), "that is where it is");
+        doubt.rung(BOOTS[0], at(2), now, 10);
+        assert_eq!((doubt.asks(), doubt.why), (true, MOVED));
+        doubt.asked(now, 10);
+        assert!(!doubt.silent(11), "it answers at the old one, too");
+        doubt.rung(BOOTS[1], at(2), now, 11);
+        assert_eq!(doubt.why, RESTARTED);
     }
 }

@@ -112,7 +112,7 @@ impl Port {
     async fn met(&self) -> (Peer, HelloV1) {
         let met = async {
             loop {
-                let Ok((connection, pass)) = self.endpoint.accept().await.expect("open").handshake().await else { continue };
+                let Ok((connection, pass)) = Box::new(self.endpoint.accept().await.expect("open")).handshake().await else { continue };
                 pass.authenticated();
                 let Ok(link) = Link::accept(&connection, Arc::default()).await else { continue };
                 let mut peer = Peer { connection, link };
@@ -177,11 +177,37 @@ async fn a_camera_links_tells_what_it_does_and_hears_the_state() {
     assert_eq!(peer.hear().await, Message::Detectors(DetectorsV1 { sources: vec![report] }));
 
     let status = camera.status.borrow().clone();
-    assert_eq!(status, LinkStatus { linked: Some(port.address), name: Some("porch".to_owned()), trouble: None, revoked: false });
+    assert_eq!(
+        status,
+        LinkStatus { linked: Some(port.address), name: Some("porch".to_owned()), trouble: None, revoked: false, farewell: false }
+    );
     assert_eq!(remembered(camera.state_dir.path()), Some(port.address));
     close(&peer.connection, CloseCode::GoingDown);
     assert_eq!(camera.input().await, Input::LinkDown);
+    eventually("it knows that its coordinator stopped on purpose", async || camera.status.borrow().farewell).await;
     assert_eq!(camera.tasks.len(), 1, "the uplink goes on");
+}
+
+#[tokio::test]
+async fn a_link_that_is_over_leaves_no_task_behind() {
+    let house = House::new();
+    let port = Port::of(&house);
+    let mut camera = Camera::start(&house, house.camera(), &[port.address]);
+    let comes_and_goes = async |camera: &mut Camera| {
+        let peer = port.linked(&house, 2).await;
+        while camera.input().await != Input::LinkUp {}
+        drop(peer);
+        while camera.input().await != Input::LinkDown {}
+    };
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    for _ in 0..10 {
+        comes_and_goes(&mut camera).await;
+    }
+    let before = tasks();
+    for _ in 0..50 {
+        comes_and_goes(&mut camera).await;
+    }
+    eventually("as many tasks as before", async || tasks() <= before).await;
 }
 
 #[tokio::test]

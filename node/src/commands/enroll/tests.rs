@@ -23,8 +23,10 @@ use crate::clock::Clock;
 use crate::coordinator::alerts::Word;
 use crate::coordinator::enrollment::{self, EnrollmentContext, Tokens};
 use crate::coordinator::roster::Roster;
+use crate::mesh::config::Limits;
 use crate::mesh::dial::{DialError, remembered};
 use crate::mesh::enrollment::{Channel, Listener, dial};
+use crate::mesh::gate::Gate;
 use crate::store::{Redemption, Store};
 use dms3_core::request::TokenRequest;
 
@@ -42,6 +44,7 @@ struct House {
     identity: watch::Sender<Identity>,
     port: watch::Receiver<Option<u16>>,
     words: mpsc::Receiver<Word>,
+    mesh_gate: Gate,
     _stop: DropGuard,
     _tasks: JoinSet<anyhow::Result<()>>,
     _dir: TempDir,
@@ -70,6 +73,7 @@ impl House {
         let (advertise, port) = watch::channel(None);
         let identity = watch::Sender::new(identity);
         let (word, words) = mpsc::channel(8);
+        let mesh_gate = Gate::new(Limits::default());
         let context = EnrollmentContext {
             strangers: Arc::default(),
             store: store.clone(),
@@ -80,13 +84,27 @@ impl House {
             clock: clock.clone(),
             listen: "127.0.0.1:0".parse().unwrap(),
             mesh_port: MESH_PORT,
+            mesh_gate: mesh_gate.clone(),
             advertise,
             words: word,
         };
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(enrollment::run(context, stop.clone()));
-        Self { store, roster, tokens, clock, authority, identity, port, words, _stop: stop.drop_guard(), _tasks: tasks, _dir: dir }
+        Self {
+            store,
+            roster,
+            tokens,
+            clock,
+            authority,
+            identity,
+            port,
+            words,
+            mesh_gate,
+            _stop: stop.drop_guard(),
+            _tasks: tasks,
+            _dir: dir,
+        }
     }
 
     async fn token(&self, uses: u32) -> TokenWord {
@@ -210,6 +228,7 @@ async fn one_word_makes_a_node_of_the_house_and_the_port_closes_behind_it() {
     assert_eq!(house.roster.row(&identity.node()), Some(rows[0].clone()));
     house.port_closes().await;
     assert_eq!(house.store.token(token.id).await.unwrap().unwrap().stored_by, [identity.node()]);
+    assert!(house.mesh_gate.knows(loopback(1)), "the mesh port keeps a place for it, whoever else comes");
 }
 
 #[tokio::test]

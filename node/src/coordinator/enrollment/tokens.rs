@@ -36,7 +36,7 @@ impl Tokens {
             self.clock.vouched_now().trusted,
             "the clock of this machine cannot be trusted, and a token carries the time: wait until NTP has set it, or set it yourself; if it is right, say so with `sudo dms3-node time accept`"
         );
-        let now = self.clock.now().at;
+        let now = self.clock.vouched_now().at;
         let (word, row) = new_token(&self.authority, request, now)?;
         self.store.insert_token(&row).await?;
         self.wake();
@@ -62,7 +62,7 @@ impl Tokens {
             [] => bail!("there is no token {wanted:?}; see `dms3-node token list`"),
             _ => bail!("more than one token begins with {wanted:?}: write more of it"),
         };
-        let now = self.clock.now().at;
+        let now = self.clock.vouched_now().at;
         let row = self.store.cancel_token(id, now).await?;
         self.wake();
         tracing::info!("token {id} cancelled");

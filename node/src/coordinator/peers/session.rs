@@ -36,6 +36,8 @@ const RENEWAL: Duration = Duration::from_secs(10);
 /// Messages that a node may send at once, and how often one more.
 pub(super) const BURST: u32 = 100;
 pub(super) const REFILL: Duration = Duration::from_millis(50);
+/// How often it is noted that a node says more.
+const TOLD_SLOW: Duration = Duration::from_secs(60);
 /// A certificate is renewed no sooner than this after the last time on one link.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
 /// Streams of events and attachments that are read at once.
@@ -56,21 +58,29 @@ impl From<LinkError> for End {
     }
 }
 
-pub(super) async fn run(shared: Arc<Shared>, arrival: Arrival, serial: u64, stop: CancellationToken) {
+/// Until the link ends. Whether its node said that it stops.
+pub(super) async fn run(shared: Arc<Shared>, arrival: Box<Arrival>, serial: u64, stop: CancellationToken) -> bool {
     let from = arrival.from();
     // What happens once is boxed and gone after it: there is one of these tasks for each camera, for as long as it is linked.
     let (connection, pass) = match Box::pin(arrival.handshake()).await {
         Ok(met) => met,
-        Err(error) => return shared.strangers.refused(from, &error),
+        Err(error) => {
+            shared.context.strangers.refused(from, &error);
+            return false;
+        }
     };
     tokio::select! {
         biased;
-        () = stop.cancelled() => close(&connection, CloseCode::GoingDown),
-        () = async {
-            if let Some(linked) = Box::pin(meet(&shared, &connection, pass, from, serial)).await {
-                Box::pin(stay(&shared, &connection, linked)).await;
+        () = stop.cancelled() => {
+            close(&connection, CloseCode::GoingDown);
+            false
+        }
+        farewell = async {
+            match Box::pin(meet(&shared, &connection, pass, from, serial)).await {
+                Some(linked) => Box::pin(stay(&shared, &connection, linked)).await,
+                None => false,
             }
-        } => {}
+        } => farewell,
     }
 }
 
@@ -87,7 +97,7 @@ struct Linked {
 }
 
 /// From the handshake to the link, if it comes to one.
-async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: SocketAddr, serial: u64) -> Option<Linked> {
+async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: SocketAddr, serial: u64) -> Option<Box<Linked>> {
     let identity = shared.context.identity.borrow().clone();
     let now = shared.context.clock.announced();
     // Before the time is told, so that no news of it falls in between.
@@ -95,23 +105,38 @@ async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: Socket
     let peer = match peer_identity(&peer_certificates(connection), &identity.mesh(), now) {
         Ok(peer) => peer,
         Err(refusal) => {
-            shared.strangers.turned_away(from, &refusal.to_string());
+            shared.context.strangers.turned_away(from, &refusal.to_string());
             close(connection, CloseCode::NotEnrolled);
             return None;
         }
     };
+    if shared.is_in_disgrace(peer.node) {
+        tracing::debug!("node {} at {from} failed too often: it has to wait", peer.node.short());
+        close(connection, CloseCode::Busy);
+        return None;
+    }
     // Before it is asked whether the node is active, so that no revocation falls in between.
     let mut roster = shared.context.roster.subscribe();
     roster.mark_unchanged();
     let met = match timeout(HELLO, greeted(shared, connection)).await {
         Ok(Ok(met)) => met,
+        Ok(Err(error)) if error.is_dropped() => {
+            tracing::debug!("node {} at {from} dialled twice and took the other link", peer.node.short());
+            return None;
+        }
         Ok(Err(error)) => {
-            tracing::warn!("node {} at {from} said no proper Hello: {error}", peer.node.short());
+            if let Some(more) = shared.line(peer.node) {
+                tracing::warn!("node {} at {from} said no proper Hello: {error}{more}", peer.node.short());
+            }
+            shared.ended(peer.node, &error);
             close(connection, error.answer());
             return None;
         }
         Err(_) => {
-            tracing::warn!("node {} at {from} said no Hello in {} s", peer.node.short(), HELLO.as_secs());
+            if let Some(more) = shared.line(peer.node) {
+                tracing::warn!("node {} at {from} said no Hello in {} s{more}", peer.node.short(), HELLO.as_secs());
+            }
+            shared.ended(peer.node, &LinkError::Timeout("it said no Hello"));
             close(connection, CloseCode::Timeout);
             return None;
         }
@@ -120,7 +145,12 @@ async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: Socket
     let row = match admitted(shared, &peer, &hello, identity.node()) {
         Ok(row) => row,
         Err((code, detail)) => {
-            tracing::warn!("node {} at {from} is not let in: {detail}", peer.node.short());
+            if let Some(more) = shared.line(peer.node) {
+                tracing::warn!("node {} at {from} is not let in: {detail}{more}", peer.node.short());
+            }
+            if matches!(code, CloseCode::Protocol | CloseCode::WrongMesh) {
+                shared.put_out(peer.node, &detail);
+            }
             let reject = Message::Reject(RejectV1 { code: code as u16, detail });
             link.sender.last_word(&reject, code).await;
             return None;
@@ -137,7 +167,10 @@ async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: Socket
         renew_only: peer.expired,
     };
     if let Err(error) = say_welcome(&mut link.sender, welcome).await {
-        tracing::info!("node {} at {from} went before its Welcome: {error}", row.name);
+        if let Some(more) = shared.line(peer.node) {
+            tracing::info!("node {} at {from} went before its Welcome: {error}{more}", row.name);
+        }
+        shared.fell_short(peer.node);
         close(connection, error.answer());
         return None;
     }
@@ -157,30 +190,43 @@ async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: Socket
         );
     }
     let up = Input::LinkUp { node: peer.node, address: from.to_string(), hello: Box::new(hello), held, cert_end: peer.not_after };
-    tracing::info!("node {} is linked from {from}", row.name);
+    if let Some(more) = shared.line(peer.node) {
+        tracing::info!("node {} is linked from {from}{more}", row.name);
+    }
+    shared.doorbells.note(peer.node, from);
     let replaced = shared.links.up(peer.node, serial, up, &shared.context.inputs).await;
-    Some(Linked { peer, row, link, roster, told, replaced })
+    Some(Box::new(Linked { peer, row, link, roster, told, replaced }))
 }
 
-/// Until the link ends.
-async fn stay(shared: &Shared, connection: &Connection, linked: Linked) {
-    let Linked { peer, row, link: Link { sender, receiver }, mut roster, mut told, replaced } = linked;
+/// Until the link ends. Whether its node said that it stops.
+async fn stay(shared: &Shared, connection: &Connection, mut linked: Box<Linked>) -> bool {
+    let Linked { peer, row, link, roster, told, replaced } = &mut *linked;
     let end = tokio::select! {
         biased;
         () = replaced.cancelled() => End::Ours(CloseCode::TakenOver, "a newer link of it took over".to_owned()),
-        code = put_out(shared, &mut roster, &peer) => End::Ours(code, code.words().to_owned()),
+        code = put_out(shared, roster, peer) => End::Ours(code, code.words().to_owned()),
         Ok(()) = told.changed() => End::Ours(CloseCode::Resync, "the time of this coordinator was set or became known".to_owned()),
-        end = talk(shared, connection, sender, receiver, &row) => end,
+        end = talk(shared, connection, link, row) => end,
     };
     let at = canonical(connection.remote_address());
     match end {
         End::Ours(code, why) => {
             close(connection, code);
-            tracing::info!("the link of node {} at {at} was closed: {why}", row.name);
+            if let Some(more) = shared.line(row.node) {
+                tracing::info!("the link of node {} at {at} was closed: {why}{more}", row.name);
+            }
+            if code == CloseCode::Protocol {
+                shared.put_out(row.node, &why);
+            }
+            false
         }
         End::Link(error) => {
             close(connection, error.answer());
-            tracing::info!("the link of node {} at {at} ended: {error}", row.name);
+            if let Some(more) = shared.line(row.node) {
+                tracing::info!("the link of node {} at {at} ended: {error}{more}", row.name);
+            }
+            shared.ended(row.node, &error);
+            error.close_code() == Some(CloseCode::GoingDown)
         }
     }
 }
@@ -257,6 +303,7 @@ async fn renew_only(shared: &Shared, connection: &Connection, mut link: Link, ro
     };
     if code == CloseCode::RenewOnly {
         tracing::warn!("node {} has an expired certificate and asked for something else than a new one", row.name);
+        shared.put_out(row.node, "its certificate is expired, and it asked for something else than a new one");
     }
     close(connection, code);
 }
@@ -273,26 +320,30 @@ async fn put_out(shared: &Shared, roster: &mut watch::Receiver<Arc<[RosterRow]>>
     }
 }
 
-/// Until the link ends. Whoever drops this closes the link: a frame may have been sent half.
-async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut receiver: Receiver, row: &RosterRow) -> End {
+/// Until the link ends. Whoever drops this closes the link: a frame may have been sent half. What is done about something is boxed, so that a
+/// link that waits holds no room for it.
+async fn talk(shared: &Shared, connection: &Connection, link: &mut Link, row: &RosterRow) -> End {
+    let Link { sender, receiver } = link;
     let mut state = shared.context.state.clone();
     let mut identity = shared.context.identity.clone();
     let mut bundle_epoch = identity.borrow_and_update().bundle().epoch();
     state.mark_changed();
-    let mut budget = Budget::new(Instant::now());
-    let mut renewed_at: Option<Instant> = None;
-    let mut at = connection.remote_address();
+    let mut course = Course { budget: Budget::new(Instant::now()), slowed_at: None, renewed_at: None, at: connection.remote_address() };
     let mut arrivals = JoinSet::new();
-    let mut wanted = shared.context.stills.linked(row.node);
+    let wanted = shared.context.stills.linked(row.node);
     loop {
-        let waits = budget.waits(Instant::now());
+        let waits = course.budget.waits(Instant::now());
+        if waits.is_some() && course.slowed_at.is_none_or(|at| at.elapsed() >= TOLD_SLOW) {
+            course.slowed_at = Some(Instant::now());
+            shared.context.keeper.offences().limited(row.node, "it says more than anybody has to say: it is read slowly");
+        }
         let step = tokio::select! {
             // What is to be watched goes before what was seen.
             biased;
             Ok(()) = state.changed() => {
                 let latest = state.borrow_and_update().clone();
                 match latest {
-                    Some(latest) => push(shared, &mut sender, &latest).await,
+                    Some(latest) => Box::pin(push(shared, sender, latest)).await,
                     None => Ok(()),
                 }
             }
@@ -300,15 +351,15 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
                 let bundle = identity.borrow_and_update().bundle().clone();
                 if bundle.epoch() > bundle_epoch {
                     bundle_epoch = bundle.epoch();
-                    sender.send(&Message::Bundle(bundle.signed().clone())).await.map_err(End::Link)
+                    Box::pin(say(sender, Message::Bundle(bundle.signed().clone()))).await
                 } else {
                     Ok(())
                 }
             }
-            Some(source) = wanted.sources.recv() => sender.send(&Message::Look(LookV1 { source })).await.map_err(End::Link),
+            source = wanted.next() => Box::pin(say(sender, Message::Look(LookV1 { source }))).await,
             () = sleep_until(waits.unwrap_or_else(Instant::now)), if waits.is_some() => Ok(()),
             Some(arrived) = arrivals.join_next() => match arrived {
-                Ok(Ok(Some(answer))) => sender.send(&answer).await.map_err(End::Link),
+                Ok(Ok(Some(answer))) => Box::pin(say(sender, answer)).await,
                 Ok(Ok(None)) => Ok(()),
                 Ok(Err(error)) => Err(End::Link(error)),
                 Err(error) => {
@@ -323,37 +374,8 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
                 }
                 Err(error) => Err(End::Link(error)),
             },
-            message = receiver.recv(connection), if waits.is_none() => match message {
-                Ok(Message::Renew(renew)) => {
-                    let now = Instant::now();
-                    if renewed_at.is_some_and(|at| now.duration_since(at) < RENEW_EVERY) {
-                        Err(End::Ours(CloseCode::Protocol, "it asks for certificates too often".to_owned()))
-                    } else {
-                        renewed_at = Some(now);
-                        // Unanswered, it asks again in an hour, and stays linked: it is to hear whether the house is armed.
-                        match Box::pin(renewed(shared, &mut sender, row, &renew)).await {
-                            Ok(end) => {
-                                if let Some(end) = end {
-                                    // The driver is gone only when the node stops, which is noticed below.
-                                    let _ = shared.context.inputs.send(Input::Certificate { node: row.node, end }).await;
-                                }
-                                Ok(())
-                            }
-                            Err(end) => Err(end),
-                        }
-                    }
-                }
-                Ok(message) => {
-                    budget.spend();
-                    let from = connection.remote_address();
-                    if from != at {
-                        at = from;
-                        let moved = Input::Moved { node: row.node, address: canonical(from).to_string() };
-                        // The driver is gone only when the node stops, which is noticed below.
-                        let _ = shared.context.inputs.send(moved).await;
-                    }
-                    Box::pin(heard(shared, row.node, message)).await
-                }
+            message = next(receiver, connection), if waits.is_none() => match message {
+                Ok(message) => Box::pin(took(shared, connection, sender, row, &mut course, message)).await,
                 Err(error) => Err(End::Link(error)),
             },
         };
@@ -361,6 +383,50 @@ async fn talk(shared: &Shared, connection: &Connection, mut sender: Sender, mut 
             return end;
         }
     }
+}
+
+/// What a link remembers of its messages.
+struct Course {
+    budget: Budget,
+    slowed_at: Option<Instant>,
+    renewed_at: Option<Instant>,
+    at: SocketAddr,
+}
+
+async fn next(receiver: &mut Receiver, connection: &Connection) -> Result<Box<Message>, LinkError> {
+    receiver.recv(connection).await.map(Box::new)
+}
+
+async fn took(
+    shared: &Shared,
+    connection: &Connection,
+    sender: &mut Sender,
+    row: &RosterRow,
+    course: &mut Course,
+    message: Box<Message>,
+) -> Result<(), End> {
+    // The driver is gone only when the node stops, which the next message tells.
+    if let Message::Renew(renew) = &*message {
+        let now = Instant::now();
+        if course.renewed_at.is_some_and(|at| now.duration_since(at) < RENEW_EVERY) {
+            return Err(End::Ours(CloseCode::Protocol, "it asks for certificates too often".to_owned()));
+        }
+        course.renewed_at = Some(now);
+        // Unanswered, it asks again in an hour, and stays linked: it is to hear whether the house is armed.
+        if let Some(end) = renewed(shared, sender, row, renew).await? {
+            let _ = shared.context.inputs.send(Input::Certificate { node: row.node, end }).await;
+        }
+        return Ok(());
+    }
+    course.budget.spend();
+    let from = connection.remote_address();
+    if from != course.at {
+        course.at = from;
+        shared.doorbells.note(row.node, canonical(from));
+        let moved = Input::Moved { node: row.node, address: canonical(from).to_string() };
+        let _ = shared.context.inputs.send(moved).await;
+    }
+    heard(shared, row.node, *message).await
 }
 
 /// What came on a stream of its own, and the answer to it.
@@ -374,14 +440,23 @@ async fn arrived(
     match transfer::read(&connection, stream).await? {
         Arrived::Event(event) => Ok(Some(keeper.event(&row, event).await)),
         Arrived::Bytes(head, body) => keeper.bytes(&row, head, body, &connection).await,
-        Arrived::Still(head, body) => stills.came(row.node, head, body, &connection).await.map(|()| None),
+        Arrived::Still(head, body) => {
+            if let Some(wrong) = stills.came(row.node, head, body, &connection).await? {
+                keeper.offences().limited(row.node, &format!("its live picture is not shown: {wrong}"));
+            }
+            Ok(None)
+        }
         Arrived::Unknown => Ok(None),
     }
 }
 
-async fn push(shared: &Shared, sender: &mut Sender, state: &Arc<SignedStateV1>) -> Result<(), End> {
-    let frame = shared.push(state).map_err(LinkError::Frame)?;
+async fn push(shared: &Shared, sender: &mut Sender, state: Arc<SignedStateV1>) -> Result<(), End> {
+    let frame = shared.push(&state).map_err(LinkError::Frame)?;
     Ok(sender.send_frame(&frame).await?)
+}
+
+async fn say(sender: &mut Sender, message: Message) -> Result<(), End> {
+    Ok(sender.send(&message).await?)
 }
 
 async fn heard(shared: &Shared, node: NodeId, message: Message) -> Result<(), End> {

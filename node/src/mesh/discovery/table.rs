@@ -15,6 +15,8 @@ pub(super) struct Table {
     candidates: Vec<Candidate>,
     /// Where coordinators were authenticated.
     kept: Vec<SocketAddr>,
+    /// Who said it by himself, the newest last. mDNS takes nothing of it back.
+    rung: Vec<Candidate>,
 }
 
 impl Table {
@@ -39,13 +41,27 @@ impl Table {
         }
     }
 
-    /// What was heard, but not where somebody was authenticated.
+    pub(super) fn rung(&mut self, ring: Candidate) {
+        self.rung.retain(|old| old.address != ring.address);
+        self.rung.push(ring);
+        if self.rung.len() > PER_RECORD {
+            self.rung.remove(0);
+        }
+    }
+
+    /// What was heard by mDNS, but not where somebody was authenticated.
     pub(super) fn forget(&mut self) {
         self.candidates.clear();
     }
 
     pub(super) fn list(&self) -> Vec<Candidate> {
-        self.candidates.clone()
+        let rung = self.rung.iter().filter(|ring| {
+            !self
+                .candidates
+                .iter()
+                .any(|one| (one.address, one.mesh, &one.node, one.boot) == (ring.address, ring.mesh, &ring.node, ring.boot))
+        });
+        self.candidates.iter().chain(rung).cloned().collect()
     }
 
     fn add(&mut self, candidate: Candidate) {
@@ -121,5 +137,20 @@ mod tests {
         assert_eq!(table.list(), std::slice::from_ref(&moved));
         table.update(vec![moved], Vec::new());
         assert!(table.list().is_empty());
+    }
+
+    #[test]
+    fn what_a_coordinator_said_by_itself_is_forgotten_only_for_what_others_said_later() {
+        let mut table = Table::default();
+        let real = candidate("192.168.1.2:47100", 2);
+        table.rung(real.clone());
+        table.update(Vec::new(), vec![real.clone()]);
+        assert_eq!(table.list(), std::slice::from_ref(&real), "heard twice is one");
+        table.forget();
+        assert_eq!(table.list(), std::slice::from_ref(&real));
+        for last in 0..100 {
+            table.rung(candidate(&format!("10.0.0.{last}:47100"), 2));
+        }
+        assert_eq!(table.list().len(), PER_RECORD);
     }
 }

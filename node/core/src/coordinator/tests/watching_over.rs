@@ -48,6 +48,57 @@ fn a_lost_camera_is_an_alert_while_armed() {
 }
 
 #[test]
+fn a_camera_that_says_that_it_stops_has_a_minute_to_come_back() {
+    let mut house = House::new().with_porch();
+    let stops = |house: &mut House| {
+        house.link(None);
+        house.acks();
+        house.reports(DetectorPhase::Watching);
+        house.handle(Input::Farewell { node: PORCH });
+        house.handle(Input::LinkDown { node: PORCH });
+    };
+    stops(&mut house);
+    house.seconds(59);
+    assert_eq!((porch(&house).liveness.as_str(), house.alerts.len()), ("late", 0), "an update takes no longer");
+    stops(&mut house);
+    house.seconds(60);
+    assert_eq!(house.alerts, [format!("lost:{}", PORCH.short())]);
+    assert_eq!(house.dashboard().problems, ["porch was stopped and has not come back for 60 s."]);
+    // Its word counts once.
+    house.link(None);
+    house.acks();
+    house.reports(DetectorPhase::Watching);
+    house.handle(Input::LinkDown { node: PORCH });
+    house.seconds(30);
+    assert_eq!((house.alerts.len(), house.dashboard().problems[0].as_str()), (3, "porch is lost: no contact for 30 s."));
+}
+
+#[test]
+fn what_one_camera_says_neither_ends_nor_repeats_the_trouble_of_another() {
+    let shed = NodeId([2; 32]);
+    let mut house = House::new();
+    house.roster(&[
+        (PORCH, NodeRole::Camera, NodeStatus::Active),
+        (shed, NodeRole::Camera, NodeStatus::Active),
+        (ME, NodeRole::Coordinator, NodeStatus::Active),
+    ]);
+    house.link(None);
+    house.acks();
+    house.reports(DetectorPhase::Watching);
+    house.seconds(31);
+    let lost = format!("lost:{}", shed.short());
+    assert_eq!(house.alerts, std::slice::from_ref(&lost));
+    house.acks();
+    house.reports(DetectorPhase::Watching);
+    assert_eq!(house.alerts.len(), 1, "the shed is as lost as before");
+    house.reports(DetectorPhase::Failed);
+    let failed = format!("detector:{}:porch", PORCH.short());
+    assert_eq!(house.alerts, [lost.clone(), failed.clone()], "its own trouble is told at once");
+    house.reports(DetectorPhase::Watching);
+    assert_eq!(house.alerts, [lost, failed.clone(), format!("over {failed}")]);
+}
+
+#[test]
 fn a_restarted_coordinator_gives_its_cameras_half_a_minute() {
     let mut house = House::new().with_porch();
     house.seconds(20);

@@ -209,7 +209,7 @@ fn stand_in_for_a_node() {
         run(
             Post { config, orders: order, report: reporter, looks: mpsc::channel(1).1 },
             fixed_now,
-            (PathBuf::from(state), hooks()),
+            (PathBuf::from(&state), hooks(PathBuf::from(&state).with_file_name("run"))),
             spawner,
             CancellationToken::new(),
         )

@@ -145,7 +145,7 @@ async fn a_motion_that_somebody_paused_does_not_watch() {
     let mut source = Source::with(dir, &on(&video, ""));
     source.told(true);
     source.is(DetectorPhase::Watching).await;
-    let motion = webcontrol(&source.dir.path().join("state/detector/cam/motion.conf"));
+    let motion = webcontrol(&source.dir.path().join("run/detector/cam/motion.conf"));
     let stranger = MotionPort { login: None, ..motion.clone() };
     assert!(stranger.get("/0/detection/pause").await.unwrap().contains(" 401 "));
     motion.get("/0/detection/pause").await.unwrap();
@@ -184,7 +184,7 @@ async fn somebody_who_looks_sees_what_motion_sees_while_it_watches_and_nothing_a
     source.told(true);
     source.is(DetectorPhase::Watching).await;
     assert!(is_picture(&source.seen().await.unwrap()));
-    let text = fs::read_to_string(source.dir.path().join("state/detector/cam/motion.conf")).unwrap();
+    let text = fs::read_to_string(source.dir.path().join("run/detector/cam/motion.conf")).unwrap();
     let port = text.lines().find_map(|line| line.strip_prefix("stream_port ")).unwrap().parse().unwrap();
     let stranger = MotionPort { port, login: None };
     assert!(stranger.get("/current").await.unwrap().contains(" 401 "), "other users of this machine see nothing");
