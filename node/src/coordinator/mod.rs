@@ -566,7 +566,8 @@ mod tests {
         let (dir, _, identity) = founded(DAY, &clock).await;
         let text = format!(
             "role = \"coordinator\"\nstate_dir = {0:?}\nrun_dir = {0:?}\n[mesh]\nlisten = \"127.0.0.1:0\"\nmdns = \"off\"\n[web]\nenabled = false\n\
-             [coordinator]\nenroll_listen = \"127.0.0.1:0\"\n[[coordinator.presence.person]]\nname = \"anna\"\ndevices = [\"192.0.2.1\"]\n",
+             [coordinator]\nenroll_listen = \"127.0.0.1:0\"\n[coordinator.presence]\ninterfaces = [\"none\"]\n\
+             [[coordinator.presence.person]]\nname = \"anna\"\ndevices = [\"24:da:9b:00:00:01\"]\n",
             dir.path().display().to_string()
         );
         let config = Config::parse(&text, &dir.path().join("dms3.toml")).unwrap();
