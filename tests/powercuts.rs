@@ -298,7 +298,10 @@ async fn whenever_the_power_of_the_coordinator_goes_what_it_said_is_done_is_done
         let found = house.look().await.unwrap().state;
         let before = done.unwrap_or(held);
         held = found.is_armed();
-        assert!(held == before || asked == Some(held), "round {round}: it is {found:?}, was armed: {before}, and asked perhaps for {asked:?}");
+        assert!(
+            held == before || asked == Some(held),
+            "round {round}: it is {found:?}, was armed: {before}, and asked perhaps for {asked:?}"
+        );
         house.agrees(found).await;
         let Ok(Answer::Tokens(listed)) = house.coordinator.ask(&Request::TokenList).await else { panic!("the words") };
         for id in words.drain(..) {

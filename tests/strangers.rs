@@ -137,7 +137,7 @@ async fn whoever_hangs_up_half_way_leaves_no_trace_but_a_line() {
     for (nth, said) in [&hello[..0], &hello[..hello.len() / 2], &hello[..]].into_iter().enumerate() {
         let (connection, mut link) = thief.connect().await;
         link.sender.send_frame(said).await.unwrap();
-        connection.close(0u32.into(), b"");
+        connection.close(1u32.into(), b"");
         // The last one may be linked before it is known that it hung up.
         let lines = ["said no proper Hello: ", "node porch went before its Welcome", "node porch is linked from 127.0.0.100:"];
         within(LINKED_WITHIN, "each one has a line", async || lines.iter().map(|line| house.told_since(before, line)).sum::<usize>() > nth)
@@ -156,7 +156,7 @@ async fn whoever_hangs_up_half_way_leaves_no_trace_but_a_line() {
         connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"").unwrap();
         let frame = signed(&exporter);
         send.write_all(&frame[..(frame.len() as f64 * part) as usize]).await.unwrap();
-        connection.close(0u32.into(), b"");
+        connection.close(1u32.into(), b"");
     }
     house.is_unharmed_and_told(before, "an enrollment from 127.0.0.112 ended").await;
     // The word is worth what it was, said in one piece or byte by byte: the one whom it let in is let in again, and one more.

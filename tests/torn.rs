@@ -50,6 +50,7 @@ const OF_A_COORDINATOR: &[(&str, Then)] = &[
     ("clock", Goes),
     ("lock", Goes),
     ("mesh.keys", Goes),
+    ("last_nodes", Goes),
 ];
 const OF_A_CAMERA: &[(&str, Then)] = &[
     ("node.key", Either),

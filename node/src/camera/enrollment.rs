@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::mesh::dial::{DialError, remember};
 use crate::mesh::endpoint::canonical;
 use crate::mesh::enrollment::{ALL_IN, Channel, dial};
+use crate::mesh::near::Networks;
 
 /// Candidates that are dialled at once, and how far apart the dials begin. Together with [`FIRST_PATIENCE`] fifty rogues that never
 /// answer cost 13 s.
@@ -85,7 +86,7 @@ pub async fn enrol(request: Enrollment, candidates: mpsc::Receiver<SocketAddr>) 
     // Also a lower bound of time, for a Pi that woke up in 1970: the certificates that follow are judged by it.
     request.clock.raise(Timestamp::from_secs(u64::from(request.token.issued_at)));
     let key = Arc::new(own_key(&request)?);
-    let mut search = Search { candidates, exhausted: false, known: BTreeMap::new(), order: 0, busy: false };
+    let mut search = Search::new(candidates);
     loop {
         let channel = match search.next(&request, deadline).await {
             Some(channel) => channel,
@@ -144,9 +145,15 @@ struct Candidate {
     dialling: bool,
     failures: u32,
     why: Option<String>,
+    /// On a network of this machine.
+    near: bool,
 }
 
 impl Search {
+    fn new(candidates: mpsc::Receiver<SocketAddr>) -> Self {
+        Self { candidates, exhausted: false, known: BTreeMap::new(), order: 0, busy: false }
+    }
+
     /// The next channel to a coordinator of this house, `None` when the time is over.
     async fn next(&mut self, request: &Enrollment, deadline: Instant) -> Option<Channel> {
         let mut dials: JoinSet<(SocketAddr, Result<Channel, DialError>)> = JoinSet::new();
@@ -188,20 +195,33 @@ impl Search {
     }
 
     fn heard(&mut self, address: SocketAddr) {
-        if self.known.len() >= REMEMBERED || self.known.contains_key(&address) {
+        if self.known.contains_key(&address) {
+            return;
+        }
+        let near = Networks::read().has(address.ip());
+        if self.known.len() >= REMEMBERED && !self.makes_room(near) {
             return;
         }
         tracing::debug!("candidate {address}");
         self.order += 1;
-        let candidate = Candidate { turn: self.order, not_before: Instant::now(), dialling: false, failures: 0, why: None };
+        let candidate = Candidate { turn: self.order, not_before: Instant::now(), dialling: false, failures: 0, why: None, near };
         self.known.insert(address, candidate);
     }
 
-    /// Whose turn is next, and from when on.
+    /// For one more, near or not: the one goes that failed most, first of those that are not near. None that is near and was not tried yet,
+    /// and none at all that would be worth more.
+    fn makes_room(&mut self, near: bool) -> bool {
+        let known = self.known.iter().filter(|(_, one)| !one.dialling && (one.failures > 0 || near && !one.near) && (near || !one.near));
+        let least = known.max_by_key(|(_, one)| (!one.near, one.failures)).map(|(address, _)| *address);
+        least.is_some_and(|address| self.known.remove(&address).is_some())
+    }
+
+    /// Whose turn is next, and from when on: who is near and was not tried yet, and then everybody in turn.
     fn ready(&self) -> Option<(SocketAddr, Instant)> {
+        let now = Instant::now();
         let waiting = self.known.iter().filter(|(_, candidate)| !candidate.dialling);
         waiting
-            .min_by_key(|(_, candidate)| (candidate.not_before.max(Instant::now()), candidate.turn))
+            .min_by_key(|(_, candidate)| (candidate.not_before.max(now), !candidate.near || candidate.failures > 0, candidate.turn))
             .map(|(address, candidate)| (*address, candidate.not_before))
     }
 
@@ -345,4 +365,56 @@ fn keep(request: &Enrollment, key: &Arc<NodeKey>, channel: &Channel, grant: Gran
         tracing::warn!("cannot keep the address of the coordinator: {error:#}");
     }
     Ok(Enrolled { identity, name, mesh, coordinator: peer.node, address })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn far(nth: u32) -> SocketAddr {
+        SocketAddr::from((std::net::Ipv4Addr::from_bits(0x0b00_0000 + nth), 47101))
+    }
+
+    fn near(last: u8) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, last], 47101))
+    }
+
+    fn tried(search: &mut Search, address: SocketAddr) {
+        search.begin(address);
+        search.failed(address, &DialError::Unreachable("no answer".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_on_the_own_network_is_dialled_before_a_crowd_of_addresses_elsewhere_and_never_crowded_out() {
+        let mut search = Search::new(mpsc::channel(1).1);
+        (0..10_000).for_each(|nth| search.heard(far(nth)));
+        assert_eq!(search.known.len(), REMEMBERED);
+        search.heard(near(1));
+        assert_eq!(search.ready().map(|(address, _)| address), Some(near(1)));
+        tried(&mut search, near(1));
+        (10_000..20_000).for_each(|nth| search.heard(far(nth)));
+        assert!(search.known.contains_key(&near(1)) && search.known.len() == REMEMBERED);
+        // One that was tried in vain waits its turn, and gets it.
+        tokio::time::advance(REST).await;
+        let mut turns = 0;
+        while let Some((address, _)) = search.ready().filter(|(address, _)| *address != near(1)) {
+            turns += 1;
+            tried(&mut search, address);
+        }
+        assert_eq!(turns, REMEMBERED - 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_on_the_own_network_makes_room_for_one_more_once_it_was_tried() {
+        let mut search = Search::new(mpsc::channel(1).1);
+        (0..REMEMBERED).for_each(|nth| search.heard(SocketAddr::from(([127, 0, 0, 1], 1000 + u16::try_from(nth).unwrap()))));
+        search.heard(near(2));
+        assert!(!search.known.contains_key(&near(2)), "none of them was tried yet");
+        let (first, _) = search.ready().unwrap();
+        tried(&mut search, first);
+        search.heard(far(1));
+        assert!(!search.known.contains_key(&far(1)), "one elsewhere is worth less");
+        search.heard(near(2));
+        assert!(search.known.contains_key(&near(2)) && !search.known.contains_key(&first));
+    }
 }

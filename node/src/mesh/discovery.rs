@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::config::{MdnsMode, MeshConfig};
+use super::near::Networks;
 use table::Table;
 
 const SERVICE: &str = "_dms3._udp.local.";
@@ -210,7 +211,7 @@ pub async fn browse(config: &MeshConfig, heard: &Heard, stop: CancellationToken)
 fn take(event: ServiceEvent, mode: MdnsMode, heard: &Heard, names: &mut HashMap<String, Vec<Candidate>>) {
     match event {
         ServiceEvent::ServiceResolved(service) => {
-            let candidates = candidates(&service, mode);
+            let candidates = candidates(&service, mode, &Networks::read());
             if candidates.is_empty() {
                 tracing::debug!("{} advertises nothing that we can read", service.get_fullname());
                 return;
@@ -337,7 +338,7 @@ fn is_part(service: &ResolvedService) -> bool {
 }
 
 /// What a record says, if it says it in our way.
-fn candidates(service: &ResolvedService, mode: MdnsMode) -> Vec<Candidate> {
+fn candidates(service: &ResolvedService, mode: MdnsMode, own: &Networks) -> Vec<Candidate> {
     let said = |key: &str| service.get_property_val_str(key);
     let read =
         || {
@@ -351,8 +352,9 @@ fn candidates(service: &ResolvedService, mode: MdnsMode) -> Vec<Candidate> {
         };
     let Some((mesh, node, boot, enroll)) = read() else { return Vec::new() };
     let mut addresses: Vec<_> = service.addresses.iter().filter_map(|ip| socket_address(ip, service.port, mode)).collect();
-    // IPv4 first: on a home network it is the one that always works.
-    addresses.sort_by_key(|address| (address.is_ipv6(), *address));
+    // Those of our own networks first: whoever says under its name that it is elsewhere too must not leave them no room. Of these IPv4: on a
+    // home network it is the one that always works.
+    addresses.sort_by_key(|address| (!own.has(address.ip()), address.is_ipv6(), *address));
     addresses.truncate(table::PER_RECORD);
     addresses.into_iter().map(|address| Candidate { address, mesh, node: node.clone(), boot, enroll }).collect()
 }
@@ -610,8 +612,8 @@ mod tests {
     fn a_record_that_is_not_written_in_our_way_is_no_candidate() {
         let (_open, enroll) = watch::channel(None);
         let good = advert(enroll).record(Some(47101)).unwrap().as_resolved_service();
-        assert_eq!(candidates(&good, MdnsMode::Loopback).len(), 1);
-        assert!(candidates(&good, MdnsMode::On).is_empty(), "another machine's loopback is nowhere");
+        assert_eq!(candidates(&good, MdnsMode::Loopback, &Networks::read()).len(), 1);
+        assert!(candidates(&good, MdnsMode::On, &Networks::read()).is_empty(), "another machine's loopback is nowhere");
         let with = |key: &str, value: &str| {
             let said: Vec<(String, String)> = ["v", "m", "i", "b", "e"]
                 .into_iter()
@@ -619,7 +621,7 @@ mod tests {
                 .map(|(name, old)| if name == key { (name, value.to_owned()) } else { (name, old) })
                 .collect();
             let info = ServiceInfo::new(SERVICE, "x", "x.local.", "127.0.0.1", 47100, said.as_slice()).unwrap();
-            candidates(&info.as_resolved_service(), MdnsMode::Loopback).len()
+            candidates(&info.as_resolved_service(), MdnsMode::Loopback, &Networks::read()).len()
         };
         assert_eq!(with("e", "47101"), 1);
         for (key, value) in [("v", "2"), ("m", "short"), ("i", "../../.."), ("i", ""), ("b", "zz"), ("e", "0"), ("e", "70000"), ("e", "-1")]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::config::Limits;
+use super::near::{Networks, masked, within};
 
 /// For how long a failed handshake counts.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -159,7 +160,7 @@ impl Inner {
     fn subject(&mut self, from: IpAddr, now: Instant) -> IpAddr {
         let IpAddr::V6(from) = from.to_canonical() else { return from.to_canonical() };
         if self.networks_read.is_none_or(|at| now.duration_since(at) >= NETWORKS_FOR) {
-            self.networks = own_networks();
+            self.networks = Networks::read().of_ipv6();
             self.networks_read = Some(now);
         }
         let ours = from.is_unicast_link_local() || from.is_loopback() || self.networks.iter().any(|(net, bits)| within(from, *net, *bits));
@@ -172,27 +173,6 @@ impl Inner {
         }
         self.accounts.len() < ACCOUNTS
     }
-}
-
-fn within(address: Ipv6Addr, network: Ipv6Addr, bits: u32) -> bool {
-    masked(address, bits) == masked(network, bits)
-}
-
-fn masked(address: Ipv6Addr, bits: u32) -> Ipv6Addr {
-    let mask = u128::MAX.checked_shl(128 - bits.min(128)).unwrap_or(0);
-    Ipv6Addr::from_bits(address.to_bits() & mask)
-}
-
-/// IPv6 networks of our interfaces with their prefix lengths.
-fn own_networks() -> Vec<(Ipv6Addr, u32)> {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
-    interfaces
-        .filter_map(|interface| {
-            let address = interface.address?.as_sockaddr_in6()?.ip();
-            let mask = interface.netmask?.as_sockaddr_in6()?.ip();
-            Some((address, mask.to_bits().leading_ones()))
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod enrollment;
 pub mod gate;
 pub mod keys;
 pub mod link;
+pub mod near;
 pub mod ring;
 pub mod socket;
 #[cfg(test)]
