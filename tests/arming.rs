@@ -54,6 +54,38 @@ fn commands(camera: &Node) -> Vec<Option<u64>> {
 }
 
 #[tokio::test]
+async fn a_window_arms_the_house_with_everybody_in_it_and_says_so_and_a_person_overrules_it() {
+    let house = House::with_cameras(["porch"]).await;
+    let coordinator = &house.coordinator;
+    house.disarm().await;
+    coordinator.cli(&["auto"]).await.good();
+    house.agrees(ArmState::Disarmed).await;
+    // The whole day, whatever time it is where this runs.
+    coordinator.configure("[[coordinator.window]]\nstate = \"away\"\n");
+    coordinator.restart().await;
+    house.agrees(ArmState::Away).await;
+    let said = coordinator.cli(&["why"]).await.good();
+    assert!(said.starts_with("Armed (away) since ") && said.contains(": a window for away began.\n"), "{said}");
+    assert!(said.contains("\n  Window: until ") && said.contains(" it asks for armed (away) at least.\n"), "{said}");
+
+    coordinator.cli(&["disarm", "--guests", "--for", "2h"]).await.good();
+    house.agrees(ArmState::Disarmed).await;
+    let said = coordinator.cli(&["why"]).await.good();
+    assert!(said.contains(": disarmed for guests by ") && said.contains("\n  By hand: a person chose it, until "), "{said}");
+    let said = coordinator.cli(&["disarm", "--guests"]).await.bad();
+    assert!(said.contains("how long do your guests stay? Say --until 23:00 or --for 4h"), "{said}");
+
+    coordinator.cli(&["auto"]).await.good();
+    house.agrees(ArmState::Away).await;
+    coordinator.cli(&["arm", "--vacation", "--now"]).await.good();
+    let said = coordinator.cli(&["status"]).await.good();
+    assert!(said.contains(": armed for a vacation by "), "{said}");
+    // A camera keeps the windows beside its state, for a time without its coordinator.
+    let said = house.coordinator.cli(&["log"]).await.good();
+    assert!(said.contains("a window for away began"), "{said}");
+}
+
+#[tokio::test]
 async fn at_night_only_cameras_that_are_to_watch_at_night_do() {
     let house = House::with_cameras(["porch"]).await;
     house.coordinator.cli(&["arm", "--night", "--now"]).await.good();

@@ -302,7 +302,10 @@ async fn whoever_looks_for_his_phone_sees_how_long_ago_each_device_was_seen() {
         return;
     }
     let lan = Lan::new();
-    let (looker, phone) = (lan.host("looker"), lan.host("phone"));
+    let (looker, phone, extender) = (lan.host("looker"), lan.host("phone"), lan.host("extender"));
+    for n in 200..205 {
+        extender.has_also(&format!("192.168.77.{n}"));
+    }
     // A machine on which nothing is set up: no node, no config, nobody's directory.
     let look = async |options: &[&str]| {
         let mut command = tokio::process::Command::new("ip");
@@ -318,9 +321,12 @@ async fn whoever_looks_for_his_phone_sees_how_long_ago_each_device_was_seen() {
     let said = look(&["--json"]).await;
     let rows: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let last = rows.iter().rfind(|row| row["mac"] == phone.mac.as_str()).unwrap_or_else(|| panic!("{said}"));
-    assert_eq!(last["ip"], phone.ip.as_str());
+    assert_eq!((&last["ip"], &last["machines_behind_it"]), (&phone.ip.as_str().into(), &1.into()));
+    let many = rows.iter().rfind(|row| row["mac"] == extender.mac.as_str()).unwrap_or_else(|| panic!("{said}"));
+    assert_eq!(many["machines_behind_it"], 6, "{said}");
     assert!(last["age_ms"].as_u64().is_some_and(|age| age <= 10_000), "{said}");
     let said = look(&[]).await;
     let list = said.split("devices in all:").nth(1).unwrap_or_else(|| panic!("{said}"));
     assert!(list.lines().any(|line| line.contains(&phone.mac) && line.contains(" ago")), "{said}");
+    assert!(list.lines().any(|line| line.contains(&extender.mac) && line.contains("6 machines behind it")), "{said}");
 }

@@ -99,13 +99,14 @@ fn every_key_that_can_be_written_stands_in_the_example_of_its_role() {
                 "[coordinator.events]",
                 "[coordinator.presence]",
                 "[[coordinator.presence.person]]",
+                "[coordinator.sound]",
                 "[web]",
                 "[web.limits]",
                 "[mail]",
                 "[[mail.camera]]",
             ][..],
         ),
-        ("camera", &["", "[log]", "[mesh]", "[mesh.limits]", "[camera]", "[camera.outbox]", "[[camera.detector]]"][..]),
+        ("camera", &["", "[log]", "[mesh]", "[mesh.limits]", "[camera]", "[camera.outbox]", "[camera.sound]", "[[camera.detector]]"][..]),
     ] {
         let text = read(&format!("{role}.toml"));
         for section in sections {

@@ -85,6 +85,7 @@ async fn without_a_session_every_address_answers_nothing() {
         &format!("/events/{id}/file/{hash}"),
         "/cameras",
         "/nodes/add",
+        "/phones",
         "/log",
         "/system",
         "/account",
@@ -96,7 +97,19 @@ async fn without_a_session_every_address_answers_nothing() {
         let raw = stranger.ask(Method::GET, path, &[], String::new()).await;
         assert!(path == "/" || raw.status().as_u16() == 401, "{path}: {raw:?}");
     }
-    for path in ["/arm", "/disarm", "/auto", "/sign-out", "/nodes/add", "/accounts/add", "/account/password", "/system/test-mail"] {
+    for path in [
+        "/arm",
+        "/disarm",
+        "/auto",
+        "/sign-out",
+        "/nodes/add",
+        "/accounts/add",
+        "/account/password",
+        "/system/test-mail",
+        "/phones/link",
+        "/phones/answer",
+        "/phones/forget",
+    ] {
         assert_eq!(stranger.post(path, &[("csrf", home.csrf())]).await.status, 401, "{path}");
     }
     // Nor does a page that does not exist say that it does not.
@@ -136,9 +149,18 @@ async fn a_member_arms_a_viewer_looks_and_only_an_owner_manages() {
             assert_eq!(allowed(&visitor.submit(path, &[]).await), commands, "{path}");
         }
         assert_eq!(visitor.get("/nodes/add").await.status == 200, manages);
-        for path in
-            ["/nodes/add", "/nodes/x/rename", "/nodes/x/revoke", "/system/test-mail", "/accounts/nobody/role", "/accounts/nobody/remove"]
-        {
+        assert_eq!(visitor.get("/phones").await.status == 200, manages);
+        for path in [
+            "/phones/link",
+            "/phones/answer",
+            "/phones/forget",
+            "/nodes/add",
+            "/nodes/x/rename",
+            "/nodes/x/revoke",
+            "/system/test-mail",
+            "/accounts/nobody/role",
+            "/accounts/nobody/remove",
+        ] {
             assert_eq!(allowed(&visitor.submit(path, &[("role", "viewer")]).await), manages, "{path}");
         }
     }

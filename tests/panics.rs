@@ -18,11 +18,12 @@ use crate::harness::smtp::MailServer;
 use crate::harness::{House, Lan, Node, Plan, eventually, within};
 
 /// Services that are started again, of a house that has all there is.
-const OF_A_COORDINATOR: [&str; 15] = [
+const OF_A_COORDINATOR: [&str; 17] = [
     "events",
     "accounts",
     "page",
     "control",
+    "sound",
     "renewal",
     "enrollment",
     "discovery",
@@ -30,12 +31,14 @@ const OF_A_COORDINATOR: [&str; 15] = [
     "health",
     "media",
     "pruning",
+    "bluetooth",
     "presence",
     "addresses",
     "alerts",
     "mailer",
 ];
-const OF_A_CAMERA: [&str; 9] = ["looks", "spool", "left behind", "control", "health", "clock", "alerts", "mailer", "mail secrets"];
+const OF_A_CAMERA: [&str; 10] =
+    ["sound", "looks", "spool", "left behind", "control", "health", "clock", "alerts", "mailer", "mail secrets"];
 
 const LINKED: &str = "linked to coordinator ";
 
@@ -54,11 +57,15 @@ fn the_list_of_services_that_are_made_to_panic_is_whole() {
     }
 }
 
-/// Anna is home, and has armed the house all the same. It has a page, would mail, and so would its camera.
+/// Anna is home, and has armed the house all the same. It has a page, would mail, and so would its camera; both play sounds. Bluetooth is
+/// looked for in vain.
 async fn house_with_all() -> House {
     let lan = Lan::new();
     let anna = lan.host("anna");
-    let presence = format!("[coordinator.presence]\n[[coordinator.presence.person]]\nname = \"Anna\"\ndevices = [\"{}\"]\n", anna.mac);
+    let presence = format!(
+        "[coordinator.presence]\n[[coordinator.presence.person]]\nname = \"Anna\"\ndevices = [\"{}\", \"bt:24:da:9b:00:00:99\"]\n",
+        anna.mac
+    );
     let plan = Plan { presence: Some(presence), lan: Some(lan), web: Some(String::new()), ..Plan::default() };
     let mut house = House::planned(plan).await;
     house.add_camera("porch").await;
@@ -67,6 +74,9 @@ async fn house_with_all() -> House {
     let porch = house.camera("porch");
     for node in [&house.coordinator, &porch.node] {
         node.configure(&server.section_kept_in(house.dir(), &node.name));
+        let role = if node.name == "porch" { "camera" } else { "coordinator" };
+        node.configure(&format!("[{role}.sound]\ncommand = [\"true\"]\n"));
+        node.set_variable("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent".into());
         node.can_fail();
         node.restart().await;
     }

@@ -210,8 +210,8 @@ fn expired(house: &House, camera: &Node) -> Identity {
 /// Another order than the one before; whether it arms.
 async fn orders(house: &House, arms: bool) -> bool {
     let command = match arms {
-        true => Command::Arm { state: ArmState::Away, until: None, now: true },
-        false => Command::Disarm { until: None },
+        true => Command::Arm { state: ArmState::Away, until: None, now: true, stays: false },
+        false => Command::Disarm { until: None, stays: false },
     };
     matches!(house.coordinator.ask(&Request::Command(command)).await, Ok(Answer::House(_)))
 }

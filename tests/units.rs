@@ -69,7 +69,25 @@ fn only_the_coordinator_has_a_capability_and_only_a_camera_has_devices() {
     assert_eq!(values(&camera, "CapabilityBoundingSet="), [""]);
     assert_eq!(values(&camera, "AmbientCapabilities="), [""]);
     assert_eq!(values(&camera, "DevicePolicy="), ["closed"]);
-    assert!(values(&camera, "DeviceAllow=").contains(&"char-video4linux rw"));
+    assert!(values(&camera, "DeviceAllow=").contains(&"char-video4linux rw") && values(&camera, "DeviceAllow=").contains(&"char-alsa rw"));
+    assert_eq!(values(&camera, "SupplementaryGroups="), ["video audio"]);
+}
+
+#[test]
+fn what_the_example_says_of_sound_lets_the_coordinator_at_the_sound_card_and_at_nothing_else() {
+    let example = fs::read_to_string(config_dir().join("coordinator.toml")).unwrap();
+    let lines = example.lines().filter_map(|line| line.strip_prefix("#     "));
+    let drop_in: Vec<_> = lines.skip_while(|line| *line != "[Service]").collect();
+    assert_eq!(drop_in[1..], ["PrivateDevices=no", "DeviceAllow=char-alsa rw", "SupplementaryGroups=audio"]);
+    // As systemd reads it: the unit, then what was added.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(UNITS[0]);
+    let text = fs::read_to_string(config_dir().join(UNITS[0])).unwrap();
+    fs::write(&file, format!("{}\n{}\n", text.replace("/usr/local/bin/dms3-node", env!("CARGO_BIN_EXE_dms3-node")), drop_in.join("\n")))
+        .unwrap();
+    let answer = systemd_analyze(&["verify", "--man=no"], &file);
+    assert!(answer.status.success() && !String::from_utf8_lossy(&answer.stderr).contains(UNITS[0]), "{answer:?}");
+    assert_eq!(values(&text, "DevicePolicy="), ["closed"], "whatever else lies in /dev");
 }
 
 /// What the service itself may not: wipe a token where only root writes. Before the node starts, and never for so long that systemd gives up.

@@ -18,9 +18,11 @@ use crate::config_text::{Size, Wrong, address, optional_word, time, told, word};
 use crate::coordinator::keeping::EventsConfig;
 use crate::coordinator::page::WebConfig;
 use crate::coordinator::presence::PresenceConfig;
+use crate::coordinator::windows::{WindowConfig, windows};
 use crate::mailer::MailConfig;
 use crate::mailer::config::MailFile;
 use crate::mesh::MeshConfig;
+use crate::sound::SoundConfig;
 
 /// Where the config lies unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/dms3/dms3.toml";
@@ -53,7 +55,7 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub enum Role {
     Coordinator(Box<CoordinatorConfig>),
-    Camera(CameraConfig),
+    Camera(Box<CameraConfig>),
 }
 
 impl Role {
@@ -133,6 +135,13 @@ pub struct CoordinatorConfig {
     /// Time to leave after a person's arm command.
     #[serde(deserialize_with = "time")]
     pub exit_delay: Duration,
+    /// What the cameras saw in so long before somebody came home is taken for that, and mails wait so long for it.
+    #[serde(deserialize_with = "time")]
+    pub arrival_hold: Duration,
+    /// IANA name of the zone in which windows are read; that of the machine if absent.
+    pub zone: Option<String>,
+    #[serde(rename = "window")]
+    pub windows: Vec<WindowConfig>,
     /// UDP address of the enrollment port, open only while a token lives.
     #[serde(deserialize_with = "address")]
     pub enroll_listen: SocketAddr,
@@ -143,6 +152,7 @@ pub struct CoordinatorConfig {
     pub sightings_for: Duration,
     pub presence: PresenceConfig,
     pub events: EventsConfig,
+    pub sound: Option<SoundConfig>,
     /// `[web]`
     #[serde(skip)]
     pub web: WebConfig,
@@ -153,11 +163,15 @@ impl Default for CoordinatorConfig {
         Self {
             name: "Coordinator".to_owned(),
             exit_delay: Duration::from_secs(60),
+            arrival_hold: Duration::from_secs(30),
+            zone: None,
+            windows: Vec::new(),
             enroll_listen: SocketAddr::from(([0u16; 8], 47101)),
             decisions_for: Duration::from_secs(30 * 86400),
             sightings_for: Duration::from_secs(7 * 86400),
             presence: PresenceConfig::default(),
             events: EventsConfig::default(),
+            sound: None,
             web: WebConfig::default(),
         }
     }
@@ -169,6 +183,9 @@ impl CoordinatorConfig {
         self.name = check_name(&self.name).map_err(|why| Wrong::new("coordinator.name", why))?;
         if self.exit_delay > Duration::from_secs(3600) {
             return Err(Wrong::new("coordinator.exit_delay", "a house that arms so late is not armed: write 1h or less"));
+        }
+        if self.arrival_hold > LONGEST_HOLD {
+            return Err(Wrong::new("coordinator.arrival_hold", "mails that wait so long come too late: write 5m or less"));
         }
         for (key, kept) in
             [("decisions_for", self.decisions_for), ("sightings_for", self.sightings_for), ("events.max_age", self.events.max_age)]
@@ -188,10 +205,13 @@ impl CoordinatorConfig {
             );
             return Err(Wrong::new(key, why));
         }
+        windows(&self.windows, self.zone.as_deref())?;
+        check_sound("coordinator", self.sound.as_ref())?;
         self.presence.validate().map_err(|wrong| wrong.within("coordinator.presence"))
     }
 }
 
+const LONGEST_HOLD: Duration = Duration::from_secs(300);
 /// Less tells nobody what happened last night; more is no time that anybody means.
 const SHORTEST_KEPT: Duration = Duration::from_secs(3600);
 const LONGEST_KEPT: Duration = Duration::from_secs(3650 * 86400);
@@ -199,6 +219,10 @@ const LONGEST_KEPT: Duration = Duration::from_secs(3650 * 86400);
 const SHORTEST_WAITING: Duration = Duration::from_secs(86_400);
 /// Less has no room for one picture of a good camera.
 const LEAST_ROOM: Size = Size(10_000_000);
+
+fn check_sound(section: &str, sound: Option<&SoundConfig>) -> Result<(), Wrong> {
+    sound.map_or(Ok(()), SoundConfig::check).map_err(|wrong| wrong.within(&format!("{section}.sound")))
+}
 
 fn check_room(key: &str, room: Size) -> Result<(), Wrong> {
     if room < LEAST_ROOM {
@@ -226,6 +250,7 @@ pub struct CameraConfig {
     pub mail_after: MailAfter,
     /// A camera with `[mail]` mails that the coordinator is gone after it missed it for so long.
     pub lost_alert_after: Duration,
+    pub sound: Option<SoundConfig>,
 }
 
 /// The section as it is written.
@@ -241,6 +266,7 @@ struct CameraFile {
     mail_after: Option<String>,
     #[serde(deserialize_with = "time")]
     lost_alert_after: Duration,
+    sound: Option<SoundConfig>,
 }
 
 impl Default for CameraFile {
@@ -252,6 +278,7 @@ impl Default for CameraFile {
             outbox: OutboxConfig::default(),
             mail_after: None,
             lost_alert_after: LOST_ALERT_AFTER,
+            sound: None,
         }
     }
 }
@@ -281,6 +308,7 @@ impl TryFrom<CameraFile> for CameraConfig {
             let age = humantime::format_duration(file.outbox.max_age);
             return Err(Wrong::new("camera.outbox.max_age", format!("it is {age}; write 1d to 3650d, such as 90d")));
         }
+        check_sound("camera", file.sound.as_ref())?;
         let mail_after = file.mail_after.as_deref().map(mail_after).transpose().map_err(|why| Wrong::new("camera.mail_after", why))?;
         let mail_after = mail_after.unwrap_or_default();
         Ok(Self {
@@ -290,6 +318,7 @@ impl TryFrom<CameraFile> for CameraConfig {
             outbox: file.outbox,
             mail_after,
             lost_alert_after: file.lost_alert_after,
+            sound: file.sound,
         })
     }
 }
@@ -456,7 +485,7 @@ impl Config {
                             .to_owned(),
                     );
                 }
-                Role::Camera(config)
+                Role::Camera(Box::new(config))
             }
             (RoleName::Coordinator, _, Some(_)) => {
                 let why = "role is \"coordinator\": remove the section [camera] (one machine that is both runs two nodes with two configs)";
@@ -479,6 +508,15 @@ impl Config {
     /// The socket for `status`, `arm` and the like.
     pub fn control_socket(&self) -> PathBuf {
         self.run_dir.join("control.sock")
+    }
+
+    /// None: this node plays no sound.
+    pub fn sound(&self) -> Option<&SoundConfig> {
+        let sound = match &self.role {
+            Role::Coordinator(config) => config.sound.as_ref(),
+            Role::Camera(config) => config.sound.as_ref(),
+        };
+        sound.filter(|sound| sound.enabled)
     }
 
     pub fn coordinator(&self) -> Result<&CoordinatorConfig> {

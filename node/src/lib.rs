@@ -18,6 +18,7 @@ pub mod mesh;
 pub mod owner;
 pub mod picture;
 pub mod services;
+pub mod sound;
 pub mod spool;
 pub mod state_lock;
 pub mod store;

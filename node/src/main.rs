@@ -12,6 +12,9 @@ fn main() -> ExitCode {
     if let Some(code) = dms3_node::commands::hook::early(&arguments) {
         return code;
     }
+    // Whatever this program starts gets nothing of the right to listen to the network that systemd gave us. Ours stays. An error: no rights of
+    // this kind before Linux 4.3.
+    _ = rustix::thread::clear_ambient_capability_set();
     // One provider for all of rustls, before anything can ask for it.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         eprintln!("dms3-node: another crypto provider was installed first");

@@ -277,8 +277,8 @@ impl Two {
 
     async fn chooses(&self, state: ArmState) {
         let command = match state {
-            ArmState::Disarmed => Command::Disarm { until: None },
-            state => Command::Arm { state, until: None, now: true },
+            ArmState::Disarmed => Command::Disarm { until: None, stays: false },
+            state => Command::Arm { state, until: None, now: true, stays: false },
         };
         self.asked(Request::Command(command)).await.expect("it is obeyed");
         self.agree(state).await;

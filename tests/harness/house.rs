@@ -88,8 +88,11 @@ impl House {
         let (mesh_port, enroll_port, mdns_port) = (Port::free(), Port::free(), Port::free());
         let web_port = TcpPort::free();
         let presence = plan.presence.as_deref().unwrap_or("[coordinator.presence]\nenabled = false\n");
+        // In a network of its own it is there for everybody.
+        let own = web_port.address();
+        let listen = if plan.lan.is_some() { SocketAddr::from(([0; 8], own.port())) } else { own };
         let web = match &plan.web {
-            Some(keys) => format!("[web]\nlisten = \"{}\"\n{keys}\n", web_port.address()),
+            Some(keys) => format!("[web]\nlisten = \"{listen}\"\n{keys}\n"),
             None => String::new(),
         };
         let coordinator = match &plan.lan {
@@ -177,6 +180,11 @@ impl House {
         let sections = format!("{mesh}\n[camera]\nspool_dir = {spool:?}\n{}\n{}", self.plan.camera, motion.section());
         let node = Node::new(parent, name, "camera", host.as_ref().map(|host| host.netns.as_str()), &sections);
         Camera { node, motion }
+    }
+
+    /// Of the dashboard.
+    pub(crate) fn page_port(&self) -> u16 {
+        self.web_port.address().port()
     }
 
     pub(crate) fn dir(&self) -> &Path {

@@ -277,6 +277,31 @@ impl Host {
         ip(&["-n", &self.netns, "addr", "add", &format!("{ip4}/24"), "dev", "eth0"]);
     }
 
+    /// It answers for this address too.
+    pub(crate) fn has_also(&self, ip4: &str) {
+        ip(&["-n", &self.netns, "addr", "add", &format!("{ip4}/24"), "dev", "eth0"]);
+    }
+
+    /// A phone that made up another MAC address; its IPv4 address stays.
+    pub(crate) fn takes_mac(&self, mac: &str) {
+        ip(&["-n", &self.netns, "link", "set", "eth0", "address", mac]);
+    }
+
+    /// What its browser shows: the status, and the page, with whether it looks again by itself. `posts`: the form on it was sent.
+    pub(crate) fn browses(&self, url: &str, authority: &Path, posts: bool) -> (u16, String) {
+        let mut curl = Command::new("ip");
+        curl.args(["netns", "exec", &self.netns, "curl", "--silent", "--show-error", "--max-time", "30", "--noproxy", "*"]);
+        curl.args(["--write-out", "\nrefresh: %header{refresh}.\n%{http_code}", "--cacert"]).arg(authority);
+        if posts {
+            curl.args(["--data", ""]);
+        }
+        let out = curl.arg(url).output().unwrap();
+        assert!(out.status.success(), "curl {url}: {}", String::from_utf8_lossy(&out.stderr));
+        let text = String::from_utf8(out.stdout).unwrap();
+        let (page, status) = text.rsplit_once('\n').unwrap();
+        (status.parse().unwrap(), page.replace("&#x27;", "'"))
+    }
+
     /// A phone that comes home says something, as every phone does.
     pub(crate) fn talks_to(&self, other: &Host) {
         let mut ping = Command::new("ip");

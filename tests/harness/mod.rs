@@ -1,5 +1,6 @@
 //! What the tests of a house are told with: houses, networks, a detector that only says that it was started, and patience.
 
+mod bluez;
 mod browser;
 mod fake_motion;
 pub(crate) mod forger;
@@ -18,6 +19,7 @@ mod visitor;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use bluez::Bluez;
 pub(crate) use browser::{Browser, PHONE};
 pub(crate) use fake_motion::{FakeMotion, Make};
 pub(crate) use house::{Camera, House, Plan, Standing};

@@ -36,11 +36,12 @@ const ACCOUNTS: usize = 64;
 const SECRET: &str = "\u{1}secret\u{1}";
 
 /// The parts of the first screen, and the state on every other, by their templates.
-const PARTS: [(&str, &str); 8] = [
+const PARTS: [(&str, &str); 9] = [
     ("state", "parts/state.html"),
     ("banner", "parts/banner.html"),
     ("confirm", "parts/confirm.html"),
     ("people", "parts/people.html"),
+    ("asking", "parts/asking.html"),
     ("events", "parts/events.html"),
     ("chart", "parts/chart.html"),
     ("nodes", "parts/nodes.html"),

@@ -4,9 +4,11 @@ mod account;
 mod doors;
 pub(crate) mod events;
 pub(crate) mod first;
+mod here;
 pub(crate) mod lists;
 pub(crate) mod nodes;
 mod orders;
+mod phones;
 #[cfg(test)]
 mod samples;
 mod system;
@@ -33,6 +35,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate as _};
 
 use self::nodes::Made;
+use self::phones::MadeLink;
 use crate::gate::{self, Guest};
 use crate::house::House;
 use crate::live::Live;
@@ -105,6 +108,8 @@ pub(crate) struct Inner {
     notices: Mutex<HashMap<i64, Notice>>,
     /// Pairing words by the session that made them: shown there, and nowhere kept.
     tokens: Mutex<HashMap<i64, Made>>,
+    /// Links for phones by the session that made them, likewise.
+    links: Mutex<HashMap<i64, MadeLink>>,
     pub(crate) live: Live,
 }
 
@@ -186,6 +191,7 @@ pub(crate) fn routes(page: &Page) -> Routes {
         .outside("/healthz", get(system::healthz))
         .outside("/sign-in", get(doors::sign_in_page).post(doors::sign_in))
         .outside("/set-up", get(doors::set_up_page).post(doors::set_up))
+        .outside("/here/{word}", get(here::page).post(here::ask))
         .inside("/", Act::See, get(first::home))
         .inside("/updates", Act::See, get(live::updates))
         .inside("/sign-out", Act::See, post(doors::sign_out))
@@ -206,6 +212,10 @@ pub(crate) fn routes(page: &Page) -> Routes {
         .inside("/nodes/{id}/rename", Act::Manage, post(nodes::rename))
         .inside("/nodes/{id}/revoke", Act::Manage, post(nodes::revoke))
         .inside("/nodes/{id}/clear", Act::Manage, post(nodes::clear))
+        .inside("/phones", Act::Manage, get(phones::page))
+        .inside("/phones/link", Act::Manage, post(phones::link))
+        .inside("/phones/answer", Act::Manage, post(phones::answer))
+        .inside("/phones/forget", Act::Manage, post(phones::forget))
         .inside("/log", Act::See, get(lists::log))
         .inside("/system", Act::See, get(system::system))
         .inside("/system/test-mail", Act::Manage, post(system::test_mail))
@@ -231,6 +241,7 @@ impl Page {
             set: RwLock::new((Instant::now(), set)),
             notices: Mutex::default(),
             tokens: Mutex::default(),
+            links: Mutex::default(),
             live: Live::default(),
         }))
     }
@@ -393,6 +404,18 @@ impl Page {
         tokens.insert(guest.visitor.session, made);
     }
 
+    pub(crate) fn made_link(&self, guest: &Guest, made: MadeLink) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        if links.len() >= NOTICES {
+            links.clear();
+        }
+        links.insert(guest.visitor.session, made);
+    }
+
+    pub(crate) fn link_of(&self, guest: &Guest) -> Option<MadeLink> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).get(&guest.visitor.session).cloned()
+    }
+
     pub(crate) fn token_of(&self, guest: &Guest) -> Option<Made> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(&guest.visitor.session).cloned()
     }
@@ -516,7 +539,12 @@ mod tests {
         let asking = async {
             let mut answered = 0;
             for (path, act) in table.into_iter().filter(|(path, _)| *path != "/debug/panic") {
-                let uri = path.replace("{id}", "1").replace("{name}", "x").replace("{hash}", "00").replace("{source}", "cam");
+                let uri = path
+                    .replace("{id}", "1")
+                    .replace("{name}", "x")
+                    .replace("{hash}", "00")
+                    .replace("{source}", "cam")
+                    .replace("{word}", "x");
                 for role in [None, Some(Role::Viewer), Some(Role::Member), Some(Role::Owner)] {
                     let session = role.map_or("nobody", Role::word);
                     let visitor = Visitor { name: String::new(), role: Role::Viewer, theme: Theme::Auto, session: 1 };
@@ -564,6 +592,7 @@ mod tests {
             ("/healthz", None),
             ("/sign-in", None),
             ("/set-up", None),
+            ("/here/{word}", None),
             ("/", Some(See)),
             ("/updates", Some(See)),
             ("/sign-out", Some(See)),
@@ -584,6 +613,10 @@ mod tests {
             ("/nodes/{id}/rename", Some(Manage)),
             ("/nodes/{id}/revoke", Some(Manage)),
             ("/nodes/{id}/clear", Some(Manage)),
+            ("/phones", Some(Manage)),
+            ("/phones/link", Some(Manage)),
+            ("/phones/answer", Some(Manage)),
+            ("/phones/forget", Some(Manage)),
             ("/log", Some(See)),
             ("/system", Some(See)),
             ("/system/test-mail", Some(Manage)),

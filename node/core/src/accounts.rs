@@ -102,7 +102,7 @@ impl Theme {
 }
 
 /// A password, a code, the word of a session: never in a log.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hidden(pub String);
 
 impl fmt::Debug for Hidden {

@@ -46,6 +46,8 @@ pub struct Settings {
     pub kept_for_faults: u32,
     /// Each event waits so long before it is told, so that [`Input::Arrival`] can still call it off.
     pub hold: Duration,
+    /// Only those that began in one of these states: an arrival ends no other.
+    pub hold_in: Vec<ArmState>,
     /// By camera ([`Event::source`]).
     pub cameras: BTreeMap<String, Rule>,
     /// Of all other cameras.
@@ -267,7 +269,15 @@ impl Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { recipients: Vec::new(), cap: 20, kept_for_faults: 5, hold: Duration::ZERO, cameras: BTreeMap::new(), usual: Rule::default() }
+        Self {
+            recipients: Vec::new(),
+            cap: 20,
+            kept_for_faults: 5,
+            hold: Duration::ZERO,
+            hold_in: Vec::new(),
+            cameras: BTreeMap::new(),
+            usual: Rule::default(),
+        }
     }
 }
 

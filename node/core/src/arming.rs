@@ -66,8 +66,9 @@ pub struct Override {
     pub was_away: bool,
     /// Somebody was home at some time since it began: from then on the departure of the last person ends a disarm override.
     pub was_home: bool,
-    /// Ended by an arrival after the house was Away. False for `--night`.
-    pub ends_on_arrival: bool,
+    /// Coming and going ends it: an arming by an arrival after the house was Away, a disarm by the departure of the last person. False for
+    /// the night, a vacation and guests.
+    pub ends_by_presence: bool,
 }
 
 /// What the strongest window in force asks for.
@@ -77,6 +78,13 @@ pub enum Window {
     Disarm,
     /// A floor under presence.
     AtLeast(ArmState),
+}
+
+impl Window {
+    /// What a window with this state asks for.
+    pub fn of(state: ArmState) -> Self {
+        if state.is_armed() { Self::AtLeast(state) } else { Self::Disarm }
+    }
 }
 
 /// A person's override wins; else a window is a floor under presence. Not knowing changes nothing.

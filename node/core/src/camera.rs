@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::arming::{ArmState, LEASE};
 use crate::protocol::message::{AckV1, SignedStateV1, SourceAckV1, StateV1};
 use crate::time::{Mono, Now, Timestamp, duration_words};
+use crate::windows::Windows;
 
 /// What is left of a disarm or a pause is saved so often.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
@@ -17,6 +18,9 @@ const SAVE_EVERY_LOST: Duration = Duration::from_secs(10);
 const SAVE_AGAIN: Duration = Duration::from_secs(10);
 /// The longest time for which a person stops the detectors by hand, so that it cannot be forgotten.
 pub const PAUSE_LIMIT: Duration = Duration::from_secs(12 * 3600);
+
+/// Without a coordinator for so long the house's windows are looked at here: a restart of either is no reason to watch.
+const ALONE_FOR: Duration = Duration::from_secs(120);
 
 /// What the rules need to know of the config.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -312,8 +316,23 @@ impl Camera {
             let state = if state.is_armed() { state } else { ArmState::Away };
             alerts.extend(self.raise(state, "raised", text));
         }
+        if self.disarmed()
+            && !self.confirmed
+            && self.memory.lost_for >= millis(ALONE_FOR)
+            && let Some(window) = self.window(now)
+        {
+            let text = "no coordinator, and a window of the house began: this camera armed itself".to_owned();
+            alerts.extend(self.raise(window, "raised", text));
+        }
         self.memory.paused.take_if(|(until, left)| *left == 0 || *until <= now.at);
         alerts
+    }
+
+    /// What a window asks for that arms, by a clock that is right.
+    fn window(&self, now: Now) -> Option<ArmState> {
+        let state = self.state.as_ref().filter(|_| now.trusted)?;
+        let windows = Windows::new(state.windows.clone(), &state.zone)?;
+        windows.at(now.at).map(|span| span.state).filter(|state| state.is_armed())
     }
 
     /// Told if it makes a difference.

@@ -17,10 +17,11 @@ use crate::dashboard::{Dashboard, PersonView};
 use crate::fault::Fault;
 use crate::health::Machine;
 use crate::id::{MeshId, NodeId};
-use crate::presence::{Device, Person, Presence, Sensor};
+use crate::presence::{Device, Person, Presence, Probe, Sensor};
 use crate::protocol::message::{AckV1, DetectorsV1, HealthV1, HelloV1, StateV1};
 use crate::roster::RosterRow;
 use crate::time::{Now, Timestamp};
+use crate::windows::Windows;
 
 pub use crate::arming::LEASE;
 
@@ -35,7 +36,8 @@ pub struct Settings {
     pub me: NodeId,
     /// Our own.
     pub machine: Machine,
-    pub zone: String,
+    /// Times for which a person wants a state, in the house's zone.
+    pub windows: Windows,
     /// False: the explicit manual-only house.
     pub presence_enabled: bool,
     pub people: Vec<Person>,
@@ -63,20 +65,27 @@ pub struct MemoryV1 {
     pub by_presence: u8,
     /// The override is our own answer to having forgotten something (a restored backup), and nobody came home or decided since.
     pub restored: bool,
+    /// [`ArmState::to_wire`] of what a window asked for last; 0: nothing.
+    pub by_window: u8,
 }
 
 /// What a person asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Command {
-    /// `now`: without exit delay.
+    /// `now`: without exit delay. `stays`: whoever comes, as on a vacation.
     Arm {
         state: ArmState,
         until: Option<Timestamp>,
         now: bool,
+        #[serde(default)]
+        stays: bool,
     },
+    /// `stays`: whoever leaves, as with guests; only with a time.
     Disarm {
         until: Option<Timestamp>,
+        #[serde(default)]
+        stays: bool,
     },
     /// Ends any override: windows and presence decide again.
     Auto,
@@ -87,7 +96,10 @@ impl Command {
     pub fn check(&self, now: Now) -> Result<(), String> {
         let until = match self {
             Self::Arm { state: ArmState::Disarmed, .. } => return Err("armed to \"disarmed\" is no order: use `disarm`".to_owned()),
-            Self::Arm { until, .. } | Self::Disarm { until } => *until,
+            Self::Disarm { until: None, stays: true } => {
+                return Err("a house that stays disarmed though everybody left needs an end: say until when".to_owned());
+            }
+            Self::Arm { until, .. } | Self::Disarm { until, .. } => *until,
             Self::Auto => None,
         };
         match until {
@@ -179,6 +191,15 @@ pub enum Input {
     Forget {
         person: String,
     },
+    /// A device is that person's from now on.
+    Learned {
+        person: String,
+        device: Device,
+    },
+    /// A device is nobody's any more.
+    Unlearned {
+        device: Device,
+    },
 }
 
 impl Input {
@@ -204,6 +225,8 @@ impl Input {
             | Self::Roster(_)
             | Self::DiskShort(_)
             | Self::Marked(_)
+            | Self::Learned { .. }
+            | Self::Unlearned { .. }
             | Self::Forget { .. } => None,
         }
     }
@@ -226,15 +249,15 @@ pub enum Effect {
         twice: Twice,
     },
     /// Ask the device whether it is near, now.
-    Probe {
-        device: Device,
-    },
+    Probe(Probe),
     /// Tell people. Its key names the condition, so that its end can be told too.
     Alert(Fault),
     AlertOver {
         key: String,
         text: String,
     },
+    /// Somebody came home, and that disarmed the house just now.
+    Arrived,
 }
 
 /// One row of the decision log.
@@ -302,6 +325,17 @@ impl Coordinator {
             Input::Marked(marks) => self.nodes.marked(marks),
             Input::Cleared { node } => self.nodes.cleared(node),
             Input::Forget { person } => self.house.forget(&person),
+            Input::Learned { person, device } => {
+                if self.owner_of(&device).is_none() {
+                    let owner = self.settings.people.iter_mut().find(|known| known.name == person);
+                    owner.into_iter().for_each(|owner| owner.devices.push(device.clone()));
+                    self.house.tracker.learn(&person, device, now.mono);
+                }
+            }
+            Input::Unlearned { device } => {
+                self.settings.people.iter_mut().for_each(|person| person.devices.retain(|known| *known != device));
+                self.house.tracker.unlearn(&device, now.mono);
+            }
         }
         let decided = self.house.settle(&self.settings, cause, now);
         if decided.iter().any(|effect| matches!(effect, Effect::Publish { .. })) {
@@ -323,6 +357,26 @@ impl Coordinator {
     /// Whether somebody's arm command waits for its exit delay.
     pub fn is_arming(&self) -> bool {
         self.house.memory.pending.is_some()
+    }
+
+    /// Whether it looks for people at all.
+    pub fn looks_for_people(&self) -> bool {
+        self.settings.presence_enabled
+    }
+
+    /// Who lives here, with all devices that they have.
+    pub fn people(&self) -> &[Person] {
+        &self.settings.people
+    }
+
+    /// Whose device it is.
+    pub fn owner_of(&self, device: &Device) -> Option<&str> {
+        self.settings.people.iter().find(|person| person.devices.contains(device)).map(|person| person.name.as_str())
+    }
+
+    /// Whether a device of somebody was looked for and not found.
+    pub fn is_gone(&self, device: &Device, now: Now) -> bool {
+        self.house.tracker.is_gone(device, now.mono)
     }
 
     /// The devices of a person of the config.
@@ -347,6 +401,8 @@ impl Coordinator {
             since: memory.state.since,
             override_until: memory.over.as_ref().and_then(|over| over.until),
             overridden: memory.over.is_some(),
+            window: self.house.window(&self.settings, now),
+            next_window: self.settings.windows.next(now.at).filter(|_| now.trusted),
             pending: memory.pending.as_ref().map(|(over, when)| (over.state, *when)),
             presence: self.house.presence,
             blind: self.house.tracker.blindness(now.mono).filter(|_| self.settings.presence_enabled).map(|(why, _)| why.to_owned()),
@@ -361,6 +417,9 @@ impl Coordinator {
                 .collect(),
             clock_trusted: now.trusted,
             mail: None,
+            frames: None,
+            devices: Vec::new(),
+            phones: crate::dashboard::Phones::default(),
         }
     }
 }

@@ -1,14 +1,17 @@
 //! All that is shown of the house, as plain data: what `status`, `nodes` and the dashboard render.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::arming::ArmState;
 use crate::conduct::{Blame, Twice};
 use crate::id::NodeId;
-use crate::presence::{Presence, Sensor};
+use crate::presence::{Frames, MacAddr, Presence, Sensor};
 use crate::protocol::message::{HealthV1, LiveView};
 use crate::roster::{NodeRole, NodeStatus};
 use crate::time::Timestamp;
+use crate::windows::Span;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dashboard {
@@ -22,6 +25,12 @@ pub struct Dashboard {
     pub override_until: Option<Timestamp>,
     /// Whether a person's choice holds now.
     pub overridden: bool,
+    /// The strongest window in force, whether or not a person's choice overrules it.
+    #[serde(default)]
+    pub window: Option<Span>,
+    /// Begins next, within a week.
+    #[serde(default)]
+    pub next_window: Option<Span>,
     /// Exit delay: the state that comes, and when.
     pub pending: Option<(ArmState, Timestamp)>,
     pub presence: Presence,
@@ -43,6 +52,15 @@ pub struct Dashboard {
     /// `None`: this house mails nothing.
     #[serde(default)]
     pub mail: Option<MailView>,
+    /// What looking for people has cost the network since the coordinator started. `None`: it looks for nobody.
+    #[serde(default)]
+    pub frames: Option<Frames>,
+    /// What people should know of their devices (a private address, an extender). It names them: not for viewers.
+    #[serde(default)]
+    pub devices: Vec<String>,
+    /// They name people: not for viewers.
+    #[serde(default)]
+    pub phones: Phones,
 }
 
 impl Dashboard {
@@ -50,6 +68,36 @@ impl Dashboard {
     pub fn now(&self) -> Option<Timestamp> {
         self.nodes.iter().find(|node| node.role == NodeRole::Coordinator)?.last_contact
     }
+}
+
+/// Devices beside those of the config.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Phones {
+    pub learned: Vec<LearnedDevice>,
+    /// For an owner to decide.
+    pub asking: Vec<AskingView>,
+}
+
+/// A device that somebody taught the house.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LearnedDevice {
+    pub person: String,
+    pub mac: MacAddr,
+    pub at: Timestamp,
+    pub by: String,
+}
+
+/// A device that may be a person's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskingView {
+    pub person: String,
+    pub mac: MacAddr,
+    pub addresses: Vec<IpAddr>,
+    /// A device of that person which is gone, and whose address or name it has now. `None`: it opened the link that was made for that person.
+    pub like: Option<MacAddr>,
+    /// As both called themselves.
+    #[serde(default)]
+    pub name: Option<String>,
 }
 
 /// Mails that wait.
@@ -67,9 +115,19 @@ pub struct MailView {
 pub struct PersonView {
     pub name: String,
     pub presence: Presence,
+    /// False: neither holds the house open nor disarms it.
+    #[serde(default = "counts")]
+    pub counts: bool,
     pub last_seen: Option<Timestamp>,
     pub device: Option<String>,
     pub sensor: Option<Sensor>,
+    /// So many seconds of silence, and probes that nobody answers, until it is taken for gone.
+    #[serde(default)]
+    pub away_secs: u64,
+}
+
+fn counts() -> bool {
+    true
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,9 +18,10 @@ use crate::arming::{ArmState, LEASE};
 use crate::id::{BootId, MeshId, NodeId};
 use crate::presence::{AWAY_PROBES, Device, MacAddr, Person, Presence, Sensor};
 use crate::protocol::frame::to_bytes;
-use crate::protocol::message::{AckV1, DetectorReportV1, DetectorsV1, HealthV1, HelloV1, SignedStateV1, StateV1};
+use crate::protocol::message::{AckV1, DetectorReportV1, DetectorsV1, HealthV1, HelloV1, SignedStateV1, StateV1, WindowV1};
 use crate::roster::{NodeRole, NodeStatus, RosterRow};
 use crate::time::{Mono, Now, Timestamp};
+use crate::windows::Windows;
 use crate::{camera, coordinator};
 
 const MESH: MeshId = MeshId([7; 10]);
@@ -70,6 +71,7 @@ fn in_no_history_is_a_disarm_invented_and_after_the_noise_all_agree() {
             raised,
             leases_over,
             timed_ends,
+            windows_end,
             arrivals_end,
             exhausted,
             departures,
@@ -88,6 +90,7 @@ fn in_no_history_is_a_disarm_invented_and_after_the_noise_all_agree() {
             ("raised", raised),
             ("leases over", leases_over),
             ("timed ends", timed_ends),
+            ("windows that disarm by their end or themselves", windows_end),
             ("arrivals that end an arming", arrivals_end),
             ("exhausted", exhausted),
             ("departures", departures),
@@ -113,6 +116,7 @@ struct Seen {
     raised: u64,
     leases_over: u64,
     timed_ends: u64,
+    windows_end: u64,
     arrivals_end: u64,
     exhausted: u64,
     departures: u64,
@@ -134,6 +138,7 @@ impl Seen {
         self.raised += other.raised;
         self.leases_over += other.leases_over;
         self.timed_ends += other.timed_ends;
+        self.windows_end += other.windows_end;
         self.arrivals_end += other.arrivals_end;
         self.exhausted += other.exhausted;
         self.departures += other.departures;
@@ -254,6 +259,17 @@ fn phone(n: u8) -> Device {
     Device::Mac(MacAddr([2, 0, 0, 0, 0, n]))
 }
 
+/// Half of the houses have some.
+fn windows(rng: &mut StdRng) -> Windows {
+    let count = rng.random_range(0..4_usize).saturating_sub(1);
+    let rows = std::iter::repeat_with(|| {
+        let state = [ArmState::Night, ArmState::Night, ArmState::Away, ArmState::Disarmed][rng.random_range(0..4_usize)].to_wire();
+        let (start, end) = (rng.random_range(0..24) * 60, rng.random_range(0..24) * 60);
+        WindowV1 { state, days: rng.random(), start, end, from_day: None, to_day: None }
+    });
+    Windows::new(rows.take(count).collect(), "Europe/Berlin").unwrap()
+}
+
 fn history(seed: u64, told: Told, verbose: bool, seen: &mut Seen) {
     let mut world = World::new(seed, told, verbose, seen);
     let events = world.rng.random_range(10..60);
@@ -330,12 +346,13 @@ impl World {
             name: name.to_owned(),
             devices: vec![phone(n)],
             away_after: AWAY_AFTER,
+            counts: true,
         });
         let settings = coordinator::Settings {
             machine: crate::health::Machine::default(),
             mesh: MESH,
             me: ME,
-            zone: "Europe/Berlin".to_owned(),
+            windows: windows(&mut rng),
             presence_enabled: rng.random_bool(0.9),
             people: people.collect(),
             may_disarm_away: rng.random_bool(0.9),
@@ -451,7 +468,7 @@ impl World {
         self.armed = self.disk.over.as_ref().filter(|over| over.state.is_armed()).map(|over| Armed {
             not_before: over.left.map(|left| self.time + left),
             was_away: over.was_away,
-            night: !over.ends_on_arrival,
+            night: !over.ends_by_presence,
         });
         let before = self.disk.state.clone();
         let (machine, effects) = coordinator::Coordinator::start(self.settings.clone(), Some(self.disk.clone()), self.clock.now(self.time));
@@ -505,7 +522,7 @@ impl World {
         let mut probed = Vec::new();
         for effect in effects {
             match effect {
-                coordinator::Effect::Probe { device } => probed.push(device),
+                coordinator::Effect::Probe(probe) => probed.push(probe.device),
                 coordinator::Effect::Save { memory } => {
                     self.witness_override(&memory, by_person, seen);
                     assert_eq!(memory.state, self.disk.state, "a state is published, not only saved");
@@ -521,6 +538,9 @@ impl World {
                 coordinator::Effect::Alert(fault) => {
                     self.say(|| format!("alert: {}", fault.key));
                     seen.restored += u64::from(fault.key == "states-conflict");
+                }
+                coordinator::Effect::Arrived => {
+                    assert!(self.sighted && self.disk.state.arm_state() == ArmState::Disarmed, "only whoever comes home disarms by that");
                 }
                 coordinator::Effect::AlertOver { .. } | coordinator::Effect::Mark { .. } => {}
             }

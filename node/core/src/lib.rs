@@ -21,3 +21,5 @@ pub mod protocol;
 pub mod request;
 pub mod roster;
 pub mod time;
+pub mod why;
+pub mod windows;

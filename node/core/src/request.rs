@@ -1,14 +1,16 @@
 //! What people ask of a running node, and what it answers: over the control socket, and over the dashboard.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::accounts::Hidden;
 use crate::arming::ArmState;
 use crate::coordinator::{Command, Decision};
 use crate::dashboard::{Dashboard, DetectorView, MailView};
 use crate::event::{EventFilter, StoredEvent};
 use crate::id::{EventId, NodeId};
+use crate::presence::{Device, MacAddr};
 use crate::protocol::message::OutboxV1;
 use crate::time::Timestamp;
 
@@ -41,6 +43,10 @@ pub enum Request {
     LastDecisions {
         count: u32,
         until: Option<Timestamp>,
+    },
+    /// Coordinator only: when devices of people were heard.
+    Signs {
+        since: Timestamp,
     },
     /// A mail to try whether mail works.
     MailTest,
@@ -89,6 +95,31 @@ pub enum Request {
     Forget {
         person: String,
     },
+    /// Coordinator only: the device is that person's from now on, beside those of the config.
+    Learn {
+        person: String,
+        mac: MacAddr,
+    },
+    /// A device that was learned is nobody's any more.
+    Unlearn {
+        mac: MacAddr,
+    },
+    /// A link by which one phone of that person may ask to be learned.
+    HereLink {
+        person: String,
+    },
+    /// What the phone at `address`, which opened a link, is told. `asks`: and it is to be learned.
+    Here {
+        word: Hidden,
+        address: IpAddr,
+        asks: bool,
+    },
+    /// A person's answer to a device that asks.
+    Decide {
+        person: String,
+        mac: MacAddr,
+        add: bool,
+    },
     /// Camera only: stop the detectors by hand, or go on.
     Pause {
         secs: Option<u64>,
@@ -104,6 +135,7 @@ pub enum Answer {
     Token(Box<NewToken>),
     Tokens(Vec<TokenView>),
     Log(Log),
+    Signs(Vec<Heard>),
     Events(Vec<StoredEvent>),
     Event(Box<StoredEvent>),
     /// One for each of [`Request::EventDays`] but the last, or for [`Request::Unseen`].
@@ -117,6 +149,11 @@ pub enum Answer {
     Still(Vec<u8>),
     /// A set-up code, shown once, with the page's address and the fingerprint of its certificate.
     WebCode(WebCode),
+    HereLink {
+        word: Hidden,
+        until: Timestamp,
+    },
+    Here(Here),
     Done(String),
     Refused(String),
 }
@@ -146,6 +183,37 @@ impl std::fmt::Debug for WebCode {
     }
 }
 
+/// What a phone that opened a link is told: of itself, and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Here {
+    pub standing: HereStanding,
+    /// As far as it is known.
+    pub mac: Option<MacAddr>,
+    pub addresses: Vec<IpAddr>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HereStanding {
+    /// It may ask.
+    Ready,
+    /// It cannot be learned: why, in words.
+    Refused(String),
+    Asked,
+    Added,
+    Declined,
+    /// The link is over, used up by another phone, or never was one.
+    Ended,
+    /// Too many wrong links were opened from there: not before so many seconds.
+    Wait(u64),
+}
+
+impl From<HereStanding> for Here {
+    fn from(standing: HereStanding) -> Self {
+        Self { standing, mac: None, addresses: Vec::new() }
+    }
+}
+
 /// What a camera node says of itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CameraStatus {
@@ -169,6 +237,8 @@ pub struct CameraStatus {
     pub mail_troubles: Vec<String>,
     /// Why it cannot write down what holds, in words.
     pub disk_trouble: Option<String>,
+    /// Why it plays no sound, in words.
+    pub sound_trouble: Option<String>,
     pub revoked: bool,
 }
 
@@ -230,10 +300,13 @@ pub enum AuditKind {
     /// Two machines use the identity of a node.
     UsedTwice,
     Cleared,
+    /// A device became a person's, or is it no more.
+    DeviceLearned,
+    DeviceForgotten,
 }
 
 impl AuditKind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Enrolled,
         Self::Revoked,
         Self::Renamed,
@@ -245,6 +318,8 @@ impl AuditKind {
         Self::TimeAccepted,
         Self::UsedTwice,
         Self::Cleared,
+        Self::DeviceLearned,
+        Self::DeviceForgotten,
     ];
 
     pub fn word(self) -> &'static str {
@@ -260,6 +335,8 @@ impl AuditKind {
             Self::TimeAccepted => "time-accepted",
             Self::UsedTwice => "used-twice",
             Self::Cleared => "cleared",
+            Self::DeviceLearned => "device-learned",
+            Self::DeviceForgotten => "device-forgotten",
         }
     }
 }
@@ -277,4 +354,14 @@ pub struct AuditEntry {
     pub kind: AuditKind,
     pub node: Option<NodeId>,
     pub detail: String,
+}
+
+/// A time in which a device was heard again and again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    pub device: Device,
+    pub first: Timestamp,
+    pub last: Timestamp,
+    /// How often.
+    pub signs: u64,
 }

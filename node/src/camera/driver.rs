@@ -51,6 +51,10 @@ pub(super) struct Driver {
     pub(super) outbox: watch::Receiver<OutboxV1>,
     /// Why the last write of the memory failed.
     pub(super) disk_trouble: Option<String>,
+    /// Whether what it obeys is an armed state, for who plays sounds.
+    pub(super) armed: watch::Sender<bool>,
+    /// Why no sound is played.
+    pub(super) soundless: watch::Receiver<Option<String>>,
 }
 
 impl Driver {
@@ -147,8 +151,10 @@ impl Driver {
         }
     }
 
-    /// What the detectors really do, for the coordinator. A detector that is stopped by hand says so.
+    /// What holds, for who plays sounds, and what the detectors really do, for the coordinator. A detector that is stopped by hand says so.
     fn report(&mut self) {
+        let armed = self.machine.effective().is_armed();
+        self.armed.send_if_modified(|before| std::mem::replace(before, armed) != armed);
         let paused = self.machine.paused().is_some();
         let sources = self.sources.iter_mut().map(|source| {
             let mut report = source.reports.borrow_and_update().clone();
@@ -228,6 +234,7 @@ impl Driver {
             mail: self.mail.as_ref().map(|mail| mail.counts.borrow().clone()),
             mail_troubles: self.mail.iter().flat_map(|mail| &mail.troubles).filter_map(|trouble| trouble.borrow().clone()).collect(),
             disk_trouble: self.disk_trouble.clone(),
+            sound_trouble: self.soundless.borrow().clone(),
             revoked: link.revoked,
         }
     }
@@ -287,6 +294,8 @@ mod tests {
             mail: None,
             outbox: watch::channel(OutboxV1::default()).1,
             disk_trouble: None,
+            armed: watch::Sender::new(true),
+            soundless: watch::channel(None).1,
         };
         driver.carry_out(effects, None);
         driver.take(Input::LinkUp);

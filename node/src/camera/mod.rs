@@ -34,6 +34,7 @@ use crate::mailer::post;
 use crate::mesh::endpoint::Endpoint;
 use crate::mesh::keys::MeshKeys;
 use crate::services::Services;
+use crate::sound::{self, Sound};
 use crate::spool;
 use crate::store::mails::MailBox;
 use crate::store::media::Media;
@@ -167,6 +168,7 @@ where
         let wires = MailWires { kept: kept_in.clone(), link: link_in.clone(), held: held_in.clone() };
         mailing(config, own, mail, identity.mesh().to_string(), &clock, wires, services)
     });
+    let ((armed, armed_in), (soundless, soundless_in)) = (watch::channel(machine.effective().is_armed()), watch::channel(None));
     let driver = Driver {
         machine,
         memory,
@@ -180,7 +182,13 @@ where
         mail,
         outbox: counts_in.clone(),
         disk_trouble: None,
+        armed,
+        soundless: soundless_in,
     };
+    if let Some(sound) = config.sound() {
+        let sound = Sound::new(sound.clone(), armed_in, soundless);
+        services.restarting("sound", move |stop| sound::run(sound.clone(), stop), |_| {});
+    }
     services.vital("driver", driver.run(effects, inputs_in, requests_in, stop.clone()));
     services.vital(
         "uplink",

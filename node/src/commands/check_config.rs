@@ -1,6 +1,6 @@
 //! `dms3-node check-config`: reads a config and says what is wrong with it.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::ConfigArg;
 
@@ -11,6 +11,9 @@ pub(super) fn run(config: &ConfigArg) -> Result<()> {
     }
     if let Some(mail) = &config.mail {
         mail.look()?;
+    }
+    if let Some(sound) = config.sound() {
+        sound.look().with_context(|| format!("[{}.sound]", config.role.word()))?;
     }
     println!("{} is a valid {} config.", config.path.display(), config.role.word());
     Ok(())

@@ -85,7 +85,7 @@ async fn list(config: &Config, since: Duration, camera: Option<String>, json: bo
         vec![
             clock_time(event.began, now),
             camera_of(event),
-            event.kind.words().to_owned(),
+            if event.arrival { "arrival".to_owned() } else { event.kind.words().to_owned() },
             event.changed.map_or_else(|| "-".to_owned(), |percent| format!("{percent} %")),
             files(event),
             event.id.to_string(),
@@ -133,6 +133,9 @@ fn show(event: &StoredEvent, json: bool) -> Result<()> {
         println!("  changed   {}", event.changed.map_or_else(|| "not known".to_owned(), |percent| format!("{percent} % of the picture")));
     }
     println!("  the camera was {}", event.state.words());
+    if event.arrival {
+        println!("  somebody came home right after that, so it was not mailed");
+    }
     for (nth, known) in event.attachments.iter().enumerate() {
         let here = if known.kept_at.is_some() { "" } else { ", not here yet" };
         println!("  {}. {:?}, {}{here}", nth + 1, known.attachment.name, Size(known.attachment.length));

@@ -30,6 +30,9 @@ pub(crate) struct ArmArgs {
     /// For the night, with people at home: no arrival ends it
     #[arg(long)]
     night: bool,
+    /// For a vacation: whoever comes or goes, until a person disarms
+    #[arg(long, conflicts_with = "night")]
+    vacation: bool,
     /// At once, without the exit delay
     #[arg(long)]
     now: bool,
@@ -43,6 +46,9 @@ pub(crate) struct DisarmArgs {
     /// Until when, as in 07:00 (the next time it is so late)
     #[arg(long, value_name = "HH:MM")]
     until: Option<jiff::civil::Time>,
+    /// For guests, whom nobody knows: it stays disarmed for that time though everybody left
+    #[arg(long)]
+    guests: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -74,12 +80,15 @@ pub(crate) struct PauseArgs {
 pub(super) async fn arm(args: ArmArgs, config: &ConfigArg) -> Result<()> {
     let state = if args.night { ArmState::Night } else { ArmState::Away };
     let until = end(args.span, args.until, config).await?;
-    command(config, Command::Arm { state, until, now: args.now }).await
+    command(config, Command::Arm { state, until, now: args.now, stays: args.vacation }).await
 }
 
 pub(super) async fn disarm(args: DisarmArgs, config: &ConfigArg) -> Result<()> {
     let until = end(args.span, args.until, config).await?;
-    command(config, Command::Disarm { until }).await
+    if args.guests && until.is_none() {
+        bail!("how long do your guests stay? Say --until 23:00 or --for 4h");
+    }
+    command(config, Command::Disarm { until, stays: args.guests }).await
 }
 
 pub(super) async fn auto(config: &ConfigArg) -> Result<()> {

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use dms3_core::coordinator::Decision;
-use dms3_core::presence::Presence;
+use dms3_core::presence::{Device, Presence};
 use dms3_core::time::Timestamp;
 
 use super::ConfigArg;
-use super::text::{age, clock_time};
+use super::text::{age, clock_time, table};
+use crate::config::Config;
 use crate::control::ask;
 use dms3_core::request::AuditEntry;
 use dms3_core::request::{Answer, Request};
@@ -18,6 +19,9 @@ pub(crate) struct Args {
     /// How far back, as in 24h or 30d
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
     since: Duration,
+    /// Instead, when the devices of people were heard (kept for 7 days, see `sightings_for`)
+    #[arg(long)]
+    signs: bool,
     /// For programs
     #[arg(long)]
     json: bool,
@@ -33,6 +37,9 @@ pub(super) async fn run(args: Args, config: &ConfigArg) -> Result<()> {
     let config = config.load()?;
     config.coordinator()?;
     let now = super::time_of_house(&config).await;
+    if args.signs {
+        return signs(&args, &config, now).await;
+    }
     let Answer::Log(log) = ask(&config.control_socket(), &Request::Log { since: now - args.since }).await? else {
         bail!("the node gave an unexpected answer")
     };
@@ -52,6 +59,37 @@ pub(super) async fn run(args: Args, config: &ConfigArg) -> Result<()> {
     for (at, line) in lines {
         println!("{}  {line}", clock_time(at, now));
     }
+    Ok(())
+}
+
+/// "Anna  24:da:9b:0d:53:8f  07:12 to 08:40, 88 min, 176 signs"
+async fn signs(args: &Args, config: &Config, now: Timestamp) -> Result<()> {
+    let Answer::Signs(heard) = ask(&config.control_socket(), &Request::Signs { since: now - args.since }).await? else {
+        bail!("the node gave an unexpected answer")
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&heard)?);
+        return Ok(());
+    }
+    if heard.is_empty() {
+        println!("No device of anybody was heard within {}.", age(args.since));
+    }
+    let people = config.coordinator()?.presence.people();
+    let learned = match ask(&config.control_socket(), &Request::Status).await? {
+        Answer::House(house) => house.phones.learned,
+        _ => Vec::new(),
+    };
+    let owner = |device: &Device| {
+        let of_config = people.iter().find(|person| person.devices.contains(device)).map(|person| person.name.as_str());
+        let was_learned = || learned.iter().find(|known| Device::Mac(known.mac) == *device).map(|known| known.person.as_str());
+        of_config.or_else(was_learned).unwrap_or("?")
+    };
+    let rows = heard.iter().map(|span| {
+        let time = format!("{} to {}", clock_time(span.first, now), clock_time(span.last, now));
+        vec![owner(&span.device).to_owned(), span.device.to_string(), time, age(span.last.since(span.first)), span.signs.to_string()]
+    });
+    let head = ["PERSON", "DEVICE", "HEARD", "FOR", "SIGNS"].map(str::to_owned).to_vec();
+    print!("{}", table(&std::iter::once(head).chain(rows).collect::<Vec<_>>()));
     Ok(())
 }
 

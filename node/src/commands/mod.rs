@@ -18,6 +18,7 @@ pub mod enroll;
 mod events;
 pub mod hook;
 mod house;
+mod import;
 mod init;
 mod log;
 mod mail;
@@ -66,12 +67,14 @@ enum Command {
     Enroll(enroll::EnrollArgs),
     /// List the coordinators that are heard on this network
     Discover(discover::Args),
-    /// Show live which devices are near; needs no node and no config
+    /// Show live which devices are near (needs no node and no config); teach the house a phone
     Presence(presence::Args),
     /// List the nodes of the house
     Nodes(nodes::Args),
     /// What holds now, and why
     Status(status::Args),
+    /// Why the house is as it is: what is known of each person, and what each rule says
+    Why,
     /// What was decided and why, and who was let in and put out
     Log(log::Args),
     /// What the cameras saw
@@ -104,6 +107,8 @@ enum Command {
     CheckConfig,
     // Both are run before the command line is read (`hook::early`); here for the list of commands.
     Hook(Box<hook::Args>),
+    /// Take the config of DMS3 in Go over
+    Import(import::Args),
     /// Try whether mail works; and the hook of the Go program: mail -pixels=%D -filename=%f
     #[command(subcommand)]
     Mail(mail::MailCommand),
@@ -135,9 +140,10 @@ impl Cli {
                     Command::Token(args) => token::run(args, config).await,
                     Command::Enroll(args) => enroll::command(args, config).await,
                     Command::Discover(args) => discover::run(args, config).await,
-                    Command::Presence(args) => presence::run(args).await,
+                    Command::Presence(args) => presence::run(args, config).await,
                     Command::Nodes(args) => nodes::run(args, config).await,
                     Command::Status(args) => status::run(args, config).await,
+                    Command::Why => status::why(config).await,
                     Command::Log(args) => log::run(args, config).await,
                     Command::Events(args) => events::run(args, config).await,
                     Command::Forget(args) => log::forget(args, config).await,
@@ -153,6 +159,7 @@ impl Cli {
                     Command::Web(args) => web::run(args, config).await,
                     Command::Time(args) => time::run(args, config).await,
                     Command::CheckConfig => check_config::run(config),
+                    Command::Import(args) => import::run(args, config).await,
                     Command::Mail(command) => mail::run(command, config).await,
                     Command::Hook(_) => anyhow::bail!("give `hook` as the first word"),
                 }

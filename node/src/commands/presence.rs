@@ -2,24 +2,31 @@
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use dms3_core::presence::{MacAddr, Sensor};
+use dms3_core::presence::{Frames, MacAddr, Sensor};
 use dms3_core::time::{Mono, Timestamp, duration_words};
 use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::ConfigArg;
 use crate::clock::Clock;
+use crate::coordinator::presence::crowds::Crowds;
 use crate::coordinator::presence::senses::{Heard, Sensed, Senses};
 use crate::coordinator::presence::sight::Sight;
+
+mod learn;
 
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// Shows the devices on the network, live; needs no config
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    action: Option<Action>,
     /// One JSON object a line, for each device and for each new address of one; with --for, at the end each once more with its age_ms
     #[arg(long)]
     json: bool,
@@ -31,7 +38,20 @@ pub struct Args {
     interface: Option<String>,
 }
 
-pub async fn run(args: Args) -> Result<()> {
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// On the coordinator: teach the house a phone of somebody
+    Learn(learn::LearnArgs),
+    /// On the coordinator: a phone that the house was taught is nobody's any more
+    Forget(learn::ForgetArgs),
+}
+
+pub async fn run(args: Args, config: &ConfigArg) -> Result<()> {
+    match args.action {
+        Some(Action::Learn(args)) => return learn::learn(args, config).await,
+        Some(Action::Forget(args)) => return learn::forget(args, config).await,
+        None => {}
+    }
     let clock = Clock::unkept();
     let mut senses = Senses::open(args.interface.into_iter().collect()).await?;
     if let Some(Some(why)) = Sight::new(clock.now().mono).change(senses.links(), senses.wanted(), clock.now().mono) {
@@ -39,14 +59,16 @@ pub async fn run(args: Args) -> Result<()> {
     }
     if let Some(why) = senses.handicap() {
         eprintln!(
-            "Without the right to send and hear ARP ({why}) devices are found only by way of the kernel, which is slower and may miss some. \
+            "Without the right to send and hear ARP and neighbour discovery ({why}) devices are found only by way of the kernel, which is slower and may miss some. \
              For a full view: sudo dms3-node presence"
         );
     }
     let mut shown = Shown {
         clock,
         gateways: Vec::new(),
+        has_ipv4: senses.links().iter().any(|link| link.has_ipv4()),
         devices: BTreeMap::new(),
+        crowds: Crowds::default(),
         how: match args.json {
             true => How::Json,
             false if std::io::stdout().is_terminal() => How::Table,
@@ -77,24 +99,24 @@ async fn show(senses: &mut Senses, shown: &mut Shown, span: Option<Duration>) ->
                     Some(span) => tokio::time::sleep_until(started + span).await,
                     None => std::future::pending().await,
                 }
-            } => return shown.finish(),
+            } => return shown.finish(senses.frames()),
             _ = sweep.tick() => {
-                if !senses.sweep() {
+                if !senses.sweep() && shown.has_ipv4 {
                     eprintln!("The addresses of this network cannot be asked one by one: devices show when they say something.");
                 }
             }
             _ = redraw.tick() => shown.draw()?,
             sensed = senses.next() => match sensed? {
-                Sensed::Heard(heard) => shown.heard(heard)?,
+                Sensed::Heard(heard) | Sensed::Named(heard, _) => shown.heard(heard)?,
                 Sensed::Links => shown.gateways = gateways(senses),
-                Sensed::Swept { .. } => {}
+                Sensed::Swept { .. } | Sensed::Answers(_) => {}
             },
         }
     }
 }
 
-fn gateways(senses: &Senses) -> Vec<Ipv4Addr> {
-    senses.links().iter().filter_map(|link| link.gateway).collect()
+fn gateways(senses: &Senses) -> Vec<IpAddr> {
+    senses.links().iter().flat_map(|link| [link.gateway.map(IpAddr::from), link.gateway6.map(IpAddr::from)]).flatten().collect()
 }
 
 enum How {
@@ -106,12 +128,16 @@ enum How {
 struct Shown {
     clock: Clock,
     how: How,
-    gateways: Vec<Ipv4Addr>,
+    gateways: Vec<IpAddr>,
+    has_ipv4: bool,
     devices: BTreeMap<MacAddr, Row>,
+    crowds: Crowds,
 }
 
 struct Row {
     ip: Option<Ipv4Addr>,
+    /// The first that it had: others come and go.
+    ip6: Option<Ipv6Addr>,
     sensor: Sensor,
     seen: Mono,
     at: Timestamp,
@@ -120,11 +146,19 @@ struct Row {
 impl Shown {
     fn heard(&mut self, heard: Heard) -> Result<()> {
         let now = self.clock.now();
-        let before = self.devices.get(&heard.mac).map(|row| row.ip);
-        let ip = heard.ip.or(before.flatten());
-        self.devices.insert(heard.mac, Row { ip, sensor: heard.sensor, seen: now.mono, at: now.at });
+        let before = self.devices.get(&heard.mac).map(|row| (row.ip, row.ip6));
+        let (mut ip, mut ip6) = before.unwrap_or_default();
+        match heard.ip {
+            Some(IpAddr::V4(said)) => {
+                ip = Some(said);
+                self.crowds.heard(heard.mac, said, now.mono);
+            }
+            Some(IpAddr::V6(said)) => ip6 = ip6.or(Some(said)),
+            None => {}
+        }
+        self.devices.insert(heard.mac, Row { ip, ip6, sensor: heard.sensor, seen: now.mono, at: now.at });
         match self.how {
-            _ if before == Some(ip) => Ok(()),
+            _ if before == Some((ip, ip6)) => Ok(()),
             How::Table => self.draw(),
             How::Lines | How::Json => self.append(heard.mac),
         }
@@ -141,7 +175,7 @@ impl Shown {
     }
 
     /// All that was found, with the age of each sighting.
-    fn finish(&self) -> Result<()> {
+    fn finish(&self, frames: Frames) -> Result<()> {
         if matches!(self.how, How::Table) {
             return self.draw();
         }
@@ -160,6 +194,9 @@ impl Shown {
                 writeln!(out, "{}", self.line(*mac, row, &format!("{} ago", duration_words(age))))?;
             }
         }
+        if matches!(self.how, How::Lines) {
+            writeln!(out, "{} frames were sent to look for them.", frames.total())?;
+        }
         Ok(out.flush()?)
     }
 
@@ -167,6 +204,8 @@ impl Shown {
         json!({
             "mac": mac.to_string(),
             "ip": row.ip,
+            "ip6": row.ip6,
+            "machines_behind_it": self.crowds.hosts_behind(mac, self.clock.now().mono).max(1),
             "private_address": mac.is_private(),
             "gateway": self.is_gateway(row),
             "sensor": row.sensor,
@@ -181,7 +220,7 @@ impl Shown {
         }
         let now = self.clock.now().mono;
         let mut rows: Vec<_> = self.devices.iter().collect();
-        rows.sort_by_key(|(mac, row)| (row.ip.is_none(), row.ip, **mac));
+        rows.sort_by_key(|(mac, row)| (row.ip.is_none(), row.ip, row.ip6, **mac));
         // Home, then clear what was there.
         let mut text = String::from("\x1b[H\x1b[J");
         text.push_str(&format!("{} devices on the network. To find a phone, switch its Wi-Fi off and on. Ctrl-C ends.\n\n", rows.len()));
@@ -196,8 +235,13 @@ impl Shown {
     }
 
     fn line(&self, mac: MacAddr, row: &Row, age: &str) -> String {
-        let ip = row.ip.map_or_else(|| "-".to_owned(), |ip| ip.to_string());
+        let ip = row.ip.map(IpAddr::from).or(row.ip6.map(IpAddr::from)).map_or_else(|| "-".to_owned(), |ip| ip.to_string());
+        let hosts = self.crowds.hosts_behind(mac, self.clock.now().mono);
+        let crowd = format!("{hosts} machines behind it (an extender?): not to be written into the config");
         let mut notes = Vec::new();
+        if hosts > 1 {
+            notes.push(crowd.as_str());
+        }
         if self.is_gateway(row) {
             notes.push("the gateway");
         }
@@ -209,6 +253,7 @@ impl Shown {
     }
 
     fn is_gateway(&self, row: &Row) -> bool {
-        row.ip.is_some_and(|ip| self.gateways.contains(&ip))
+        let ips = [row.ip.map(IpAddr::from), row.ip6.map(IpAddr::from)];
+        ips.iter().flatten().any(|ip| self.gateways.contains(ip))
     }
 }

@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use anyhow::{Result, bail};
 use dms3_core::dashboard::{Dashboard, Missing};
-use dms3_core::presence::Presence;
+use dms3_core::presence::{Frames, Presence};
 use dms3_core::roster::{NodeRole, NodeStatus};
 use dms3_core::time::Timestamp;
 
@@ -29,6 +29,25 @@ pub(super) async fn run(args: Args, config: &ConfigArg) -> Result<()> {
         Answer::House(house) => print_house(&house),
         Answer::Camera(camera) => print_camera(&camera),
         other => bail!("the node gave an unexpected answer: {other:?}"),
+    }
+    Ok(())
+}
+
+/// `dms3-node why`.
+pub(super) async fn why(config: &ConfigArg) -> Result<()> {
+    let house = match ask(&config.load()?.control_socket(), &Request::Status).await? {
+        Answer::House(house) => house,
+        Answer::Camera(camera) => {
+            print_camera(&camera);
+            return Ok(());
+        }
+        other => bail!("the node gave an unexpected answer: {other:?}"),
+    };
+    let now = house.now().unwrap_or_else(clock::wall);
+    let why = dms3_core::why::why(&house, now, true, &|at| clock_time(at, now));
+    println!("{}", why.sentence);
+    for line in why.people.iter().chain(&why.rules) {
+        println!("  {line}");
     }
     Ok(())
 }
@@ -59,10 +78,29 @@ fn house_text(house: &Dashboard, now: Timestamp, colours: bool) -> String {
             Presence::Away => "away",
             Presence::Unknown => "not known yet",
         };
-        lines.push(format!("  {}: {presence}{seen}", person.name));
+        let counts = if person.counts { "" } else { " (does not count)" };
+        lines.push(format!("  {}: {presence}{counts}{seen}", person.name));
     }
+    lines.extend_from_slice(&house.devices);
+    lines.extend(house.frames.filter(|frames| frames.total() > 0).map(|frames| frames_text(&frames)));
     lines.extend_from_slice(&house.notes);
     lines.join("\n") + "\n"
+}
+
+/// What looking for people costs the network, and their phones' batteries.
+pub(super) fn frames_text(frames: &Frames) -> String {
+    let Frames { arp_direct, arp_broadcast, ns_direct, ns_multicast, mdns, datagrams } = *frames;
+    let kinds: Vec<String> = [
+        (arp_direct + arp_broadcast, format!("ARP ({arp_broadcast} of them to all)")),
+        (ns_direct + ns_multicast, format!("NDP ({ns_multicast} to groups)")),
+        (mdns, "mDNS".to_owned()),
+        (datagrams, "empty datagrams".to_owned()),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, kind)| format!("{count} {kind}"))
+    .collect();
+    format!("Looking for them took {} frames since the coordinator started: {}.", frames.total(), kinds.join(", "))
 }
 
 /// "2 of 2 watching.", or who does not and why.
@@ -81,13 +119,13 @@ fn watching(house: &Dashboard, now: Timestamp, colours: bool) -> String {
     if missing.is_empty() {
         return format!("{count}.");
     }
-    let names: Vec<_> = missing.iter().map(|one| format!("{}: {}", one.name(), why(one, now))).collect();
+    let names: Vec<_> = missing.iter().map(|one| format!("{}: {}", one.name(), reason(one, now))).collect();
     let text = format!("{count} ({}).", names.join("; "));
     if colours { format!("\x1b[31m{text}\x1b[0m") } else { text }
 }
 
 /// Why it is not seen to watch.
-fn why(one: &Missing<'_>, now: Timestamp) -> String {
+fn reason(one: &Missing<'_>, now: Timestamp) -> String {
     match (one.node.liveness.as_str(), one.node.last_contact) {
         ("online", _) if one.detector.detail.is_empty() => one.detector.phase.clone(),
         ("online", _) => format!("{}, {}", one.detector.phase, one.detector.detail.trim_end_matches('.')),
@@ -131,7 +169,7 @@ fn print_camera(camera: &CameraStatus) {
         let why = mail.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
         println!("! {} mail(s) wait{why}.", mail.waiting);
     }
-    for trouble in &camera.mail_troubles {
+    for trouble in camera.mail_troubles.iter().chain(&camera.sound_trouble) {
         println!("! {trouble}");
     }
     if outbox.lost > 0 {
@@ -190,7 +228,7 @@ mod tests {
     }
 
     fn person(name: &str, presence: Presence, last_seen: Option<Timestamp>) -> PersonView {
-        PersonView { name: name.to_owned(), presence, last_seen, device: None, sensor: None }
+        PersonView { name: name.to_owned(), presence, counts: true, last_seen, device: None, sensor: None, away_secs: 300 }
     }
 
     /// Everybody left a quarter of an hour ago, and one camera is gone.
@@ -204,6 +242,8 @@ mod tests {
             since: ago(900),
             override_until: None,
             overridden: false,
+            window: None,
+            next_window: None,
             pending: None,
             presence: Presence::Away,
             blind: None,
@@ -213,6 +253,9 @@ mod tests {
             notes: vec!["The root key is here.".to_owned()],
             clock_trusted: true,
             mail: None,
+            frames: None,
+            devices: Vec::new(),
+            phones: dms3_core::dashboard::Phones::default(),
         }
     }
 
@@ -226,6 +269,20 @@ mod tests {
         assert_eq!(house_text(&empty_house(), NOW, false), expected);
         let red = house_text(&empty_house(), NOW, true);
         assert!(red.contains(&format!("\x1b[31m1 of 2 watching (garden: not linked since {gone}).\x1b[0m\n")), "{red:?}");
+    }
+
+    #[test]
+    fn what_looking_for_people_costs_and_what_is_wrong_with_their_devices_is_said() {
+        let house = Dashboard {
+            people: vec![PersonView { counts: false, ..person("Tablet", Presence::Home, None) }],
+            frames: Some(Frames { arp_direct: 40, arp_broadcast: 300, ns_direct: 2, ns_multicast: 1, mdns: 0, datagrams: 0 }),
+            devices: vec!["Anna's device is an extender.".to_owned()],
+            ..empty_house()
+        };
+        let text = house_text(&house, NOW, false);
+        let expected = "  Tablet: home (does not count)\nAnna's device is an extender.\n\
+             Looking for them took 343 frames since the coordinator started: 340 ARP (300 of them to all), 3 NDP (1 to groups).\n";
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]

@@ -95,6 +95,8 @@ pub struct Alerts {
     pub heard: Arc<AtomicU64>,
     /// Why the house is as it is.
     pub reason: watch::Receiver<Option<String>>,
+    /// The last time in which somebody came home and disarmed the house by that.
+    pub arrivals: watch::Receiver<Option<(Timestamp, Timestamp)>>,
     pub tests: Arc<Mutex<mpsc::Receiver<()>>>,
     /// Why no mail is made, for people.
     pub trouble: watch::Sender<Option<String>>,
@@ -136,6 +138,13 @@ pub async fn run(mut alerts: Alerts, stop: CancellationToken) -> Result<()> {
                         alerts.take(&mut desk, Input::Once(fault), events).await?;
                         alerts.heard.store(*number, Ordering::Relaxed);
                     }
+                }
+            }
+            // One from before a restart changes nothing that was told since.
+            Ok(()) = alerts.arrivals.changed() => {
+                let arrival = *alerts.arrivals.borrow_and_update();
+                if let Some((from, to)) = arrival {
+                    alerts.take(&mut desk, Input::Arrival { from, to }, events).await?;
                 }
             }
             Some(()) = tests.recv() => desk.test().await?,
@@ -291,6 +300,7 @@ mod tests {
             faults: faults_in,
             heard: Arc::default(),
             reason: watch::channel(None).1,
+            arrivals: watch::channel(None).1,
             tests: Arc::new(Mutex::new(mpsc::channel(1).1)),
             trouble: watch::Sender::new(None),
         };

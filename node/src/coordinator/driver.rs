@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use dms3_core::arming::ArmState;
 use dms3_core::coordinator::{Coordinator, Decision, Effect, Input, MemoryV1};
 use dms3_core::dashboard::{Dashboard, MailView};
-use dms3_core::presence::Device;
+use dms3_core::presence::Probe;
 use dms3_core::protocol::message::SignedStateV1;
 use dms3_core::roster::NodeRole;
-use dms3_core::time::Mono;
+use dms3_core::time::{Mono, Timestamp};
 use dms3_pki::{Authority, NodeKey, sign_state};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
@@ -22,7 +23,10 @@ use super::alerts::{Faults, Word};
 use super::enrollment::Tokens;
 use super::events::Keeper;
 use super::page::Served;
+use super::phones::Phones;
+use super::presence::Sensing;
 use super::roster::Roster;
+use super::sightings::Sightings;
 use crate::clock::Clock;
 use crate::control::Asked;
 use crate::store::Store;
@@ -37,6 +41,8 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// Decisions that may wait for the disk: the log is for people, and a coordinator that decides all day without a disk must not grow.
 const DECISIONS_OWED: usize = 100;
+/// How often it is written when devices were heard.
+const WRITE_EVERY: Duration = Duration::from_secs(600);
 /// How often a disk that took nothing is tried again.
 const KEEP_AGAIN: Duration = Duration::from_secs(5);
 
@@ -53,6 +59,7 @@ pub(super) struct Owed {
 pub(super) struct MailDesk {
     pub(super) faults: watch::Sender<Faults>,
     pub(super) reason: watch::Sender<Option<String>>,
+    pub(super) arrivals: watch::Sender<Option<(Timestamp, Timestamp)>>,
     pub(super) counts: watch::Receiver<MailView>,
     /// Why no mail is made, or none is brought away.
     pub(super) troubles: [watch::Receiver<Option<String>>; 2],
@@ -66,7 +73,11 @@ pub(super) struct Driver {
     pub(super) clock: Clock,
     pub(super) roster: Roster,
     pub(super) state: watch::Sender<Option<Arc<SignedStateV1>>>,
-    pub(super) probes: broadcast::Sender<Device>,
+    pub(super) probes: broadcast::Sender<Probe>,
+    /// What the sensors say beside their inputs.
+    pub(super) sensing: watch::Receiver<Sensing>,
+    /// Whose devices have addresses that may change, in words.
+    pub(super) private_devices: Vec<String>,
     pub(super) tokens: Tokens,
     pub(super) authority: watch::Receiver<Arc<Authority>>,
     /// The memory that is on the disk.
@@ -79,6 +90,14 @@ pub(super) struct Driver {
     /// What services told people of and lasts, by its key.
     pub(super) lasting: BTreeMap<String, String>,
     pub(super) keeper: Keeper,
+    /// What began so shortly before somebody came home is taken for that.
+    pub(super) arrival_hold: Duration,
+    /// When devices were heard, and when that was written last.
+    pub(super) sightings: Sightings,
+    pub(super) written_at: Instant,
+    pub(super) phones: Phones,
+    /// Devices that are to be learned, and what the network says against each.
+    pub(super) learning: JoinSet<(Asked, Result<Option<String>>)>,
     /// Answers about events that are being looked up: no decision waits for a long list.
     pub(super) lookups: JoinSet<()>,
     /// What open pages show.
@@ -90,6 +109,10 @@ pub(super) struct Driver {
     pub(super) served: watch::Receiver<Option<Served>>,
     /// Why the page is not served.
     pub(super) unserved: watch::Receiver<Option<String>>,
+    /// Whether what was published last is an armed state, for who plays sounds.
+    pub(super) armed: watch::Sender<bool>,
+    /// Why no sound is played.
+    pub(super) soundless: watch::Receiver<Option<String>>,
 }
 
 impl Driver {
@@ -112,10 +135,16 @@ impl Driver {
         loop {
             self.show();
             let input = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => {
+                    self.write_sightings().await;
+                    return Ok(());
+                }
                 _ = tick.tick() => {
                     crate::systemd::alive();
                     self.keep_again().await?;
+                    if self.written_at.elapsed() >= WRITE_EVERY {
+                        self.write_sightings().await;
+                    }
                     for (node, offence) in self.keeper.offences().take() {
                         self.take(Input::Offended { node, offence }).await?;
                     }
@@ -129,6 +158,13 @@ impl Driver {
                 Some(looked_up) = self.lookups.join_next() => {
                     if let Err(error) = looked_up {
                         tracing::error!("looking up events failed: {error}");
+                    }
+                    continue;
+                }
+                Some(looked_at) = self.learning.join_next() => {
+                    match looked_at {
+                        Ok((asked, objection)) => self.learn(asked, objection).await?,
+                        Err(error) => tracing::error!("looking at a device that is to be learned failed: {error}"),
                     }
                     continue;
                 }
@@ -159,6 +195,8 @@ impl Driver {
         let mut house = self.house();
         // Of itself the coordinator always just heard, which is no news.
         house.nodes.iter_mut().filter(|node| node.role == NodeRole::Coordinator).for_each(|node| node.last_contact = None);
+        // Nor is each question to a phone.
+        house.frames = None;
         self.shown.send_if_modified(|shown| {
             let is_news = shown.as_deref() != Some(&house);
             if is_news {
@@ -198,6 +236,24 @@ impl Driver {
         }
     }
 
+    /// What the cameras saw of whoever just came home needs no mail.
+    fn arrived(&mut self) {
+        let now = self.clock.vouched_now().at;
+        let (first, last) = (now - self.arrival_hold, now);
+        if self.arrival_hold.is_zero() {
+            return;
+        }
+        if let Some(mail) = &self.mail {
+            mail.arrivals.send_replace(Some((first, last)));
+        }
+        let keeper = self.keeper.clone();
+        self.lookups.spawn(async move {
+            if let Err(error) = keeper.arrival(first, last).await {
+                tracing::warn!("{error:#}: what the cameras saw of it is not marked");
+            }
+        });
+    }
+
     fn mail_of(&self, change: impl FnOnce(&mut Faults)) {
         if let Some(mail) = &self.mail {
             mail.faults.send_modify(change);
@@ -205,8 +261,23 @@ impl Driver {
     }
 
     pub(super) async fn take(&mut self, input: Input) -> Result<()> {
+        if let Input::Sighting { device, .. } = &input {
+            self.sightings.saw(device, self.clock.vouched_now().at);
+        }
         let effects = self.machine.handle(input, self.clock.vouched_now());
         self.carry_out(effects).await
+    }
+
+    /// What was heard of devices since it was written last. People may look at it; nothing is decided by it.
+    pub(super) async fn write_sightings(&mut self) {
+        self.written_at = Instant::now();
+        let due = self.sightings.take();
+        if due.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.heard(&due).await {
+            tracing::warn!("{error:#}: `dms3-node log --signs` will not show it");
+        }
     }
 
     async fn carry_out(&mut self, effects: Vec<Effect>) -> Result<()> {
@@ -224,7 +295,7 @@ impl Driver {
                     }
                     // A house must not stay disarmed for want of a disk; that it is disarmed must not be forgotten by a restart.
                     if self.keep(memory, signed.clone(), decision).await || state.is_armed() {
-                        self.state.send_replace(Some(Arc::new(signed)));
+                        self.publish(signed, state);
                     }
                 }
                 Effect::Save { memory } => {
@@ -237,8 +308,9 @@ impl Driver {
                         tracing::error!("{error:#}: a restart forgets it");
                     }
                 }
-                Effect::Probe { device } => {
-                    if self.probes.send(device.clone()).is_err() {
+                Effect::Probe(probe) => {
+                    let device = probe.device.clone();
+                    if self.probes.send(probe).is_err() {
                         // No sensor listens: say so, or the rules would wait for an answer to a question that nobody asked.
                         let effects = self.machine.handle(Input::Probed { device, sent: false }, self.clock.vouched_now());
                         Box::pin(self.carry_out(effects)).await?;
@@ -248,6 +320,7 @@ impl Driver {
                     tracing::warn!("alert {}: {}", fault.key, fault.text);
                     self.mail_of(|faults| faults.begins(fault));
                 }
+                Effect::Arrived => self.arrived(),
                 Effect::AlertOver { key, text } => {
                     tracing::info!("over {key}: {text}");
                     self.mail_of(|faults| faults.ends(key, text));
@@ -286,12 +359,18 @@ impl Driver {
         let Some(owed) = self.owed.take_if(|owed| owed.tried.elapsed() >= KEEP_AGAIN) else { return Ok(()) };
         let signed = sign_state(&self.key, &owed.memory.state).context("cannot sign the state of the house")?;
         let memory = owed.memory.clone();
+        let state = memory.state.arm_state();
         self.owed = Some(owed);
         if self.keep(memory, signed.clone(), None).await {
             tracing::info!("the disk takes what is decided again");
-            self.state.send_replace(Some(Arc::new(signed)));
+            self.publish(signed, state);
         }
         Ok(())
+    }
+
+    fn publish(&self, signed: SignedStateV1, state: ArmState) {
+        self.state.send_replace(Some(Arc::new(signed)));
+        self.armed.send_replace(state.is_armed());
     }
 
     /// For people: what the disk keeps the house from.

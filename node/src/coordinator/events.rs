@@ -103,6 +103,13 @@ impl Keeper {
         self.changes.subscribe()
     }
 
+    /// Somebody came home, which disarmed the house.
+    pub async fn arrival(&self, first: Timestamp, last: Timestamp) -> anyhow::Result<()> {
+        self.room().await?.events.note_arrival(first, last).await?;
+        self.changed();
+        Ok(())
+    }
+
     /// Something of the events is other than it was.
     pub fn changed(&self) {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));

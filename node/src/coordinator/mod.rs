@@ -1,19 +1,22 @@
 //! A coordinator: who runs what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use dms3_core::alerting::Settings as AlertSettings;
+use dms3_core::arming::ArmState;
 use dms3_core::coordinator::{Coordinator, Input, Settings};
 use dms3_core::dashboard::MailView;
 use dms3_core::id::{BootId, EventId};
-use dms3_core::presence::Device;
+use dms3_core::presence::{Device, MacAddr, Person, Probe};
 use dms3_core::time::Now;
 use dms3_pki::{AUTHORITY_DIR, Authority, Identity};
 use dms3_web::templates::MAIL;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::accounts::Doors;
@@ -23,9 +26,12 @@ use self::enrollment::{EnrollmentContext, Tokens};
 use self::events::{Keeper, News};
 use self::page::{Kept, PageContext};
 use self::peers::PeersContext;
-use self::presence::PresenceSensors;
+use self::phones::Phones;
+use self::presence::bluetooth::{self, Bluetooth};
+use self::presence::{PresenceSensors, Sensing};
 use self::renewal::Renewal;
 use self::roster::Roster;
+use self::sightings::Sightings;
 use self::stills::Stills;
 use self::strangers::Strangers;
 use crate::clock::Clock;
@@ -33,7 +39,6 @@ use crate::config::{Config, CoordinatorConfig};
 use crate::control::Control;
 use crate::health::{self, Counted};
 use crate::log_tail::LogTail;
-use crate::mailer::MailConfig;
 use crate::mailer::desk::DeskContext;
 use crate::mailer::letters::Writer;
 use crate::mailer::post::{self, Post};
@@ -41,6 +46,7 @@ use crate::mesh::discovery::{self, Advert};
 use crate::mesh::endpoint::Endpoint;
 use crate::mesh::keys::MeshKeys;
 use crate::services::Services;
+use crate::sound::{self, Sound};
 use crate::store::events::MEDIA_DIR;
 use crate::store::mails::MailBox;
 use crate::store::media::Media;
@@ -56,12 +62,15 @@ pub mod offences;
 mod pace;
 pub mod page;
 pub mod peers;
+pub mod phones;
 pub mod presence;
 pub mod renewal;
 mod requests;
 pub mod roster;
+mod sightings;
 pub mod stills;
 pub mod strangers;
+pub mod windows;
 
 /// Who was paired, renamed and revoked stays readable for so long.
 const AUDIT_FOR: Duration = Duration::from_secs(365 * 86400);
@@ -111,13 +120,25 @@ pub async fn start(
     let now = Now { trusted: clock.vouched_now().trusted, ..clock.now() };
     let known = store.known_addresses(clock.certain() - own.sightings_for).await.with_context(unread)?;
     let remembered = store.memory().await.with_context(unread)?;
-    let zone = jiff::tz::TimeZone::system().iana_name().unwrap_or("UTC").to_owned();
-    let people = own.presence.people();
+    let windows = windows::windows(&own.windows, own.zone.as_deref()).map_err(|wrong| anyhow!("{wrong}"))?;
+    let mut people = own.presence.people();
+    let mut learned = store.learned().await.with_context(unread)?;
+    // What stands in the config by now counts as that.
+    learned.retain(|device| !people.iter().any(|person| person.devices.contains(&Device::Mac(device.mac))));
+    for device in &learned {
+        match people.iter_mut().find(|person| person.name == device.person) {
+            Some(person) => person.devices.push(Device::Mac(device.mac)),
+            // Whoever comes back to the config has it again.
+            None => tracing::warn!("the learned device {} is of somebody whom the config does not name: it counts for nobody", device.mac),
+        }
+    }
+    let phones = Phones::new(clock.clone(), own.presence.interfaces.clone(), learned);
+    phones.belong_to(&people);
     let settings = Settings {
         mesh: identity.mesh(),
         me: identity.node(),
         machine: health::facts(),
-        zone,
+        windows,
         presence_enabled: own.presence.enabled,
         people: people.clone(),
         may_disarm_away: own.presence.presence_may_disarm.away_may(),
@@ -142,7 +163,8 @@ pub async fn start(
     let (state, state_in) = watch::channel(None);
     let (enroll_port, enroll_port_in) = watch::channel(None);
     // Probes nobody takes (the sensors are starting again) are lost on purpose: the rules count only those that were sent.
-    let (probes, _) = tokio::sync::broadcast::channel::<Device>(256);
+    let (probes, _) = tokio::sync::broadcast::channel::<Probe>(256);
+    let (sensed, sensing) = watch::channel(Sensing::default());
     let stop = services.stop_token();
     let tokens = Tokens::new(store.clone(), authority, roster.clone(), clock.clone());
 
@@ -152,7 +174,10 @@ pub async fn start(
     let shown = watch::Sender::new(None);
     let served = Arc::new(watch::Sender::new(None));
     let (unserved, unserved_in) = watch::channel(None);
-    let desk = config.mail.as_ref().map(|mail| mailing(config, mail, &keeper, (ids_in, missed_in), &clock, &identity, services));
+    let (soundless, soundless_in) = watch::channel(None);
+    // As it was before the start: what did not change is not told. A new house is armed.
+    let (armed, armed_in) = watch::channel(kept.as_ref().is_none_or(|kept| kept.state.arm_state().is_armed()));
+    let desk = mailing(config, own, &keeper, (ids_in, missed_in), &clock, &identity, services);
     let driver = Driver {
         machine,
         key: identity.key().clone(),
@@ -161,6 +186,8 @@ pub async fn start(
         roster: roster.clone(),
         state,
         probes: probes.clone(),
+        sensing,
+        private_devices: own.presence.validate().unwrap_or_default(),
         tokens: tokens.clone(),
         authority: authority_in.clone(),
         kept,
@@ -169,12 +196,19 @@ pub async fn start(
         notices: BTreeMap::new(),
         lasting: root_key.map(|trouble| ("root-key".to_owned(), trouble)).into_iter().collect(),
         keeper: keeper.clone(),
+        arrival_hold: own.arrival_hold,
+        sightings: Sightings::default(),
+        written_at: Instant::now(),
+        phones: phones.clone(),
+        learning: JoinSet::new(),
         lookups: JoinSet::new(),
         shown: shown.clone(),
         shown_at: None,
         doors: own.web.enabled.then(|| doors.clone()),
         served: served.subscribe(),
         unserved: unserved_in,
+        armed,
+        soundless: soundless_in,
     };
     let stills = Stills::default();
     let strangers = Arc::new(Strangers::default());
@@ -217,6 +251,7 @@ pub async fn start(
             dashboard: shown,
             keeper: keeper.clone(),
             stills,
+            phones: phones.clone(),
             media: Media::at(&config.state_dir.join(MEDIA_DIR)),
             requests: requests.clone(),
             accounts,
@@ -236,7 +271,12 @@ pub async fn start(
     let control = Arc::new(control);
     services.restarting("control", move |stop| control.clone().run(requests.clone(), stop), |_| {});
 
+    if let Some(sound) = config.sound() {
+        let sound = Sound::new(sound.clone(), armed_in, soundless);
+        services.restarting("sound", move |stop| sound::run(sound.clone(), stop), |_| {});
+    }
     let told = words.clone();
+    let presence_words = words.clone();
     services.restarting("renewal", move |stop| renewal::run(renewal.clone(), told.clone(), stop), |_| {});
     let enrollment = EnrollmentContext {
         strangers,
@@ -288,13 +328,26 @@ pub async fn start(
     services.restarting("pruning", move |stop| prune(pruned.clone(), keeper.clone(), keep, prune_clock.clone(), stop), |_| {});
 
     if own.presence.enabled {
+        let bluetooth = Bluetooth {
+            devices: bluetooth_devices(&people),
+            min_rssi: own.presence.bluetooth_min_rssi,
+            probes: probes.clone(),
+            inputs: inputs.clone(),
+            words: presence_words,
+            clock: clock.clone(),
+        };
+        // Of no use to anybody else, and the radio is left alone.
+        if !bluetooth.devices.is_empty() {
+            services.restarting("bluetooth", move |stop| bluetooth::run(bluetooth.clone(), stop), |_| {});
+        }
         let (learned, learned_in) = mpsc::channel(64);
         let sensors = PresenceSensors {
             config: own.presence.clone(),
-            devices: people.into_iter().flat_map(|person| person.devices).collect(),
+            phones,
             known: known.into_iter().map(|(device, address, _)| (device, address)).collect(),
             learned,
             probes,
+            told: sensed,
             inputs: inputs.clone(),
             clock: clock.clone(),
         };
@@ -316,29 +369,41 @@ pub async fn start(
     Ok(())
 }
 
+/// With how long a silence makes the owner away.
+fn bluetooth_devices(people: &[Person]) -> HashMap<MacAddr, Duration> {
+    let devices = people.iter().flat_map(|person| person.devices.iter().map(move |device| (device, person.away_after)));
+    devices
+        .filter_map(|(device, away_after)| if let Device::Bluetooth(address) = device { Some((*address, away_after)) } else { None })
+        .collect()
+}
+
 /// Starts what decides of mails and what brings them away. Neither is vital: a house that cannot mail is watched all the same.
 fn mailing(
     config: &Config,
-    mail: &MailConfig,
+    own: &CoordinatorConfig,
     keeper: &Keeper,
     (kept, missed): (mpsc::Receiver<EventId>, watch::Receiver<()>),
     clock: &Clock,
     identity: &Identity,
     services: &mut Services,
-) -> MailDesk {
+) -> Option<MailDesk> {
+    let mail = config.mail.as_ref()?;
     let mails = MailBox::new(config.state_dir.clone());
     // Not made here: whoever opens the events must see whether it is new.
     let media = Media::at(&config.state_dir.join(MEDIA_DIR));
     let (faults, faults_in) = watch::channel(Faults::default());
-    let (reason, reason_in) = watch::channel(None);
+    let ((reason, reason_in), (arrivals, arrivals_in)) = (watch::channel(None), watch::channel(None));
     let (post, news) = watch::channel(());
     let (tests, tests_in) = mpsc::channel(1);
     let (counts, counts_in) = watch::channel(MailView::default());
     let (unmade, unmade_in) = watch::channel(None);
     let (unsent, unsent_in) = watch::channel(None);
     let templates = MAIL.templates(mail.template_dir.clone());
+    let may_disarm = own.presence.presence_may_disarm;
+    let hold_in = [(ArmState::Away, may_disarm.away_may()), (ArmState::Night, may_disarm.night_may())];
+    let hold_in = hold_in.into_iter().filter(|(_, may)| *may && own.presence.enabled).map(|(state, _)| state).collect();
     let desk = DeskContext {
-        settings: mail.rules.clone(),
+        settings: AlertSettings { hold: own.arrival_hold, hold_in, ..mail.rules.clone() },
         mails: mails.clone(),
         writer: Writer::new(mail, templates, media.clone()),
         clock: clock.clone(),
@@ -353,6 +418,7 @@ fn mailing(
         faults: faults_in,
         heard: Arc::default(),
         reason: reason_in,
+        arrivals: arrivals_in,
         tests: Arc::new(Mutex::new(tests_in)),
         trouble: unmade.clone(),
     };
@@ -377,7 +443,7 @@ fn mailing(
         move |stop| post::deliver(bringer.clone(), stop),
         move |why| drop(unsent.send_replace(Some(format!("No mail is brought away: {why}.")))),
     );
-    MailDesk { faults, reason, counts: counts_in, troubles: [unmade_in, unsent_in], tests }
+    Some(MailDesk { faults, reason, arrivals, counts: counts_in, troubles: [unmade_in, unsent_in], tests })
 }
 
 /// Keeps the addresses at which devices were seen, so that a restart knows where to probe.
@@ -586,7 +652,7 @@ mod tests {
         };
         let (reason, by_presence) = (state.reason.clone(), state.state);
         let signed = dms3_pki::sign_state(identity.key(), &state).unwrap();
-        let memory = MemoryV1 { state, reason, over: None, pending: None, by_presence, restored: false };
+        let memory = MemoryV1 { state, reason, over: None, pending: None, by_presence, restored: false, by_window: 0 };
         let store = Store::open(dir.path()).await.unwrap();
         store.save(&memory, &signed, &[], then).await.unwrap();
         store.close().await;

@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 
 use super::events::Keeper;
 use super::keeping::EventsConfig;
+use super::phones::Phones;
 use super::requests::{is_about_events, look_up_events};
 use super::stills::Stills;
 use super::strangers::Strangers;
@@ -163,6 +164,7 @@ pub struct PageContext {
     pub dashboard: watch::Sender<Option<Arc<Dashboard>>>,
     pub keeper: Keeper,
     pub stills: Stills,
+    pub phones: Phones,
     pub media: Media,
     pub requests: mpsc::Sender<Asked>,
     pub accounts: mpsc::Sender<AccountAsked>,
@@ -277,6 +279,9 @@ async fn pass_on(context: &PageContext, mut asked: mpsc::Receiver<HouseAsked>) -
                         let seen = stills.see(node, &name, source, &by).await;
                         drop(answer.send(seen.map_or_else(Answer::Refused, |picture| Answer::Still(picture.to_vec()))));
                     });
+                } else if let Request::Here { word, address, asks } = request {
+                    let phones = context.phones.clone();
+                    lookups.spawn(async move { drop(answer.send(Answer::Here(phones.here(&word, address, asks).await))) });
                 } else if is_about_events(&request) {
                     let keeper = context.keeper.clone();
                     lookups.spawn(async move {

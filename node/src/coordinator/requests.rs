@@ -1,8 +1,9 @@
 //! Answers what people ask of the coordinator over the control socket.
 
-use anyhow::Result;
+use anyhow::{Result, anyhow, bail, ensure};
 use dms3_core::coordinator::Input;
-use dms3_core::dashboard::Dashboard;
+use dms3_core::dashboard::{AskingView, Dashboard, LearnedDevice};
+use dms3_core::presence::{Device, MacAddr};
 use dms3_core::roster::check_name;
 
 use super::accounts::Doors;
@@ -32,6 +33,12 @@ impl Driver {
             });
             return Ok(());
         }
+        if let Request::Learn { mac, .. } | Request::Decide { mac, add: true, .. } = asked.request {
+            let phones = self.phones.clone();
+            // The network is asked, which takes a second: no decision waits for that.
+            self.learning.spawn(async move { (asked, phones.objection(mac).await) });
+            return Ok(());
+        }
         let answer = match asked.request {
             Request::Command(command) => match command.check(self.clock.vouched_now()) {
                 Ok(()) => {
@@ -51,12 +58,77 @@ impl Driver {
         Ok(())
     }
 
+    /// The network was asked about a device that is to be somebody's.
+    pub(super) async fn learn(&mut self, asked: Asked, objection: Result<Option<String>>) -> Result<()> {
+        let (person, mac, was_asked) = match asked.request {
+            Request::Learn { person, mac } => (person, mac, false),
+            Request::Decide { person, mac, .. } => (person, mac, true),
+            _ => return Ok(()),
+        };
+        let learned = match objection {
+            Ok(None) => self.keep_device(person.clone(), mac, was_asked, &asked.by).await,
+            Ok(Some(why)) => Err(anyhow!(why)),
+            Err(error) => Err(error.context("the network cannot be looked at")),
+        };
+        let answer = match learned {
+            Ok(device) => {
+                self.phones.learned(device.clone());
+                self.take(Input::Learned { person: device.person, device: Device::Mac(mac) }).await?;
+                self.phones.belong_to(self.machine.people());
+                tracing::info!("{} taught the house a device of a person: {mac}", asked.by);
+                let private = if mac.is_private() {
+                    " It is a private address: if the device makes up another, it must be learned anew."
+                } else {
+                    ""
+                };
+                Answer::Done(format!("{mac} is a device of {person} from now on.{private}"))
+            }
+            Err(error) => Answer::Refused(format!("{error:#}")),
+        };
+        drop(asked.answer.send(answer));
+        Ok(())
+    }
+
+    /// Writes down whose device it is, unless that cannot be. `was_asked`: the device itself, or its likeness, must have asked for it.
+    async fn keep_device(&mut self, person: String, mac: MacAddr, was_asked: bool, by: &str) -> Result<LearnedDevice> {
+        self.lives_here(&person)?;
+        if let Some(owner) = self.machine.owner_of(&Device::Mac(mac)) {
+            let whose = if owner == person { "already".to_owned() } else { format!("of {owner}: it can tell about one person only") };
+            bail!("{mac} is a device {whose}");
+        }
+        let asks = |one: &AskingView| (one.person.as_str(), one.mac) == (person.as_str(), mac);
+        ensure!(!was_asked || self.house().phones.asking.iter().any(asks), "{mac} asks no more to be a device of {person}");
+        let device = LearnedDevice { person, mac, at: self.clock.vouched_now().at, by: by.to_owned() };
+        self.store.learn(&device).await?;
+        Ok(device)
+    }
+
+    fn lives_here(&self, person: &str) -> Result<()> {
+        let people = self.machine.people();
+        ensure!(
+            !people.is_empty() && self.machine.looks_for_people(),
+            "this house looks for nobody, by its config (`[coordinator.presence]`)"
+        );
+        let names: Vec<&str> = people.iter().map(|known| known.name.as_str()).collect();
+        ensure!(names.contains(&person), "nobody called {person:?} lives here, by the config: {}", names.join(", "));
+        Ok(())
+    }
+
     /// All that is shown, with what only this machine knows of its authority.
     pub(super) fn house(&mut self) -> Dashboard {
         let now = self.clock.vouched_now();
         self.notices.retain(|_, (at, _)| now.mono.since(*at) < NOTICE_FOR);
         let mut house = self.machine.dashboard(now);
+        house.phones = self.phones.view(|mac| {
+            let device = Device::Mac(mac);
+            self.machine.owner_of(&device).filter(|_| self.machine.is_gone(&device, now)).map(str::to_owned)
+        });
         house.problems.extend(self.trouble_with_disk());
+        if house.presence_enabled {
+            let sensing = self.sensing.borrow();
+            house.frames = Some(sensing.frames);
+            house.devices = self.private_devices.iter().chain(&sensing.troubles).cloned().collect();
+        }
         house.mail = self.mail.as_ref().map(|mail| mail.counts.borrow().clone());
         house.problems.extend(house.mail.as_ref().and_then(|mail| {
             let why = mail.why.as_ref()?;
@@ -67,6 +139,7 @@ impl Driver {
         // How long the certificate that signs all others lasts is said below, as it is now.
         house.problems.extend(self.lasting.iter().filter(|(key, _)| !key.starts_with(ISSUING)).map(|(_, text)| text.clone()));
         house.problems.extend(self.unserved.borrow().clone());
+        house.problems.extend(self.soundless.borrow().clone());
         house.problems.extend(self.notices.values().map(|(_, text)| text.clone()));
         let authority = self.authority.borrow();
         let root_is_here = authority.root_on_box();
@@ -154,14 +227,25 @@ impl Driver {
                 audit.drain(..audit.len().saturating_sub(ROWS));
                 Answer::Log(Log { decisions, audit, cut })
             }
+            Request::Signs { since } => {
+                self.write_sightings().await;
+                let mut signs = self.store.heard_since(since).await?;
+                signs.drain(..signs.len().saturating_sub(ROWS));
+                Answer::Signs(signs)
+            }
             Request::LastDecisions { count, until } => {
                 let decisions = self.store.last_decisions(count.min(100), until).await?;
                 Answer::Log(Log { decisions, audit: Vec::new(), cut: true })
             }
             Request::Forget { person } => {
                 let devices = self.machine.devices_of(&person);
+                self.sightings.forget(&devices);
                 let changed = self.store.forget(&person, &devices, now.at).await?;
                 self.take(Input::Forget { person: person.clone() }).await?;
+                for mac in self.phones.forget(&person) {
+                    self.take(Input::Unlearned { device: Device::Mac(mac) }).await?;
+                }
+                self.phones.belong_to(self.machine.people());
                 tracing::info!("{by} had a person forgotten");
                 let again = if devices.is_empty() {
                     ""
@@ -172,6 +256,34 @@ impl Driver {
                     "{person:?} is forgotten: {changed} rows were changed. What was written to the system's log stays there.{again}"
                 ))
             }
+            Request::Unlearn { mac } => {
+                if !self.phones.has_learned(mac) {
+                    let why = match self.machine.owner_of(&Device::Mac(mac)) {
+                        Some(_) => format!("{mac} stands in the config: take it out there and restart the node"),
+                        None => format!("{mac} is no device of anybody here"),
+                    };
+                    return Ok(Answer::Refused(why));
+                }
+                let person = self.store.unlearn(mac, by, now.at).await?;
+                let person = person.as_deref().unwrap_or("anybody");
+                self.phones.forgotten(mac);
+                self.take(Input::Unlearned { device: Device::Mac(mac) }).await?;
+                self.phones.belong_to(self.machine.people());
+                tracing::info!("{by} had the device {mac} forgotten");
+                Answer::Done(format!("{mac} is no device of {person} any more."))
+            }
+            Request::HereLink { person } => {
+                self.lives_here(&person)?;
+                let (word, until) = self.phones.link(&person)?;
+                tracing::info!("{by} made a link by which a phone can be added");
+                Answer::HereLink { word, until }
+            }
+            Request::Decide { person, mac, .. } => {
+                self.phones.declined(&person, mac);
+                Answer::Done(format!("{mac} is not added."))
+            }
+            Request::Here { .. } => Answer::Refused("phones open their links on the dashboard".to_owned()),
+            Request::Learn { .. } => Answer::Refused("devices are learned elsewhere".to_owned()),
             Request::Events { .. }
             | Request::Event { .. }
             | Request::EventDays { .. }

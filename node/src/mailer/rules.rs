@@ -70,6 +70,7 @@ impl RulesFile {
             cap: self.hourly_cap,
             kept_for_faults: KEPT_FOR_FAULTS.min(self.hourly_cap.saturating_sub(1)),
             hold: Duration::ZERO,
+            hold_in: Vec::new(),
             cameras,
             usual: Rule { cooldown: self.cooldown, ..Rule::default() },
         })

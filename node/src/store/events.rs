@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use dms3_core::event::{AttachmentKind, Event, Thumbnail};
@@ -32,9 +33,14 @@ pub const EVENTS_FILE: &str = "events.db";
 /// Pictures and clips, beside it.
 pub const MEDIA_DIR: &str = "media";
 /// "DM3E", and what it went through.
-const STEPS: &[(&str, &str)] =
-    &[("events", include_str!("migrations/events_0001.sql")), ("own mail", include_str!("migrations/events_0002.sql"))];
+const STEPS: &[(&str, &str)] = &[
+    ("events", include_str!("migrations/events_0001.sql")),
+    ("own mail", include_str!("migrations/events_0002.sql")),
+    ("arrivals", include_str!("migrations/events_0003.sql")),
+];
 const KIND: Kind = Kind { mark: 0x444D_3345, steps: STEPS };
+/// Longer than cameras hold back what they could not tell.
+const ARRIVALS_FOR: Duration = Duration::from_secs(400 * 86_400);
 /// Contents that are looked after at once, so that no event waits long for it.
 const AT_ONCE: usize = 50;
 
@@ -154,6 +160,19 @@ impl Events {
             })
         });
         write.await.context("cannot keep the attachment")
+    }
+
+    /// Somebody came home, which disarmed the house: what began from `first` to `last` is taken for the arrival, also if it comes later.
+    pub async fn note_arrival(&self, first: Timestamp, last: Timestamp) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        sqlx::query("INSERT INTO arrival (first, last) VALUES ($1, $2) ON CONFLICT (last) DO NOTHING")
+            .bind(stamp(first))
+            .bind(stamp(last))
+            .execute(&mut *tx)
+            .await
+            .context("cannot write down that somebody came home")?;
+        sqlx::query("DELETE FROM arrival WHERE last < $1").bind(stamp(last - ARRIVALS_FOR)).execute(&mut *tx).await?;
+        tx.commit().await.context("cannot write down that somebody came home")
     }
 
     /// Somebody has seen the event. The first time counts. One that was removed meanwhile is no error.

@@ -9,7 +9,7 @@ use dms3_core::coordinator::Decision;
 use dms3_core::dashboard::PersonView;
 use dms3_core::id::NodeId;
 use dms3_core::presence::{Device, MacAddr};
-use dms3_core::request::{AuditEntry, AuditKind};
+use dms3_core::request::{AuditEntry, AuditKind, Heard};
 use dms3_core::roster::without_name;
 use dms3_core::time::Timestamp;
 use sqlx::sqlite::SqliteRow;
@@ -18,6 +18,9 @@ use sqlx::{Row as _, SqliteConnection};
 use super::{Store, fixed, parsed, stamp, unstamp};
 
 const DAY: Duration = Duration::from_secs(86_400);
+
+/// Spans in which devices were heard, in all.
+const SPANS: i64 = 20_000;
 
 /// How long what is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +87,43 @@ impl Store {
             .collect()
     }
 
+    /// Spans in which devices were heard. One that is written already grows.
+    pub async fn heard(&self, spans: &[Heard]) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        for span in spans {
+            sqlx::query(
+                "INSERT INTO heard (device, first, last, signs) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT (device, first) DO UPDATE SET last = excluded.last, signs = excluded.signs",
+            )
+            .bind(device_text(&span.device))
+            .bind(stamp(span.first))
+            .bind(stamp(span.last))
+            .bind(i64::try_from(span.signs).unwrap_or(i64::MAX))
+            .execute(&mut *tx)
+            .await
+            .context("cannot write down when devices were heard")?;
+        }
+        tx.commit().await.context("cannot write down when devices were heard")
+    }
+
+    /// The spans that went on since then, the oldest first.
+    pub async fn heard_since(&self, since: Timestamp) -> anyhow::Result<Vec<Heard>> {
+        let rows = sqlx::query("SELECT device, first, last, signs FROM heard WHERE last >= $1 ORDER BY first, device")
+            .bind(stamp(since))
+            .fetch_all(&self.pool)
+            .await
+            .context("cannot read when devices were heard")?;
+        let span = |row: SqliteRow| {
+            Ok(Heard {
+                device: parse_device(row.try_get("device")?)?,
+                first: unstamp(row.try_get("first")?),
+                last: unstamp(row.try_get("last")?),
+                signs: u64::try_from(row.try_get::<i64, _>("signs")?)?,
+            })
+        };
+        rows.into_iter().map(span).collect()
+    }
+
     /// Removes a person from what is kept: his devices' addresses, and his name and evidence from the decision log.
     /// Returns how many rows changed. (What holds now is the machine's own: `Input::Forget`.)
     pub async fn forget(&self, person: &str, devices: &[Device], now: Timestamp) -> anyhow::Result<u64> {
@@ -91,6 +131,8 @@ impl Store {
         let mut changed = 0;
         for device in devices {
             let done = sqlx::query("DELETE FROM sighting WHERE device = $1").bind(device_text(device)).execute(&mut *tx).await?;
+            changed += done.rows_affected();
+            let done = sqlx::query("DELETE FROM heard WHERE device = $1").bind(device_text(device)).execute(&mut *tx).await?;
             changed += done.rows_affected();
         }
         let rows = sqlx::query("SELECT id, reason, evidence FROM decision ORDER BY id").fetch_all(&mut *tx).await?;
@@ -110,6 +152,7 @@ impl Store {
                 .await?;
             changed += 1;
         }
+        changed += super::learned::forget(&mut tx, person).await?;
         note(&mut tx, now, AuditKind::Forgotten, None, "a person").await?;
         tx.commit().await.context("cannot forget that person")?;
         // The log of writes still holds the old pages until it is written back and cut.
@@ -123,11 +166,17 @@ impl Store {
         for (sql, before) in [
             ("DELETE FROM decision WHERE at < $1", now - keep.decisions),
             ("DELETE FROM sighting WHERE at < $1", now - keep.sightings),
+            ("DELETE FROM heard WHERE last < $1", now - keep.sightings),
             ("DELETE FROM audit WHERE at < $1", now - keep.audit),
             ("DELETE FROM token WHERE expires_at < $1", now - keep.audit),
         ] {
             sqlx::query(sql).bind(stamp(before)).execute(&mut *tx).await?;
         }
+        // A device that comes and goes all day is no reason to fill a card.
+        sqlx::query("DELETE FROM heard WHERE first < (SELECT first FROM heard ORDER BY first DESC LIMIT 1 OFFSET $1)")
+            .bind(SPANS)
+            .execute(&mut *tx)
+            .await?;
         tx.commit().await.context("cannot drop what is too old")?;
         self.settle().await;
         Ok(())
@@ -195,17 +244,19 @@ fn parsed_kind(text: &str) -> anyhow::Result<AuditKind> {
     parsed(text)
 }
 
-fn device_text(device: &Device) -> String {
+pub(super) fn device_text(device: &Device) -> String {
     match device {
         Device::Mac(mac) => format!("mac {mac}"),
         Device::Host(host) => format!("host {host}"),
+        Device::Bluetooth(address) => format!("bluetooth {address}"),
     }
 }
 
-fn parse_device(text: &str) -> anyhow::Result<Device> {
+pub(super) fn parse_device(text: &str) -> anyhow::Result<Device> {
     match text.split_once(' ') {
         Some(("mac", mac)) => Ok(Device::Mac(MacAddr::parse(mac).map_err(anyhow::Error::msg)?)),
         Some(("host", host)) => Ok(Device::Host(host.to_owned())),
+        Some(("bluetooth", address)) => Ok(Device::Bluetooth(MacAddr::parse_bluetooth(address).map_err(anyhow::Error::msg)?)),
         _ => anyhow::bail!("the store holds the unknown device {text:?}"),
     }
 }

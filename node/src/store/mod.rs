@@ -18,6 +18,7 @@ mod apart;
 pub mod events;
 mod group;
 mod history;
+mod learned;
 pub mod mails;
 pub mod media;
 mod memory;
@@ -41,8 +42,12 @@ pub const STORE_FILE: &str = "store.db";
 const APPLICATION_ID: i64 = 0x444D_5333;
 
 /// What the coordinator's file went through, in order.
-const HOUSE: [(&str, &str); 2] =
-    [("house", include_str!("migrations/0001_house.sql")), ("twice", include_str!("migrations/0002_twice.sql"))];
+const HOUSE: [(&str, &str); 4] = [
+    ("house", include_str!("migrations/0001_house.sql")),
+    ("twice", include_str!("migrations/0002_twice.sql")),
+    ("heard", include_str!("migrations/0003_heard.sql")),
+    ("learned", include_str!("migrations/0004_learned.sql")),
+];
 
 /// The open store of a house. Clones share it.
 ///

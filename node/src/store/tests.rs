@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use dms3_core::arming::ArmState;
 use dms3_core::conduct::Twice;
 use dms3_core::coordinator::{Decision, MemoryV1};
-use dms3_core::dashboard::PersonView;
+use dms3_core::dashboard::{LearnedDevice, PersonView};
 use dms3_core::enrollment::{BAD_SIGNATURES, DEFAULT_TTL, Redeemed, TokenRow};
 use dms3_core::id::{MeshId, NodeId, TokenId};
 use dms3_core::presence::{Device, MacAddr, Presence, Sensor};
@@ -57,7 +57,15 @@ fn memory(rev: u64, state: ArmState) -> (MemoryV1, SignedStateV1) {
         windows: Vec::new(),
         zone: "Europe/Berlin".to_owned(),
     };
-    let memory = MemoryV1 { by_presence: state.state, state, reason: "Ann left".to_owned(), over: None, pending: None, restored: false };
+    let memory = MemoryV1 {
+        by_presence: state.state,
+        state,
+        reason: "Ann left".to_owned(),
+        over: None,
+        pending: None,
+        restored: false,
+        by_window: 0,
+    };
     (memory, SignedStateV1 { payload: vec![1, 2, 3], signer: [4; 32], signature: vec![5; 64] })
 }
 
@@ -68,6 +76,8 @@ fn decision(rev: u64, at: Timestamp, reason: &str) -> Decision {
         last_seen: Some(at),
         device: Some("24:da:9b:0d:53:8f".to_owned()),
         sensor: Some(Sensor::ArpProbe),
+        away_secs: 300,
+        counts: true,
     };
     Decision { at, epoch: 1, rev, state: ArmState::Disarmed, reason: reason.to_owned(), evidence: vec![seen("Ann"), seen("Bob")] }
 }
@@ -223,6 +233,35 @@ async fn that_two_machines_use_an_identity_is_kept_until_a_person_clears_or_revo
     let told: Vec<_> = store.audit(T0).await.unwrap().into_iter().map(|entry| (entry.kind, entry.detail)).collect();
     assert_eq!(told[1], (AuditKind::UsedTwice, "porch at 10.0.0.1 and at 10.0.0.2".to_owned()));
     assert!(told.contains(&(AuditKind::Cleared, "porch by anna".to_owned())), "{told:?}");
+}
+
+#[tokio::test]
+async fn what_the_house_learned_is_kept_through_a_restart_until_it_or_its_person_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(dir.path()).await.unwrap();
+    let device =
+        |person: &str, n| LearnedDevice { person: person.to_owned(), mac: MacAddr([0xda, 0, 0, 0, 0, n]), at: T0, by: "root".to_owned() };
+    let [anna, annas, ben] = [device("Anna", 1), device("Anna", 2), device("Ben", 3)];
+    for one in [&anna, &annas, &ben] {
+        store.learn(one).await.unwrap();
+    }
+    let error = store.learn(&device("Ben", 1)).await.unwrap_err();
+    assert!(error.to_string().contains("da:00:00:00:00:01"), "{error:#}");
+    store.close().await;
+    let store = Store::open(dir.path()).await.unwrap();
+    assert_eq!(store.learned().await.unwrap(), [anna.clone(), annas.clone(), ben.clone()]);
+    assert_eq!(store.unlearn(anna.mac, "Ann", T0).await.unwrap().as_deref(), Some("Anna"));
+    assert_eq!(store.unlearn(anna.mac, "Ann", T0).await.unwrap(), None);
+    let said: Vec<_> = store.audit(T0).await.unwrap().into_iter().map(|entry| (entry.kind, entry.detail)).collect();
+    assert_eq!(said.len(), 4, "{said:?}");
+    assert_eq!(said[0], (AuditKind::DeviceLearned, "Anna: da:00:00:00:00:01, by root".to_owned()));
+    assert_eq!(said[3], (AuditKind::DeviceForgotten, "Anna: da:00:00:00:00:01, by Ann".to_owned()));
+
+    store.forget("Anna", &[], T0).await.unwrap();
+    assert_eq!(store.learned().await.unwrap(), [ben]);
+    let said: Vec<_> = store.audit(T0).await.unwrap().into_iter().map(|entry| entry.detail).collect();
+    assert!(said.iter().all(|detail| !detail.contains("Anna") && !detail.contains("da:00:00:00:00:02")), "{said:?}");
+    assert!(said.contains(&"Ben: da:00:00:00:00:03, by root".to_owned()), "{said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use dms3_node::coordinator::presence::fuzzing::{arp, kernel};
+use dms3_node::coordinator::presence::fuzzing::{arp, dhcp, kernel, mdns, ndp};
 use dms3_node::mesh::MdnsMode;
 use dms3_node::mesh::discovery::fuzzing::Ear;
 
@@ -52,7 +52,8 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// An ARP packet and where it came from, or a message of the kernel: whoever is near said so himself.
+/// A packet of ARP, neighbour discovery or DHCP and where it came from, a message of the kernel, or an answer by mDNS: whoever is near said
+/// so himself, and what he said is bounded.
 pub(crate) fn network(bytes: &[u8]) {
     let mut script = Script::new(bytes);
     match script.byte() {
@@ -61,6 +62,18 @@ pub(crate) fn network(bytes: &[u8]) {
             frame_of_arp(source, script.rest());
         }
         Some(1) => of_kernel(script.rest()),
+        Some(2) => {
+            let Some(source) = script.array() else { return };
+            frame_of_ndp(source, script.rest());
+        }
+        Some(3) => {
+            let Some(source) = script.array() else { return };
+            frame_of_dhcp(source, script.rest());
+        }
+        Some(4) => {
+            let Some([high, low]) = script.array() else { return };
+            answer_of_mdns(u16::from_be_bytes([high, low]), script.rest());
+        }
         _ => {}
     }
 }
@@ -85,4 +98,44 @@ fn of_kernel(bytes: &[u8]) {
     if let Some((own, prefix, asked)) = said.subnet {
         assert!(asked < 1024 && (asked == 0 || prefix >= 22), "{own}/{prefix}: a sweep asks {asked}");
     }
+}
+
+fn frame_of_ndp(source: [u8; 6], packet: &[u8]) {
+    let Some((sender, ip, answers)) = ndp(packet, source) else { return };
+    assert!(sender == source && sender[0] & 1 == 0 && sender != [0; 6], "nobody is near because somebody else says so");
+    // RFC 4861: ICMPv6 with a hop limit that no router leaves, of neighbour discovery.
+    assert_eq!((packet[0] >> 4, packet[6], packet[7], packet[41]), (6, 58, 255, 0));
+    assert!((133..=136).contains(&packet[40]));
+    if let Some(ip) = ip {
+        let is_said = [&packet[8..24], &packet[48..packet.len().min(64)]].contains(&&ip.octets()[..]);
+        assert!(is_said && !ip.is_multicast() && !ip.is_unspecified() && !ip.is_loopback(), "{ip}");
+    }
+    assert!(answers.is_none_or(|to| packet[40] == 136 && packet[24..40] == to.octets()));
+    assert_eq!(ndp(&[packet, &[0; 6]].concat(), source), Some((sender, ip, answers)), "padding says nothing");
+    assert_eq!(ndp(packet, source.map(|byte| byte | 1)), None);
+}
+
+fn frame_of_dhcp(source: [u8; 6], packet: &[u8]) {
+    let Some((sender, name)) = dhcp(packet, source) else { return };
+    assert!(sender == source && sender[0] & 1 == 0 && sender != [0; 6], "nobody is near because somebody else says so");
+    let header = usize::from(packet[0] & 15) * 4;
+    assert_eq!(packet[header + 36..header + 42], source);
+    if let Some(name) = name {
+        assert!((1..=63).contains(&name.len()), "{name}");
+        assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte)), "{name}");
+    }
+    assert_eq!(dhcp(packet, source.map(|byte| byte ^ 2)), None);
+}
+
+fn answer_of_mdns(id: u16, packet: &[u8]) {
+    let said = mdns(id, packet);
+    assert!(said.len() <= 16 && said.iter().all(|(name, _)| name.len() <= 255 * 3));
+    for (_, ip) in &said {
+        let stands_there = match ip {
+            IpAddr::V4(ip) => packet.windows(4).any(|part| part == ip.octets()),
+            IpAddr::V6(ip) => packet.windows(16).any(|part| part == ip.octets()),
+        };
+        assert!(stands_there, "{ip}");
+    }
+    assert!(said.is_empty() || (packet[..2] == id.to_be_bytes() && mdns(id ^ 1, packet).is_empty()), "an answer to another question");
 }

@@ -16,7 +16,7 @@ use dms3_core::roster::{NodeRole, NodeStatus};
 use minijinja::value::Serde;
 use minijinja::{Value, context};
 
-use super::{Page, Place, nodes};
+use super::{Page, Place, nodes, phones};
 use crate::gate::Guest;
 use crate::view::{event, home, node};
 
@@ -93,19 +93,29 @@ pub(crate) async fn facts(page: &Page, guest: &Guest, house: &Arc<Dashboard>, ke
     let items: Vec<_> = kept.unseen.iter().map(|one| event::item(one, &guest.visitor.name, &clock)).collect();
     let more = kept.unseen_count.saturating_sub(items.len() as u64);
     let first = first_camera(page, guest, house).await;
+    let names = guest.may(dms3_core::accounts::Act::SeeNames);
+    if !names {
+        confirm.problems.iter_mut().for_each(|text| *text = without_names(text, house));
+    }
     let mut why = home::why(&kept.decisions, &clock);
-    if !guest.may(dms3_core::accounts::Act::SeeNames) {
+    if !names {
         why.iter_mut().for_each(|one| one.reason = without_names(&one.reason, house));
     }
     let mut banner = home::banner(house, &clock);
-    if !guest.may(dms3_core::accounts::Act::SeeNames) {
+    let mut evidence = home::evidence(house, &clock);
+    if !names {
         banner.reason = without_names(&banner.reason, house);
+        evidence.retain(|(is_of_a_person, _)| !is_of_a_person);
     }
+    let evidence: Vec<_> = evidence.into_iter().map(|(_, text)| text).collect();
     let cards = node::cards(house, &kept.totals, &page.settings.limits, page.settings.coordinator_first, &clock);
     context! {
         banner => Value::from(Serde(banner)),
         confirm => Value::from(Serde(confirm)),
-        people => Value::from(Serde(home::people(house, &clock))),
+        people => Value::from(Serde(if names { home::people(house, &clock) } else { Vec::new() })),
+        asking => phones::asking(guest, house),
+        people_hidden => !names && !house.people.is_empty(),
+        somebody => home::presence_name(house.presence),
         presence_enabled => house.presence_enabled,
         events => context! { items => Value::from(Serde(items)), more, ever => kept.ever },
         chart => context! { days => Value::from(Serde(event::chart(&event::days(&clock), &kept.days))) },
@@ -113,6 +123,7 @@ pub(crate) async fn facts(page: &Page, guest: &Guest, house: &Arc<Dashboard>, ke
         reporting => Value::from(Serde(node::reporting(house))),
         first,
         why => Value::from(Serde(why)),
+        evidence => Value::from(Serde(evidence)),
         state => Value::from(Serde(home::pill(house))),
     }
 }

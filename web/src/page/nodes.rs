@@ -193,12 +193,18 @@ fn pairing(token: &TokenView, house: &Dashboard) -> Vec<Pairing> {
 }
 
 fn token_card(made: &Made, clock: &Clock) -> TokenCard {
-    TokenCard { word: made.word.clone(), command: COMMAND, qr_svg: qr(&made.word), until: clock.moment(made.until), uses: made.uses }
+    TokenCard {
+        word: made.word.clone(),
+        command: COMMAND,
+        qr_svg: qr(&made.word.to_ascii_uppercase()),
+        until: clock.moment(made.until),
+        uses: made.uses,
+    }
 }
 
-/// One path, in black on white whatever the page's colours are: cameras read it. Capitals make it smaller, and mean the same.
-fn qr(word: &str) -> String {
-    let Ok(code) = qrcode::QrCode::new(word.to_ascii_uppercase()) else { return String::new() };
+/// One path, in black on white whatever the page's colours are: cameras read it. A word in capitals makes it smaller, and means the same.
+pub(super) fn qr(text: &str) -> String {
+    let Ok(code) = qrcode::QrCode::new(text) else { return String::new() };
     let (width, colors) = (code.width(), code.to_colors());
     let mut path = String::new();
     for (at, _) in colors.iter().enumerate().filter(|(_, color)| **color == qrcode::Color::Dark) {
@@ -309,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_word_is_shown_as_a_picture_that_a_camera_reads() {
-        let svg = qr("dms31q940mpkqqypqxpq9d6g290x2u8trp72s6mf6ljd73gqqzqsrqszsvpcgpy9qkrqdpc8s4936k5");
+        let svg = qr(&"dms31q940mpkqqypqxpq9d6g290x2u8trp72s6mf6ljd73gqqzqsrqszsvpcgpy9qkrqdpc8s4936k5".to_uppercase());
         // 79 characters of capitals and digits fit into 33 modules.
         assert!(svg.contains("viewBox=\"0 0 37 37\""), "{}", &svg[..120]);
         assert!(!svg.contains("style"));

@@ -25,6 +25,9 @@ pub(super) struct Order {
     time: String,
     #[serde(default)]
     now: String,
+    /// "1": coming and going does not end it.
+    #[serde(default)]
+    stays: String,
     #[serde(default)]
     back: String,
 }
@@ -42,14 +45,16 @@ pub(super) async fn arm(State(page): State<Page>, Extension(guest): Extension<Gu
         }
     };
     match until(&order.time, &page.clock()) {
-        Ok(until) => command(&page, &guest, Command::Arm { state, until, now: order.now == "1" }, &order.back).await,
+        Ok(until) => {
+            command(&page, &guest, Command::Arm { state, until, now: order.now == "1", stays: order.stays == "1" }, &order.back).await
+        }
         Err(why) => page.trouble(Some(&guest), StatusCode::BAD_REQUEST, &why),
     }
 }
 
 pub(super) async fn disarm(State(page): State<Page>, Extension(guest): Extension<Guest>, Posted(order): Posted<Order>) -> Response {
     match until(&order.time, &page.clock()) {
-        Ok(until) => command(&page, &guest, Command::Disarm { until }, &order.back).await,
+        Ok(until) => command(&page, &guest, Command::Disarm { until, stays: order.stays == "1" }, &order.back).await,
         Err(why) => page.trouble(Some(&guest), StatusCode::BAD_REQUEST, &why),
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct EventItem {
     pub(crate) clip: Option<Clip>,
     pub(crate) going_on: bool,
     pub(crate) kind: &'static str,
-    /// Of what is no movement.
+    /// Of what is no movement, or none of a stranger.
     pub(crate) words: Option<&'static str>,
     pub(crate) seen: bool,
 }
@@ -49,6 +49,7 @@ pub(crate) fn item(event: &StoredEvent, who: &str, clock: &Clock) -> EventItem {
         EventKind::CameraLost => ("camera-lost", Some("no picture of it")),
         EventKind::CameraFound => ("camera-found", Some("its picture is back")),
         EventKind::Snapshot => ("snapshot", Some("snapshot")),
+        _ if event.arrival => ("motion", Some("somebody came home")),
         _ => ("motion", None),
     };
     let placeholder = match (shown, pictures.is_empty(), kind) {
@@ -66,7 +67,7 @@ pub(crate) fn item(event: &StoredEvent, who: &str, clock: &Clock) -> EventItem {
         placeholder,
         pictures: pictures.len(),
         clip: clip.map(|_| Clip { secs: event.over().map(|over| seconds_between(event.began, over)) }),
-        going_on: event.ended.is_none() && words.is_none(),
+        going_on: event.ended.is_none() && kind == "motion",
         kind,
         words,
         seen: event.seen_by.iter().any(|name| name == who),

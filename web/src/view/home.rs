@@ -5,6 +5,7 @@ use dms3_core::coordinator::Decision;
 use dms3_core::dashboard::{Dashboard, Missing};
 use dms3_core::presence::Presence;
 use dms3_core::roster::{NodeRole, NodeStatus};
+use dms3_core::windows::Span;
 use serde::Serialize;
 
 use super::{Button, Clock, Moment, capital, state_name, state_word};
@@ -29,6 +30,8 @@ pub(crate) struct Banner {
     pub(crate) ending: bool,
     /// What comes after the override.
     pub(crate) then: Option<&'static str>,
+    /// The window in force, or the next one.
+    pub(crate) plan: Option<String>,
     pub(crate) pending: Option<Pending>,
     pub(crate) blind: Option<String>,
     pub(crate) presence: &'static str,
@@ -122,12 +125,32 @@ pub(crate) fn banner(house: &Dashboard, clock: &Clock) -> Banner {
         overridden: house.overridden,
         ending,
         then: then.filter(|_| house.overridden),
+        plan: plan(house, clock),
         blind,
         // A house that looks for nobody does not wonder who is home.
         presence: if house.presence_enabled { presence_name(house.presence) } else { "home" },
         button: Some(button(state, pending.is_some())),
         choices: choices(state, pending.is_some(), house.overridden),
         pending,
+    }
+}
+
+/// What is known of each person (true) and what each rule says, in words.
+pub(crate) fn evidence(house: &Dashboard, clock: &Clock) -> Vec<(bool, String)> {
+    let why = dms3_core::why::why(house, clock.now, false, &|at| clock.moment(at).words);
+    why.people.into_iter().map(|text| (true, text)).chain(why.rules.into_iter().map(|text| (false, text))).collect()
+}
+
+fn plan(house: &Dashboard, clock: &Clock) -> Option<String> {
+    let name = |span: &Span| match span.state {
+        ArmState::Night => "the night",
+        ArmState::Away => "away",
+        ArmState::Disarmed => "no watch",
+    };
+    match (&house.window, &house.next_window) {
+        (Some(window), _) => Some(format!("Window: {} until {}", name(window), clock.moment(window.until).words)),
+        (None, Some(next)) => Some(format!("Next window: {} from {}", name(next), clock.moment(next.from).words)),
+        (None, None) => None,
     }
 }
 
@@ -148,6 +171,12 @@ fn choices(state: ArmState, pending: bool, overridden: bool) -> Vec<Button> {
         Button { label, action: "/arm", fields }
     };
     let disarm = |label, time| Button { label, action: "/disarm", fields: vec![("for", time)] };
+    let stays = |mut button: Button| {
+        button.fields.push(("stays", "1"));
+        button
+    };
+    let vacation = stays(arm("Vacation: only a person disarms", "away", "", false));
+    let guests = |label| stays(disarm(label, "4h"));
     let mut choices = match (state, pending) {
         (_, true) => vec![arm("Arm now, no time to leave", "away", "", true)],
         (ArmState::Disarmed, false) => vec![
@@ -155,11 +184,14 @@ fn choices(state: ArmState, pending: bool, overridden: bool) -> Vec<Button> {
             arm("Arm for 2 hours", "away", "2h", false),
             arm("Arm for the night", "night", "", true),
             arm("Arm for the night, until the morning", "night", "morning", true),
+            vacation,
+            guests("Guests: stay disarmed for 4 hours"),
         ],
         (armed, false) => vec![
             disarm("Disarm for 1 hour", "1h"),
             disarm("Disarm for 2 hours", "2h"),
             disarm("Disarm until the morning", "morning"),
+            guests("Guests: disarm for 4 hours, whoever leaves"),
             match armed {
                 ArmState::Night => arm("Arm for away instead", "away", "", true),
                 _ => arm("Arm for the night instead", "night", "", true),
@@ -324,6 +356,8 @@ mod tests {
             since: at("2026-11-28T17:02:00Z"),
             override_until: None,
             overridden: false,
+            window: None,
+            next_window: None,
             pending: None,
             presence: Presence::Away,
             blind: None,
@@ -334,6 +368,9 @@ mod tests {
             notes: Vec::new(),
             clock_trusted: true,
             mail: None,
+            frames: None,
+            devices: Vec::new(),
+            phones: dms3_core::dashboard::Phones::default(),
         }
     }
 

@@ -37,7 +37,7 @@ impl AlertPolicy {
             return true;
         }
         let ran = memory.clock.ran;
-        let waiting = WaitingV1::new(event, ran);
+        let waiting = WaitingV1::new(event, self.settings.hold_in.contains(&event.state), ran);
         if memory.waiting.len() < WAITING {
             memory.waiting.push(waiting);
         } else {
@@ -277,9 +277,9 @@ impl HeldBack {
 }
 
 impl WaitingV1 {
-    fn new(event: &Event, seen: u64) -> Self {
+    fn new(event: &Event, held: bool, seen: u64) -> Self {
         let shown = ShownV1 { event: event.id, started: event.started, changed: None, picture: None };
-        let mut waiting = Self { source: event.source.clone(), shown, ended: false, clip: None, seen };
+        let mut waiting = Self { source: event.source.clone(), shown, ended: false, clip: None, seen, held };
         waiting.update(event);
         waiting
     }
@@ -287,7 +287,8 @@ impl WaitingV1 {
     /// A picture is told at once, and so is that there will be none; but nothing within the hold.
     fn ready_at(&self, settings: &Settings) -> u64 {
         let grace = if self.shown.picture.is_some() || self.ended { std::time::Duration::ZERO } else { GRACE };
-        self.seen.saturating_add(millis(settings.hold.max(grace)))
+        let hold = if self.held { settings.hold } else { std::time::Duration::ZERO };
+        self.seen.saturating_add(millis(hold.max(grace)))
     }
 
     fn update(&mut self, event: &Event) -> bool {

@@ -75,6 +75,8 @@ pub(super) struct WaitingV1 {
     pub(super) clip: Option<ClipV1>,
     /// When it was first told to us.
     pub(super) seen: u64,
+    /// An arrival may call it off.
+    pub(super) held: bool,
 }
 
 /// A movement without its camera.

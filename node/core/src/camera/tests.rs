@@ -568,3 +568,43 @@ fn nothing_on_the_disk_makes_a_disarm_longer_than_its_lease() {
         assert_eq!(node.camera.effective(), Away, "trusted: {trusted}");
     }
 }
+
+fn night_state(rev: u64, from_hour: u16, to_hour: u16, now: Timestamp) -> StateV1 {
+    let (state, days) = (Night.to_wire(), crate::windows::ALL_DAYS);
+    let window = crate::protocol::message::WindowV1 { state, days, start: from_hour * 60, end: to_hour * 60, from_day: None, to_day: None };
+    StateV1 { windows: vec![window], ..disarm(rev, now, 12 * HOUR) }
+}
+
+#[test]
+fn without_a_coordinator_a_window_of_the_house_raises_the_state_and_its_end_lowers_nothing() {
+    let mut node = Node::disarmed(OnLost::Hold);
+    // 1970-01-12 13:46 UTC.
+    node.told(night_state(6, 15, 16, node.now.at));
+    node.handle(Input::LinkDown);
+    (0..70).for_each(|_| node.pass(MINUTE));
+    assert_eq!(node.camera.effective(), Disarmed);
+    (0..10).for_each(|_| node.pass(MINUTE));
+    assert_eq!((node.camera.effective(), node.alerts.last().map(String::as_str)), (Night, Some("raised")));
+    (0..120).for_each(|_| node.pass(MINUTE));
+    assert_eq!(node.camera.effective(), Night);
+    node.handle(Input::LinkUp);
+    node.told(night_state(7, 15, 16, node.now.at));
+    assert_eq!(node.camera.effective(), Disarmed);
+}
+
+#[test]
+fn a_window_raises_nothing_while_a_coordinator_decides_nor_in_its_restart_nor_by_a_clock_that_may_be_wrong() {
+    let mut node = Node::disarmed(OnLost::Hold);
+    node.told(night_state(6, 13, 16, node.now.at));
+    (0..10).for_each(|_| node.pass(MINUTE));
+    assert_eq!(node.camera.effective(), Disarmed, "the coordinator knows of its window, and a person overruled it");
+    node.handle(Input::LinkDown);
+    node.pass(MINUTE);
+    assert_eq!(node.camera.effective(), Disarmed, "it is only restarted");
+    node.now.trusted = false;
+    (0..10).for_each(|_| node.pass(MINUTE));
+    assert_eq!(node.camera.effective(), Disarmed);
+    node.now.trusted = true;
+    node.pass(MINUTE);
+    assert_eq!(node.camera.effective(), Night);
+}

@@ -3,16 +3,19 @@
 use std::time::Duration;
 
 use super::{Command, Decision, Effect, LEASE, MemoryV1, Settings};
-use crate::arming::{ArmState, Override, decide, follow_presence};
+use crate::arming::{ArmState, Override, Window, decide, follow_presence};
 use crate::presence::{Presence, PresenceTracker};
 use crate::protocol::message::StateV1;
 use crate::roster::without_name;
 use crate::time::{Mono, Now, Timestamp, duration_words};
+use crate::windows::Span;
 
 /// What is left of a timed override is saved so often.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
 /// A disarm lasts this much longer than the override that asks for it, so that no camera starts in the moment before the next state comes.
 const HAND_OVER: Duration = Duration::from_secs(10);
+/// In milliseconds.
+const MINUTE: u64 = 60_000;
 /// A lease that is off by less than this is not worth a new state.
 const LEASE_SLACK: Duration = Duration::from_secs(60);
 
@@ -39,6 +42,8 @@ pub(super) struct House {
     pending_left: Duration,
     /// Of the disarm that holds, by a clock that nobody can set.
     lease_left: Duration,
+    /// The window in force in this minute since 1970: they begin and end with minutes.
+    window: Option<(u64, Option<Span>)>,
 }
 
 impl House {
@@ -55,6 +60,7 @@ impl House {
             last: now.mono,
             pending_left: memory.pending.as_ref().map_or(Duration::ZERO, |(_, when)| when.since(now.at).min(settings.exit_delay)),
             lease_left: memory.state.until.map_or(Duration::ZERO, |until| until.since(now.at).min(LEASE)),
+            window: None,
             memory,
         };
         // What was not saved of a disarm's time is over: a machine that crashes every half minute must not stretch it.
@@ -88,15 +94,15 @@ impl House {
         if !settings.presence_enabled {
             return Vec::new();
         }
-        self.tracker.tick(mono).into_iter().map(|device| Effect::Probe { device }).collect()
+        self.tracker.tick(mono).into_iter().map(Effect::Probe).collect()
     }
 
     /// A person decides. The reason is given if an override began or ended with it.
     pub(super) fn command(&mut self, settings: &Settings, command: Command, by: String, now: Now) -> Option<Reason> {
         command.check(now).ok()?;
         match command {
-            Command::Arm { state, until, now: at_once } => {
-                let over = self.chosen(state, until, by, now);
+            Command::Arm { state, until, now: at_once, stays } => {
+                let over = self.chosen(state, until, stays, by, now);
                 let delayed =
                     state == ArmState::Away && !at_once && self.memory.state.arm_state() < state && !settings.exit_delay.is_zero();
                 if delayed {
@@ -110,15 +116,15 @@ impl House {
                 }
                 Some(self.begin(settings, over))
             }
-            Command::Disarm { until } => {
-                let over = self.chosen(ArmState::Disarmed, until, by, now);
+            Command::Disarm { until, stays } => {
+                let over = self.chosen(ArmState::Disarmed, until, stays, by, now);
                 Some(self.begin(settings, over))
             }
             Command::Auto => {
                 self.memory.pending = None;
                 self.memory.over.take()?;
                 self.memory.restored = false;
-                let now_says = self.presence_says();
+                let now_says = self.now_says();
                 Some(Reason { named: format!("automatic again ({by}): {now_says}"), anonymous: format!("automatic again: {now_says}") })
             }
         }
@@ -156,7 +162,7 @@ impl House {
             by: "the coordinator itself".to_owned(),
             was_away: self.presence == Presence::Away,
             was_home: self.presence == Presence::Home,
-            ends_on_arrival: true,
+            ends_by_presence: true,
         });
         Some(Reason::plain("armed to be safe: the coordinator had forgotten newer states (was a backup restored?)"))
     }
@@ -164,8 +170,17 @@ impl House {
     /// Looks at presence and time, decides, and says what is to be saved or published. `cause`: an override began or ended.
     pub(super) fn settle(&mut self, settings: &Settings, cause: Option<Reason>, now: Now) -> Vec<Effect> {
         let mut overridden = cause.is_some();
+        let by_person = overridden;
         let mut reason = cause;
+        let was_armed = self.memory.state.arm_state().is_armed();
         let news = self.look(settings, now);
+        let came_home = news.is_some() && self.presence == Presence::Home;
+        if now.trusted {
+            self.window = Some((now.at.0 / MINUTE, self.window(settings, now)));
+        }
+        let window = self.by_window(settings, now);
+        let asked = window.map_or(0, ArmState::to_wire);
+        let began = std::mem::replace(&mut self.memory.by_window, asked) != asked;
         if let Some((over, _)) = self.memory.pending.take_if(|(_, when)| self.pending_left.is_zero() || *when <= now.at) {
             reason = Some(self.begin(settings, Override { was_away: false, was_home: false, ..over }));
             overridden = true;
@@ -180,14 +195,19 @@ impl House {
         let (by_presence, why) = self.by_presence(settings, before, now);
         self.memory.by_presence = by_presence.to_wire();
         let over = self.memory.over.as_ref().map(|over| over.state);
-        // Presence has been followed already, windows come later.
-        let state = decide(over, None, Presence::Unknown, by_presence, true);
+        // Presence has been followed already.
+        let state = decide(over, window.map(Window::of), Presence::Unknown, by_presence, true);
         let state = if exhausted(&self.memory.state) { ArmState::Away } else { state };
 
         if overridden || state.to_wire() != self.memory.state.state {
-            let reason = reason.or(why).or(news).unwrap_or_else(|| Reason::plain(self.presence_says()));
-            vec![self.publish(settings, state, Some(reason), now)]
-        } else if state == ArmState::Disarmed && self.lease_is_due(settings, now) {
+            let reason = reason.or(why).or(news).or_else(|| began.then(|| self.window_says(window)));
+            let reason = reason.unwrap_or_else(|| Reason::plain(self.now_says()));
+            let mut effects = vec![self.publish(settings, state, Some(reason), now)];
+            if came_home && !by_person && was_armed && self.memory.state.arm_state() == ArmState::Disarmed {
+                effects.push(Effect::Arrived);
+            }
+            effects
+        } else if self.are_windows_new(settings) || state == ArmState::Disarmed && self.lease_is_due(settings, now) {
             vec![self.publish(settings, state, None, now)]
         } else if self.must_save(now.mono) {
             self.saved = self.memory.clone();
@@ -196,6 +216,12 @@ impl House {
         } else {
             Vec::new()
         }
+    }
+
+    /// The window in force. A clock that nobody vouches for knows of none.
+    pub(super) fn window(&self, settings: &Settings, now: Now) -> Option<Span> {
+        let known = self.window.filter(|(minute, _)| *minute == now.at.0 / MINUTE);
+        known.map_or_else(|| settings.windows.at(now.at), |(_, span)| span).filter(|_| now.trusted)
     }
 
     /// Whether the numbers of states are used up, which keeps the house armed for good.
@@ -208,7 +234,7 @@ impl House {
         self.presence == Presence::Home && self.memory.over.is_none() && self.memory.state.arm_state().is_armed() && !self.exhausted()
     }
 
-    fn chosen(&self, state: ArmState, until: Option<Timestamp>, by: String, now: Now) -> Override {
+    fn chosen(&self, state: ArmState, until: Option<Timestamp>, stays: bool, by: String, now: Now) -> Override {
         Override {
             state,
             until,
@@ -216,15 +242,17 @@ impl House {
             by,
             was_away: self.presence == Presence::Away,
             was_home: self.presence == Presence::Home,
-            ends_on_arrival: state != ArmState::Night,
+            ends_by_presence: !stays && state != ArmState::Night,
         }
     }
 
     fn begin(&mut self, settings: &Settings, over: Override) -> Reason {
-        let verb = match over.state {
-            ArmState::Disarmed => "disarmed",
-            ArmState::Night => "armed for the night",
-            ArmState::Away => "armed",
+        let verb = match (over.state, over.ends_by_presence) {
+            (ArmState::Disarmed, true) => "disarmed",
+            (ArmState::Disarmed, false) => "disarmed for guests",
+            (ArmState::Night, _) => "armed for the night",
+            (ArmState::Away, true) => "armed",
+            (ArmState::Away, false) => "armed for a vacation",
         };
         let time = over.left.map(|left| format!(" for {}", duration_words(Duration::from_millis(left)))).unwrap_or_default();
         let reason = Reason { named: format!("{verb} by {}{time}", over.by), anonymous: format!("{verb} by hand{time}") };
@@ -295,22 +323,51 @@ impl House {
         (followed, None)
     }
 
+    /// What windows ask for. While nobody vouches for the clock none begins, and none that arms ends: a restart at night is no morning.
+    fn by_window(&self, settings: &Settings, now: Now) -> Option<ArmState> {
+        if now.trusted {
+            return self.window(settings, now).map(|span| span.state);
+        }
+        let remembered = (self.memory.by_window != 0).then(|| ArmState::from_wire(self.memory.by_window));
+        remembered.filter(|state| state.is_armed())
+    }
+
+    fn window_says(&self, window: Option<ArmState>) -> Reason {
+        Reason::plain(match window {
+            Some(ArmState::Night) => "the window for the night began".to_owned(),
+            Some(ArmState::Away) => "a window for away began".to_owned(),
+            Some(ArmState::Disarmed) => "a window without watch began".to_owned(),
+            None => format!("the window is over: {}", self.now_says()),
+        })
+    }
+
+    /// Cameras have other windows than the config says now.
+    fn are_windows_new(&self, settings: &Settings) -> bool {
+        let state = &self.memory.state;
+        state.windows != settings.windows.rows() || state.zone != settings.windows.zone()
+    }
+
     fn end_of(&self, over: &Override, news: Option<&Reason>, now: Now) -> Reason {
         if time_is_up(over, now) {
-            let now_says = self.presence_says();
+            let now_says = self.now_says();
             return Reason {
                 named: format!("the time chosen by {} is over: {now_says}", over.by),
                 anonymous: format!("the chosen time is over: {now_says}"),
             };
         }
-        news.cloned().unwrap_or_else(|| Reason::plain(self.presence_says()))
+        news.cloned().unwrap_or_else(|| Reason::plain(self.now_says()))
     }
 
-    fn presence_says(&self) -> &'static str {
-        match self.presence {
-            Presence::Home => "somebody is home",
-            Presence::Away => "nobody is home",
-            Presence::Unknown => "as it was, since it is not known who is home",
+    /// What decides where no person does.
+    fn now_says(&self) -> &'static str {
+        let window = (self.memory.by_window != 0).then(|| ArmState::from_wire(self.memory.by_window));
+        match (window, self.presence) {
+            (Some(ArmState::Disarmed), _) => "a window without watch",
+            (Some(ArmState::Away), _) => "a window for away",
+            (Some(ArmState::Night), Presence::Home | Presence::Unknown) => "a window for the night",
+            (_, Presence::Home) => "somebody is home",
+            (_, Presence::Away) => "nobody is home",
+            (None, Presence::Unknown) => "as it was, since it is not known who is home",
         }
     }
 
@@ -331,7 +388,8 @@ impl House {
         }
         next.state = state.to_wire();
         next.mesh = settings.mesh;
-        next.zone.clone_from(&settings.zone);
+        next.windows = settings.windows.rows().to_vec();
+        settings.windows.zone().clone_into(&mut next.zone);
         let decided = reason.is_some();
         if let Some(reason) = reason {
             next.reason = reason.anonymous;
@@ -339,7 +397,7 @@ impl House {
         }
         // What rests on somebody at home is renewed only while somebody is known to be there.
         let lease = if decided || self.is_renewable(settings, now) { LEASE } else { self.lease_left };
-        self.memory.state.until = self.until(lease, now);
+        self.memory.state.until = self.until(settings, lease, now);
         self.lease_left = self.memory.state.until.map_or(Duration::ZERO, |until| until.since(now.at));
         self.published = now.mono;
         self.saved = self.memory.clone();
@@ -353,12 +411,13 @@ impl House {
     fn is_renewable(&self, settings: &Settings, now: Now) -> bool {
         self.memory.over.is_some()
             || !settings.presence_enabled
+            || self.memory.by_window == ArmState::Disarmed.to_wire()
             || self.presence != Presence::Unknown
             || self.tracker.blindness(now.mono).is_some()
     }
 
     /// When the state that holds ends by itself.
-    fn until(&self, lease: Duration, now: Now) -> Option<Timestamp> {
+    fn until(&self, settings: &Settings, lease: Duration, now: Now) -> Option<Timestamp> {
         let over = self.memory.over.as_ref();
         if self.memory.state.arm_state().is_armed() {
             return over.and_then(|over| over.until);
@@ -366,7 +425,9 @@ impl House {
         let lease = now.at + lease;
         let by_clock = over.and_then(|over| over.until).map(|until| until + HAND_OVER);
         let by_stopwatch = over.and_then(|over| over.left).map(|left| now.at + Duration::from_millis(left) + HAND_OVER);
-        Some([by_clock, by_stopwatch].into_iter().flatten().fold(lease, Ord::min))
+        let by_window =
+            self.window(settings, now).filter(|span| over.is_none() && !span.state.is_armed()).map(|span| span.until + HAND_OVER);
+        Some([by_clock, by_stopwatch, by_window].into_iter().flatten().fold(lease, Ord::min))
     }
 
     fn lease_is_due(&self, settings: &Settings, now: Now) -> bool {
@@ -377,7 +438,7 @@ impl House {
             return left.abs_diff(self.lease_left) > LEASE_SLACK;
         }
         let half = LEASE / 2;
-        let longer = self.until(LEASE, now).is_some_and(|next| next > until + LEASE_SLACK);
+        let longer = self.until(settings, LEASE, now).is_some_and(|next| next > until + LEASE_SLACK);
         // Longer than a lease can be: the clock was set back.
         left > LEASE + LEASE_SLACK || (longer && left.min(self.lease_left) < half)
     }
@@ -432,14 +493,15 @@ fn newborn(settings: &Settings, now: Now) -> MemoryV1 {
             reason: reason.clone(),
             since: now.at,
             until: None,
-            windows: Vec::new(),
-            zone: settings.zone.clone(),
+            windows: settings.windows.rows().to_vec(),
+            zone: settings.windows.zone().to_owned(),
         },
         reason,
         over: None,
         pending: None,
         by_presence: ArmState::Away.to_wire(),
         restored: false,
+        by_window: 0,
     }
 }
 
@@ -450,9 +512,9 @@ fn exhausted(state: &StateV1) -> bool {
 fn ended(over: &Override, presence: Presence, now: Now) -> bool {
     let by_people = match over.state {
         ArmState::Disarmed => over.was_home && presence == Presence::Away,
-        ArmState::Night | ArmState::Away => over.ends_on_arrival && over.was_away && presence == Presence::Home,
+        ArmState::Night | ArmState::Away => over.was_away && presence == Presence::Home,
     };
-    by_people || time_is_up(over, now)
+    over.ends_by_presence && by_people || time_is_up(over, now)
 }
 
 /// An arming ends late rather than early, a disarm early rather than late: the clock on the wall may be wrong, the stopwatch may have stood still

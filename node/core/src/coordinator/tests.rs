@@ -5,6 +5,7 @@ mod deciding;
 mod forgetting;
 mod people;
 mod watching_over;
+mod windows;
 
 use super::*;
 use crate::id::{BootId, TokenId};
@@ -25,12 +26,13 @@ fn phone(n: u8) -> Device {
 }
 
 fn settings() -> Settings {
-    let person = |name: &str, n| Person { name: name.to_owned(), devices: vec![phone(n)], away_after: Duration::from_secs(60) };
+    let person =
+        |name: &str, n| Person { name: name.to_owned(), devices: vec![phone(n)], away_after: Duration::from_secs(60), counts: true };
     Settings {
         machine: crate::health::Machine::default(),
         mesh: MeshId([1; 10]),
         me: ME,
-        zone: "Europe/Berlin".to_owned(),
+        windows: Windows::new(Vec::new(), "Europe/Berlin").unwrap(),
         presence_enabled: true,
         people: vec![person("Anna", 1), person("Ben", 2)],
         may_disarm_away: true,
@@ -49,6 +51,7 @@ struct House {
     now: Now,
     near: Vec<Device>,
     publications: u64,
+    arrivals: u64,
     decisions: Vec<Decision>,
     /// Their keys, and those of ends.
     alerts: Vec<String>,
@@ -76,6 +79,7 @@ impl House {
             now,
             near: Vec::new(),
             publications: 0,
+            arrivals: 0,
             decisions: Vec::new(),
             alerts: Vec::new(),
             faults: Vec::new(),
@@ -110,7 +114,8 @@ impl House {
                 }
                 Effect::Save { memory } => self.disk = *memory,
                 Effect::Mark { node, twice } => self.marks.push((node, twice)),
-                Effect::Probe { device } => asked.push(device),
+                Effect::Probe(probe) => asked.push(probe.device),
+                Effect::Arrived => self.arrivals += 1,
                 Effect::Alert(fault) => {
                     self.alerts.push(fault.key.clone());
                     self.faults.push(fault);
@@ -166,11 +171,11 @@ impl House {
 
     fn arm(&mut self, state: ArmState, time: Option<u64>) {
         let until = time.map(|time| Timestamp(self.now.at.0 + time));
-        self.command(Command::Arm { state, until, now: true });
+        self.command(Command::Arm { state, until, now: true, stays: false });
     }
 
     fn disarm(&mut self, time: Option<u64>) {
-        self.command(Command::Disarm { until: time.map(|time| Timestamp(self.now.at.0 + time)) });
+        self.command(Command::Disarm { until: time.map(|time| Timestamp(self.now.at.0 + time)), stays: false });
     }
 
     fn state(&self) -> ArmState {

@@ -44,6 +44,8 @@ pub(super) enum Key {
     Disk(NodeId),
     /// It is linked, and what it saw does not get here.
     Stuck(NodeId),
+    /// A device of this person comes and goes all the time.
+    Restless(String),
     /// Shown, not told.
     Shown(u8, String),
 }
@@ -62,6 +64,7 @@ impl fmt::Display for Key {
             Self::Hostile(node) => write!(f, "put-out:{}", node.short()),
             Self::Disk(node) => write!(f, "disk:{}", node.short()),
             Self::Stuck(node) => write!(f, "outbox:{}", node.short()),
+            Self::Restless(person) => write!(f, "restless:{person}"),
             Self::Shown(_, what) => f.write_str(what),
         }
     }
@@ -91,7 +94,7 @@ impl Key {
             | Self::Stuck(node)
             | Self::Twice(node)
             | Self::Hostile(node) => Some(*node),
-            Self::Exhausted | Self::Restored | Self::Blind | Self::Shown(..) => None,
+            Self::Exhausted | Self::Restored | Self::Blind | Self::Restless(_) | Self::Shown(..) => None,
         }
     }
 }
@@ -166,6 +169,13 @@ fn of_house(settings: &Settings, house: &House, nodes: &Nodes, now: Now, trouble
         };
         let key = if blind_for >= settings.blind_alert_after { Key::Blind } else { Key::Shown(4, "blind".to_owned()) };
         add(key, FaultKind::Blind { why: why.to_owned() }, text);
+    }
+    for (person, device) in house.tracker.restless(now.mono).filter(|_| settings.presence_enabled) {
+        let text = format!(
+            "{person}'s device {device} came and went more than three times in half an hour: does it sleep, or is its Wi-Fi weak? For a day it \
+             is taken for gone only after 30 min of silence."
+        );
+        add(Key::Restless(person.to_owned()), FaultKind::Other, text);
     }
     if !now.trusted {
         let text = "The coordinator's clock is not to be trusted: no camera is paired and no certificate renewed. Let it reach a time server or set it; \
@@ -286,7 +296,7 @@ fn rank(key: &Key) -> u8 {
         Key::Detector(..) => 2,
         Key::Raised(_) => 3,
         Key::Blind => 4,
-        Key::Disk(_) | Key::Stuck(_) => 6,
+        Key::Disk(_) | Key::Stuck(_) | Key::Restless(_) => 6,
         Key::Shown(rank, _) => *rank,
     }
 }
@@ -360,6 +370,7 @@ fn over_text(key: &Key, house: &House, nodes: &Nodes) -> String {
         Key::Twice(node) => of_node(node, &|row, _| format!("{}: a person says that one machine uses its identity.", row.name)),
         Key::Hostile(node) => of_node(node, &|row, _| format!("{}: a person looked at it, or it kept to the rules for a day.", row.name)),
         Key::Raised(node) => of_node(node, &|row, _| format!("{} obeys the coordinator again.", row.name)),
+        Key::Restless(person) => format!("{person}'s devices are taken for gone as usual again."),
         Key::Shown(..) => String::new(),
     }
 }

@@ -31,6 +31,9 @@ pub struct StoredEvent {
     pub changed: Option<u8>,
     /// What the camera obeyed when it began.
     pub state: ArmState,
+    /// It began shortly before somebody came home, and is taken for that.
+    #[serde(default)]
+    pub arrival: bool,
     pub rev: u32,
     /// Whether its camera mails it itself.
     pub own_mail: OwnMail,
@@ -139,6 +142,7 @@ mod tests {
                 received_at: Timestamp(100 * hour),
                 changed: None,
                 state: ArmState::Away,
+                arrival: false,
                 rev: 1,
                 own_mail: OwnMail::None,
                 size: 0,

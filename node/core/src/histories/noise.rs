@@ -5,7 +5,7 @@ use super::*;
 impl World {
     pub(super) fn something_happens(&mut self, seen: &mut Seen) {
         let n = self.rng.random_range(0..self.cams.len());
-        match self.rng.random_range(0..115) {
+        match self.rng.random_range(0..118) {
             0..20 => {
                 let seconds = self.rng.random_range(1..5);
                 (0..seconds).for_each(|_| self.second(1000, seen));
@@ -115,6 +115,7 @@ impl World {
                 let full = self.cams[n].full;
                 self.say(|| format!("the disk of camera {n} is full: {full}"));
             }
+            113..116 => self.a_phone_is_learned_or_forgotten(seen),
             _ => {
                 let time = self.rng.random_bool(0.5).then_some(Duration::from_secs(30));
                 self.camera(n, camera::Input::Pause(time), seen);
@@ -170,9 +171,11 @@ impl World {
         let length = length.map(|length| if short { length % 40_000 + 1 } else { length });
         let until = length.map(|length: u64| self.clock.now(self.time).at + Duration::from_millis(length));
         let command = match self.rng.random_range(0..10) {
-            0..3 => coordinator::Command::Arm { state: ArmState::Away, until, now: self.rng.random_bool(0.5) },
-            3..5 => coordinator::Command::Arm { state: ArmState::Night, until, now: true },
-            5..8 => coordinator::Command::Disarm { until },
+            0..3 => {
+                coordinator::Command::Arm { state: ArmState::Away, until, now: self.rng.random_bool(0.5), stays: self.rng.random_bool(0.2) }
+            }
+            3..5 => coordinator::Command::Arm { state: ArmState::Night, until, now: true, stays: false },
+            5..8 => coordinator::Command::Disarm { until, stays: until.is_some() && self.rng.random_bool(0.2) },
             _ => coordinator::Command::Auto,
         };
         self.say(|| format!("somebody says {command:?} for {length:?} ms"));
@@ -191,6 +194,27 @@ impl World {
         let before = self.disk.clone();
         self.tell(coordinator::Input::Forget { person: person.to_owned() }, seen);
         self.witness_forgotten(&before, person, seen);
+    }
+
+    /// What was nobody's is somebody's from now on, or is it no more. Neither decides anything.
+    fn a_phone_is_learned_or_forgotten(&mut self, seen: &mut Seen) {
+        if self.coordinator.is_none() {
+            return;
+        }
+        let device = phone(STRANGER);
+        let owner = self.settings.people.iter_mut().find(|person| person.devices.contains(&device));
+        let input = if let Some(owner) = owner {
+            owner.devices.retain(|known| *known != device);
+            self.asked.remove(&device);
+            coordinator::Input::Unlearned { device }
+        } else {
+            let person = self.rng.random_range(0..self.settings.people.len());
+            let person = &mut self.settings.people[person];
+            person.devices.push(device.clone());
+            coordinator::Input::Learned { person: person.name.clone(), device }
+        };
+        self.say(|| format!("{input:?}"));
+        self.tell(input, seen);
     }
 
     pub(super) fn noise_ends(&mut self, seen: &mut Seen) {

@@ -49,7 +49,7 @@ impl World {
         self.armed = after.map(|over| Armed {
             not_before: over.left.map(|left| self.time + left),
             was_away: presence == Some(Presence::Away),
-            night: !over.ends_on_arrival,
+            night: !over.ends_by_presence,
         });
     }
 
@@ -116,7 +116,12 @@ impl World {
                 let over = self.disk.over.as_ref().is_some_and(|over| !over.state.is_armed());
                 let longer = self.time + until.since(now.at).as_millis() as u64 > self.lease_ends;
                 assert!(
-                    !longer || over || self.sighted_ever || self.blind || !self.settings.presence_enabled,
+                    !longer
+                        || over
+                        || memory.by_window == ArmState::Disarmed.to_wire()
+                        || self.sighted_ever
+                        || self.blind
+                        || !self.settings.presence_enabled,
                     "renewed by nobody: {before:?} → {after:?}"
                 );
                 seen.renewals += 1;
@@ -128,8 +133,15 @@ impl World {
             assert!(decided, "a disarm without a row in the log");
             // Whether the arming may have ended was judged above; where nobody looks, or can, who is home, what was before it comes back.
             let came_back = self.disk.over.is_some() && self.disk.by_presence == ArmState::Disarmed.to_wire();
-            assert!(by_person || self.sighted || came_back, "nobody decided that: {before:?} → {after:?}");
+            // A window that armed is over, or one that disarms began.
+            let disarmed = ArmState::Disarmed.to_wire();
+            let ended = memory.by_window != self.disk.by_window && self.disk.by_presence == disarmed;
+            let window = ended || memory.by_window == disarmed;
+            assert!(by_person || self.sighted || came_back || window, "nobody decided that: {before:?} → {after:?}");
+            seen.windows_end += u64::from(window);
         }
+        let forgot_a_disarm = (self.disk.by_window, memory.by_window) == (ArmState::Disarmed.to_wire(), 0);
+        assert!(now.trusted || memory.by_window == self.disk.by_window || forgot_a_disarm, "a window by a clock that nobody vouches for");
         let (version, state) = (after.version(), after.arm_state());
         self.published.entry(version).or_default().push(after.clone());
         let why = memory.reason.clone();

@@ -2,26 +2,35 @@
 
 use std::time::Duration;
 
-use super::{Device, Person, Presence, Sensor};
+use super::{Device, Person, Presence, Probe, Sensor, Urgency};
 use crate::dashboard::PersonView;
 use crate::time::{Mono, Now, Timestamp};
 
 /// So many directed probes in a row, each really sent, must go unanswered before a device counts as gone.
 pub const AWAY_PROBES: u32 = 12;
-/// Between two probes of the last burst.
-const BURST_EVERY: Duration = Duration::from_secs(1);
-/// How long before the end of `away_after` the burst begins: twelve probes a second apart, the last answer's time, a second to spare.
-const BURST_LEAD: Duration = Duration::from_secs(13);
+/// The last probes are spread over this much of `away_after`, for a phone sleeps for many seconds on end: a fifth of it, ...
+const LAST_PART: u32 = 5;
+/// ...a minute at most, and long enough for twelve probes a second apart, the last answer's time, and a second to spare.
+const LAST_MINUTE: (Duration, Duration) = (Duration::from_secs(13), Duration::from_secs(60));
+/// Probes are never closer than this.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// A probe without an answer for so long is unanswered.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// A device that is home and silent is asked so often at least.
 const ROUTINE_EVERY: Duration = Duration::from_secs(30);
 /// And so many times within `away_after`: silence then begins about when the device left, not when it happened to speak last.
 const ROUTINE_IN_AWAY_AFTER: u32 = 10;
-/// A device of which nothing is known yet, or that left, is asked so often: arriving without a word of its own is noticed too.
+/// A device of which nothing is known yet, or that has just left, is asked so often: arriving without a word of its own is noticed too.
 const LOOKOUT_EVERY: Duration = Duration::from_secs(5);
-/// A device that left before it was ever seen may have no address to ask at, which costs a sweep.
-const STRANGER_EVERY: Duration = Duration::from_secs(30);
+/// Who left longer ago than this is hardly coming back for his keys: he is asked rarely, since a phone that joins a network says so itself.
+const JUST_LEFT: Duration = Duration::from_secs(120);
+const RARELY: Duration = Duration::from_secs(45);
+/// More changes than this within so long are no comings and goings of a person.
+const CHANGES: usize = 3;
+const CHANGES_WITHIN: Duration = Duration::from_secs(30 * 60);
+/// The device behind them is taken for gone only after so much silence, which would have bridged them all, for so long.
+const RESTLESS_AWAY_AFTER: Duration = CHANGES_WITHIN;
+const RESTLESS_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Ticks come once a second. A greater pause means that nobody looked (the machine slept): what was silence then proves nothing.
 const NOBODY_LOOKED: Duration = Duration::from_secs(30);
 /// Ticks are never quite a second apart.
@@ -48,9 +57,12 @@ pub struct PersonChange {
 struct Tracked {
     name: String,
     away_after: Duration,
+    counts: bool,
     devices: Vec<TrackedDevice>,
     /// What [`PresenceTracker::changes`] told last.
     told: Presence,
+    /// When this one came or left last, the newest last.
+    changed: Vec<Mono>,
 }
 
 #[derive(Debug, Clone)]
@@ -67,6 +79,8 @@ struct TrackedDevice {
     unanswered: u32,
     /// When the last of the [`AWAY_PROBES`] was sent.
     burst_sent: Option<Mono>,
+    /// It came and went too often: until then it has more time.
+    restless_until: Option<Mono>,
 }
 
 impl PresenceTracker {
@@ -77,11 +91,42 @@ impl PresenceTracker {
             .map(|person| Tracked {
                 name: person.name,
                 away_after: person.away_after,
+                counts: person.counts,
                 devices: person.devices.into_iter().map(|device| TrackedDevice::new(device, now)).collect(),
                 told: Presence::Unknown,
+                changed: Vec::new(),
             })
             .collect();
         Self { people, blind: None, last_tick: now }
+    }
+
+    /// The device is that person's from now on. Nothing is known of it yet, so it makes nobody home, and whoever was away is not known to be.
+    pub fn learn(&mut self, person: &str, device: Device, now: Mono) {
+        let is_known = self.all_devices().any(|tracked| tracked.device == device);
+        if let Some(person) = self.people.iter_mut().find(|known| known.name == person && !is_known) {
+            person.devices.push(TrackedDevice::new(device, now));
+        }
+    }
+
+    /// The device is nobody's any more, which sends nobody away: what else the person carries has its whole time from here on.
+    pub fn unlearn(&mut self, device: &Device, now: Mono) {
+        let blind = self.blind.is_some();
+        for person in self.people.iter_mut().filter(|person| person.devices.iter().any(|tracked| tracked.device == *device)) {
+            let before = person.presence(blind, now);
+            person.devices.retain(|tracked| tracked.device != *device);
+            if before != Presence::Away && person.presence(blind, now) == Presence::Away {
+                person.devices.iter_mut().for_each(|tracked| tracked.start_anew(now));
+            }
+        }
+    }
+
+    /// Whether the device was looked for and not found, as of somebody who left.
+    pub fn is_gone(&self, device: &Device, now: Mono) -> bool {
+        let gone = |person: &Tracked| {
+            let mut devices = person.devices.iter();
+            devices.any(|tracked| tracked.device == *device && tracked.is_gone(tracked.away_after(person.away_after, now), now))
+        };
+        self.blind.is_none() && self.people.iter().any(gone)
     }
 
     /// A sensor has proof that the device is near. A device of nobody is ignored.
@@ -101,10 +146,11 @@ impl PresenceTracker {
             return;
         }
         for person in &mut self.people {
-            let away_after = person.away_after;
+            let usual = person.away_after;
             for tracked in person.devices.iter_mut().filter(|tracked| tracked.device == *device) {
-                // Of a device that was seen, only the burst counts: a routine probe that got lost four minutes ago says little.
-                if !tracked.seen || tracked.in_burst(away_after, now) {
+                let away_after = tracked.away_after(usual, now);
+                // Of a device that was seen, only the last minute counts: a routine probe that got lost four minutes ago says little.
+                if !tracked.seen || tracked.in_last_minute(away_after, now) {
                     tracked.unanswered = tracked.unanswered.saturating_add(1);
                     if tracked.unanswered == AWAY_PROBES {
                         tracked.burst_sent = Some(now);
@@ -137,8 +183,8 @@ impl PresenceTracker {
         };
     }
 
-    /// Call once a second. The devices to ask now; the answer to each is [`Self::probed`].
-    pub fn tick(&mut self, now: Mono) -> Vec<Device> {
+    /// Call once a second. What to ask now; the answer to each is [`Self::probed`].
+    pub fn tick(&mut self, now: Mono) -> Vec<Probe> {
         if now.since(self.last_tick) > NOBODY_LOOKED {
             self.start_anew(now);
         }
@@ -146,22 +192,24 @@ impl PresenceTracker {
         let blind = self.blind.is_some();
         let mut ask = Vec::new();
         for person in &mut self.people {
-            let away_after = person.away_after;
+            let usual = person.away_after;
             for tracked in &mut person.devices {
-                if tracked.is_due(away_after, blind, now) {
+                let away_after = tracked.away_after(usual, now);
+                let (urgency, every) = tracked.pace(away_after, blind, now);
+                if tracked.is_due(urgency, every, now) {
                     tracked.asked = Some(now);
-                    ask.push(tracked.device.clone());
+                    ask.push(Probe { device: tracked.device.clone(), urgency });
                 }
             }
         }
         ask
     }
 
-    /// Anybody home: Home. Everybody proven away: Away. Else Unknown, as while the sensors are blind.
+    /// Anybody home who counts: Home. All of them proven away: Away. Else Unknown, as while the sensors are blind.
     pub fn presence(&self, now: Mono) -> Presence {
         let blind = self.blind.is_some();
-        let mut all_away = !self.people.is_empty();
-        for person in &self.people {
+        let mut all_away = self.people.iter().any(|person| person.counts);
+        for person in self.people.iter().filter(|person| person.counts) {
             match person.presence(blind, now) {
                 Presence::Home => return Presence::Home,
                 Presence::Away => {}
@@ -182,26 +230,44 @@ impl PresenceTracker {
                 PersonView {
                     name: person.name.clone(),
                     presence: person.presence(blind, now),
+                    counts: person.counts,
                     last_seen: last.map(|(_, (at, _, _))| at),
                     device: last.map(|(tracked, _)| tracked.device.to_string()),
                     sensor: last.map(|(_, (_, _, sensor))| sensor),
+                    away_secs: person.away_after.as_secs(),
                 }
             })
             .collect()
     }
 
-    /// Who came or left since this was asked last: each change is told once.
+    /// Of each person in the order of the config.
+    #[cfg(test)]
+    pub(super) fn of_each(&self, now: Mono) -> impl Iterator<Item = Presence> {
+        self.people.iter().map(move |person| person.presence(self.blind.is_some(), now))
+    }
+
+    /// Who came or left, of those who count, since this was asked last: each change is told once.
     pub fn changes(&mut self, now: Mono) -> Vec<PersonChange> {
         let blind = self.blind.is_some();
         let mut changes = Vec::new();
-        for person in &mut self.people {
+        for person in self.people.iter_mut().filter(|person| person.counts) {
             let presence = person.presence(blind, now);
             let before = std::mem::replace(&mut person.told, presence);
             if before != presence {
+                if before != Presence::Unknown && presence != Presence::Unknown {
+                    person.moved(now);
+                }
                 changes.push(PersonChange { name: person.name.clone(), before, now: presence });
             }
         }
         changes
+    }
+
+    /// Devices that came and went more than three times in half an hour, with whose they are. For a day they are taken for gone only after
+    /// 30 min of silence.
+    pub fn restless(&self, now: Mono) -> impl Iterator<Item = (&str, &Device)> {
+        let all = self.people.iter().flat_map(|person| person.devices.iter().map(move |tracked| (person, tracked)));
+        all.filter(move |(_, tracked)| tracked.is_restless(now)).map(|(person, tracked)| (person.name.as_str(), &tracked.device))
     }
 
     /// Why the sensors see nothing, and for how long that has been so.
@@ -211,13 +277,7 @@ impl PresenceTracker {
 
     /// What is not known yet, or any more: everybody is to be seen, or proven away, from here on.
     fn start_anew(&mut self, now: Mono) {
-        for tracked in self.people.iter_mut().flat_map(|person| &mut person.devices) {
-            tracked.seen = false;
-            tracked.silent_since = now;
-            tracked.asked = None;
-            tracked.unanswered = 0;
-            tracked.burst_sent = None;
-        }
+        self.people.iter_mut().flat_map(|person| &mut person.devices).for_each(|tracked| tracked.start_anew(now));
     }
 
     fn all_devices(&self) -> impl Iterator<Item = &TrackedDevice> {
@@ -230,8 +290,21 @@ impl PresenceTracker {
 }
 
 impl Tracked {
+    /// Came or left. Of somebody who does so too often, the device that was heard last is to blame.
+    fn moved(&mut self, now: Mono) {
+        self.changed.retain(|at| now.since(*at) < CHANGES_WITHIN);
+        self.changed.push(now);
+        if self.changed.len() <= CHANGES {
+            return;
+        }
+        self.changed.clear();
+        if let Some(device) = self.devices.iter_mut().max_by_key(|tracked| tracked.last.map(|(_, mono, _)| mono)) {
+            device.restless_until = Some(now + RESTLESS_FOR);
+        }
+    }
+
     fn presence(&self, blind: bool, now: Mono) -> Presence {
-        let gone = |tracked: &TrackedDevice| !blind && tracked.is_gone(self.away_after, now);
+        let gone = |tracked: &TrackedDevice| !blind && tracked.is_gone(tracked.away_after(self.away_after, now), now);
         if self.devices.iter().any(|tracked| tracked.seen && !gone(tracked)) {
             Presence::Home
         } else if !self.devices.is_empty() && self.devices.iter().all(gone) {
@@ -244,38 +317,66 @@ impl Tracked {
 
 impl TrackedDevice {
     fn new(device: Device, now: Mono) -> Self {
-        Self { device, last: None, seen: false, silent_since: now, asked: None, unanswered: 0, burst_sent: None }
+        Self { device, last: None, seen: false, silent_since: now, asked: None, unanswered: 0, burst_sent: None, restless_until: None }
     }
 
-    /// Silent for long enough, and the whole burst went unanswered.
+    /// What is not known of it yet, or any more.
+    fn start_anew(&mut self, now: Mono) {
+        self.seen = false;
+        self.silent_since = now;
+        self.asked = None;
+        self.unanswered = 0;
+        self.burst_sent = None;
+    }
+
+    fn away_after(&self, usual: Duration, now: Mono) -> Duration {
+        if self.is_restless(now) { usual.max(RESTLESS_AWAY_AFTER) } else { usual }
+    }
+
+    fn is_restless(&self, now: Mono) -> bool {
+        self.restless_until.is_some_and(|until| now < until)
+    }
+
+    /// Silent for long enough, and all of the last probes went unanswered.
     fn is_gone(&self, away_after: Duration, now: Mono) -> bool {
         now.since(self.silent_since) >= away_after && self.burst_sent.is_some_and(|sent| now.since(sent) >= ANSWER_WITHIN)
     }
 
-    fn in_burst(&self, away_after: Duration, now: Mono) -> bool {
-        now.since(self.silent_since) >= away_after.saturating_sub(BURST_LEAD)
+    fn in_last_minute(&self, away_after: Duration, now: Mono) -> bool {
+        now.since(self.silent_since) >= away_after.saturating_sub(last_minute(away_after))
     }
 
-    fn is_due(&self, away_after: Duration, blind: bool, now: Mono) -> bool {
-        let routine = ROUTINE_EVERY.min(away_after / ROUTINE_IN_AWAY_AFTER).max(BURST_EVERY);
-        let every = if blind {
-            LOOKOUT_EVERY
+    /// How this device is asked now, and how often.
+    fn pace(&self, away_after: Duration, blind: bool, now: Mono) -> (Urgency, Duration) {
+        if blind {
+            (Urgency::Lookout, LOOKOUT_EVERY)
         } else if self.is_gone(away_after, now) {
-            if self.last.is_some() { LOOKOUT_EVERY } else { STRANGER_EVERY }
-        } else if self.in_burst(away_after, now) {
-            BURST_EVERY
+            let just_left = self.last.is_some() && now.since(self.silent_since) < away_after + JUST_LEFT;
+            (Urgency::Lookout, if just_left { LOOKOUT_EVERY } else { RARELY })
+        } else if self.in_last_minute(away_after, now) {
+            // Whole seconds, for that is how often this is asked.
+            let every = Duration::from_secs((last_minute(away_after) / AWAY_PROBES).as_secs());
+            (Urgency::Deciding, every.max(PROBE_EVERY))
         } else if self.seen {
-            routine
+            (Urgency::Routine, ROUTINE_EVERY.min(away_after / ROUTINE_IN_AWAY_AFTER).max(PROBE_EVERY))
         } else {
-            LOOKOUT_EVERY
-        };
+            (Urgency::Deciding, LOOKOUT_EVERY)
+        }
+    }
+
+    fn is_due(&self, urgency: Urgency, every: Duration, now: Mono) -> bool {
         // A sighting is as good as a question.
-        let seen = self.last.filter(|_| self.seen).map(|(_, mono, _)| mono).filter(|_| every == routine);
+        let seen = self.last.filter(|_| self.seen && urgency == Urgency::Routine).map(|(_, mono, _)| mono);
         match self.asked.max(seen) {
             Some(last) => now.since(last) + TICK_JITTER >= every,
             None => true,
         }
     }
+}
+
+/// The part of `away_after`, at its end, over which the [`AWAY_PROBES`] are spread.
+fn last_minute(away_after: Duration) -> Duration {
+    (away_after / LAST_PART).clamp(LAST_MINUTE.0, LAST_MINUTE.1)
 }
 
 #[cfg(test)]
@@ -288,7 +389,8 @@ mod tests {
     }
 
     fn person(name: &str, devices: &[u8], away_after: u64) -> Person {
-        Person { name: name.into(), devices: devices.iter().map(|n| phone(*n)).collect(), away_after: Duration::from_secs(away_after) }
+        let devices = devices.iter().map(|n| phone(*n)).collect();
+        Person { name: name.into(), devices, away_after: Duration::from_secs(away_after), counts: true }
     }
 
     /// A network: which phones are near, whether our probes get out, and a clock that is turned by hand.
@@ -317,7 +419,7 @@ mod tests {
 
         fn second(&mut self) {
             self.now = self.now + Duration::from_secs(1);
-            for device in self.tracker.tick(self.now) {
+            for Probe { device, .. } in self.tracker.tick(self.now) {
                 self.asked.push((self.now.0, device.clone()));
                 self.tracker.probed(&device, self.probes_get_out, self.now);
                 if self.probes_get_out && self.near.contains(&device) {
@@ -376,6 +478,36 @@ mod tests {
         lan.near.push(phone(1));
         lan.second();
         assert_eq!(lan.presence(), Presence::Home);
+    }
+
+    #[test]
+    fn a_phone_that_comes_and_goes_all_the_time_has_half_an_hour_for_a_day_and_nobody_else_has() {
+        let mut lan = Lan::of(vec![person("Anna", &[1, 2], 60), person("Ben", &[3], 60)]);
+        let turn = |lan: &mut Lan| {
+            lan.heard(1);
+            let _ = lan.tracker.changes(lan.now);
+            lan.seconds_until(Presence::Away, 4000).unwrap();
+            let _ = lan.tracker.changes(lan.now);
+        };
+        lan.seconds_until(Presence::Away, 400).unwrap();
+        let _ = lan.tracker.changes(lan.now);
+        turn(&mut lan);
+        lan.heard(1);
+        let _ = lan.tracker.changes(lan.now);
+        assert_eq!(lan.tracker.restless(lan.now).count(), 0, "three changes are a person in a hurry");
+        lan.seconds_until(Presence::Away, 100).unwrap();
+        let _ = lan.tracker.changes(lan.now);
+        assert_eq!(lan.tracker.restless(lan.now).collect::<Vec<_>>(), [("Anna", &phone(1))]);
+
+        lan.heard(1);
+        assert!((1800..1806).contains(&lan.seconds_until(Presence::Away, 2000).unwrap()), "its silence says little now");
+        lan.heard(2);
+        lan.heard(3);
+        assert!((60..66).contains(&lan.seconds_until(Presence::Away, 100).unwrap()), "of the other devices it says as much as ever");
+        lan.seconds(24 * 3600);
+        assert_eq!(lan.tracker.restless(lan.now).count(), 0);
+        lan.heard(1);
+        assert!((60..66).contains(&lan.seconds_until(Presence::Away, 100).unwrap()));
     }
 
     #[test]
@@ -587,23 +719,66 @@ mod tests {
     }
 
     #[test]
-    fn a_phone_that_left_is_looked_for_every_few_seconds() {
+    fn a_phone_that_has_just_left_is_looked_for_every_few_seconds_and_later_rarely() {
         let mut lan = Lan::of(vec![person("Anna", &[1], 60)]);
         lan.heard(1);
         assert!(lan.seconds_until(Presence::Away, 70).is_some());
-        lan.seconds(300);
+        lan.seconds(60);
         lan.near.push(phone(1));
         assert!(lan.seconds_until(Presence::Home, 5).is_some());
+        lan.near.clear();
+        assert!(lan.seconds_until(Presence::Away, 70).is_some());
+        lan.seconds(300);
+        lan.asked.clear();
+        lan.seconds(3600);
+        assert!((75..=81).contains(&lan.asked.len()), "{}", lan.asked.len());
+        lan.near.push(phone(1));
+        assert!(lan.seconds_until(Presence::Home, 46).is_some());
     }
 
     #[test]
-    fn the_last_burst_is_one_probe_a_second_and_begins_in_time() {
-        let mut lan = Lan::of(vec![person("Anna", &[1], 300)]);
+    fn a_tablet_that_does_not_count_is_shown_and_neither_holds_the_house_open_nor_opens_it() {
+        let tablet = Person { counts: false, ..person("Tablet", &[2], 60) };
+        let mut lan = Lan::of(vec![person("Anna", &[1], 60), tablet]);
+        lan.near.push(phone(2));
         lan.heard(1);
-        let start = lan.now.0;
-        lan.seconds(300);
-        let burst: Vec<u64> = lan.asked.iter().map(|(at, _)| (at - start) / 1000).filter(|at| *at >= 280).collect();
-        assert_eq!(burst, (287..=299).collect::<Vec<_>>());
+        assert!(lan.seconds_until(Presence::Away, 70).is_some());
+        assert_eq!((lan.presence_of("Anna"), lan.presence_of("Tablet")), (Presence::Away, Presence::Home));
+        assert!(lan.tracker.changes(lan.now).iter().all(|change| change.name == "Anna"));
+        lan.heard(2);
+        assert_eq!(lan.presence(), Presence::Away);
+        lan.heard(1);
+        assert_eq!(lan.presence(), Presence::Home);
+        // Of a house of tablets nothing is known.
+        let mut lan = Lan::of(vec![Person { counts: false, ..person("Tablet", &[2], 60) }]);
+        lan.seconds(600);
+        assert_eq!((lan.presence(), lan.presence_of("Tablet")), (Presence::Unknown, Presence::Away));
+    }
+
+    #[test]
+    fn the_last_twelve_probes_are_spread_over_the_last_minute() {
+        for (away_after, begins, every) in [(300, 240, 5), (3600, 3540, 5), (120, 96, 2), (60, 47, 1)] {
+            let mut lan = Lan::of(vec![person("Anna", &[1], away_after)]);
+            lan.heard(1);
+            let start = lan.now.0;
+            assert_eq!(lan.seconds_until(Presence::Away, away_after + 5), Some(away_after));
+            let asked: Vec<u64> =
+                lan.asked.iter().map(|(at, _)| (at - start) / 1000).filter(|at| (begins..away_after).contains(at)).collect();
+            assert_eq!(asked, (begins..away_after).step_by(every).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_phone_that_sleeps_four_minutes_of_every_five_never_arms_the_house_in_a_day() {
+        for awake in [35, 60] {
+            let mut lan = Lan::of(vec![person("Anna", &[1], 300)]);
+            for second in 0..86_400 {
+                // It says nothing by itself even when it is awake.
+                lan.near = if second % 300 < awake { vec![phone(1)] } else { Vec::new() };
+                lan.second();
+                assert_ne!(lan.presence(), Presence::Away, "second {second}, awake for {awake} s");
+            }
+        }
     }
 
     #[test]
@@ -619,6 +794,72 @@ mod tests {
         let mut lan = Lan::of(Vec::new());
         lan.seconds(600);
         assert_eq!(lan.presence(), Presence::Unknown);
+    }
+
+    #[test]
+    fn a_phone_that_was_learned_is_nobodys_arrival_before_it_is_heard_and_then_it_is() {
+        let mut lan = Lan::of(vec![person("Anna", &[1], 60), person("Ben", &[3], 60)]);
+        assert!(lan.seconds_until(Presence::Away, 70).is_some());
+        lan.tracker.learn("Anna", phone(2), lan.now);
+        assert_eq!((lan.presence_of("Anna"), lan.presence_of("Ben")), (Presence::Unknown, Presence::Away));
+        lan.tracker.learn("Ben", phone(2), lan.now);
+        lan.tracker.learn("Eve", phone(9), lan.now);
+        lan.heard(9);
+        assert_eq!(lan.presence(), Presence::Unknown, "nobody has two owners, and nobody is who lives elsewhere");
+        lan.heard(2);
+        assert_eq!((lan.presence_of("Anna"), lan.presence_of("Ben")), (Presence::Home, Presence::Away));
+        assert!((60..66).contains(&lan.seconds_until(Presence::Away, 70).unwrap()));
+        assert!(lan.tracker.is_gone(&phone(2), lan.now) && !lan.tracker.is_gone(&phone(9), lan.now));
+    }
+
+    #[test]
+    fn a_phone_that_is_taken_from_somebody_leaves_what_is_known_of_the_others_and_sends_nobody_away() {
+        let mut lan = Lan::of(vec![person("Anna", &[1, 2], 60), person("Ben", &[3], 60)]);
+        lan.heard(1);
+        lan.heard(2);
+        lan.tracker.unlearn(&phone(2), lan.now);
+        assert_eq!(lan.presence_of("Anna"), Presence::Home);
+        assert!(lan.seconds_until(Presence::Away, 70).is_some());
+        lan.tracker.learn("Anna", phone(2), lan.now);
+        lan.heard(2);
+        lan.seconds(10);
+        lan.tracker.unlearn(&phone(2), lan.now);
+        assert_eq!(lan.presence_of("Anna"), Presence::Unknown, "she was home by it just now");
+        lan.heard(2);
+        assert_eq!(lan.presence_of("Anna"), Presence::Unknown, "it is nobody's");
+        assert!((60..66).contains(&lan.seconds_until(Presence::Away, 70).unwrap()));
+    }
+
+    /// Thousands of days in which devices come, go, are learned and forgotten, and sensors go blind.
+    #[test]
+    fn learning_and_forgetting_devices_makes_nobody_home_and_nobody_away() {
+        use rand::{Rng as _, SeedableRng as _};
+        for seed in 0..2000 {
+            let mut chance = rand::rngs::StdRng::seed_from_u64(seed);
+            let mut lan = Lan::of(vec![person("Anna", &[1, 2], 20), person("Ben", &[3], 30)]);
+            let of = |lan: &Lan| ["Anna", "Ben"].map(|name| lan.presence_of(name));
+            for _ in 0..60 {
+                let n = chance.random_range(1..8);
+                match chance.random_range(0..6) {
+                    0 => lan.near.push(phone(n)),
+                    1 => lan.near.clear(),
+                    2 => lan.heard(n),
+                    3 => lan.tracker.blind(chance.random_bool(0.3).then(|| "no network".to_owned()), lan.now),
+                    4 => lan.seconds(chance.random_range(1..40)),
+                    _ => {
+                        let before = of(&lan);
+                        if chance.random_bool(0.5) {
+                            lan.tracker.learn(if chance.random_bool(0.5) { "Anna" } else { "Ben" }, phone(n), lan.now);
+                        } else {
+                            lan.tracker.unlearn(&phone(n), lan.now);
+                        }
+                        for (before, now) in before.into_iter().zip(of(&lan)) {
+                            assert!(now == before || now == Presence::Unknown, "{before:?} became {now:?} (seed {seed})");
+                        }
+                    }
+                }
+            }
+        }
     }
 
     #[test]

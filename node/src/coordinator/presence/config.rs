@@ -10,7 +10,7 @@ use dms3_core::presence::{Device, MacAddr, Person};
 use dms3_core::roster::check_name;
 use serde::Deserialize;
 
-use crate::config_text::{Wrong, optional_time, time, word};
+use crate::config_text::{Wrong, number, optional_time, time, word};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -21,11 +21,14 @@ pub struct PresenceConfig {
     pub enabled: bool,
     #[serde(rename = "person")]
     pub people: Vec<PersonConfig>,
-    /// Empty: every Ethernet or Wi-Fi interface with an IPv4 address, but for those of containers and virtual machines.
+    /// Empty: every Ethernet or Wi-Fi interface with an address, but for those of containers and virtual machines.
     pub interfaces: Vec<String>,
-    /// How often every address of the own networks is asked.
+    /// After this time every address of the own networks is asked for whoever is missed, and then more and more rarely.
     #[serde(deserialize_with = "time")]
     pub sweep: Duration,
+    /// A Bluetooth device that is heard weaker than this (dBm) is not at home but somewhere near it.
+    #[serde(deserialize_with = "number::<-110, -20, _, _>")]
+    pub bluetooth_min_rssi: i16,
     pub presence_may_disarm: PresenceMayDisarm,
     #[serde(deserialize_with = "time")]
     pub blind_alert_after: Duration,
@@ -40,6 +43,7 @@ impl Default for PresenceConfig {
             people: Vec::new(),
             interfaces: Vec::new(),
             sweep: Duration::from_secs(60),
+            bluetooth_min_rssi: -80,
             presence_may_disarm: PresenceMayDisarm::default(),
             blind_alert_after: Duration::from_secs(120),
             arm_when_blind_after: None,
@@ -55,6 +59,13 @@ pub struct PersonConfig {
     pub devices: Vec<String>,
     #[serde(deserialize_with = "time", default = "away_after")]
     pub away_after: Duration,
+    /// False: shown, and neither holds the house open nor disarms it.
+    #[serde(default = "counts")]
+    pub counts: bool,
+}
+
+fn counts() -> bool {
+    true
 }
 
 fn away_after() -> Duration {
@@ -118,6 +129,12 @@ impl PresenceConfig {
         for (nth, person) in self.people.iter().enumerate() {
             self.check_person(nth, person, &mut owners, &mut warnings).map_err(|wrong| wrong.within(&format!("person.{nth}")))?;
         }
+        if self.enabled && !self.people.iter().any(|person| person.counts) {
+            return Err(Wrong::new(
+                "person",
+                "nobody counts, so nobody could be home: leave counts = false out for those whose phone tells whether the house is empty",
+            ));
+        }
         Ok(warnings)
     }
 
@@ -172,6 +189,7 @@ impl PresenceConfig {
                 name: person.name.trim().to_owned(),
                 devices: person.devices.iter().filter_map(|text| parse_device(text).ok()).collect(),
                 away_after: person.away_after,
+                counts: person.counts,
             })
             .collect()
     }
@@ -184,9 +202,14 @@ fn within(key: &str, span: Duration, allowed: RangeInclusive<Duration>, what: &s
     Err(Wrong::new(key, format!("it is {}; {what}", humantime::format_duration(span))))
 }
 
-/// A MAC address, an IPv4 address or a host name.
+/// A MAC address, an IPv4 address, a host name, or a Bluetooth address behind `bt:`.
 fn parse_device(text: &str) -> Result<Device> {
     let text = text.trim();
+    if let Some((kind, address)) = text.split_once(':')
+        && kind.eq_ignore_ascii_case("bt")
+    {
+        return MacAddr::parse_bluetooth(address).map(Device::Bluetooth).map_err(anyhow::Error::msg);
+    }
     // First, for `192.168.100.100` has twelve digits too.
     match text.parse() {
         Ok(IpAddr::V4(_)) => return Ok(Device::Host(text.to_owned())),
@@ -208,7 +231,8 @@ fn parse_device(text: &str) -> Result<Device> {
     let last_is_word = name.rsplit('.').next().is_some_and(|last| last.bytes().any(|b| b.is_ascii_alphabetic()));
     ensure!(
         name.len() <= 253 && name.split('.').all(label) && last_is_word,
-        "{text:?} is no device: write its MAC address (24:da:9b:0d:53:8f), its IPv4 address or its host name"
+        "{text:?} is no device: write its MAC address (24:da:9b:0d:53:8f), its IPv4 address, its host name, or its Bluetooth address \
+         (bt:24:da:9b:0d:53:8f)"
     );
     Ok(Device::Host(name.to_ascii_lowercase()))
 }
@@ -242,8 +266,12 @@ mod tests {
             devices = ["24-DA-9B-0D-53-8F", "anna-phone.lan"]
             [[person]]
             name = "Ben"
-            devices = ["24da.9b0d.5390", "192.168.100.100"]
+            devices = ["24da.9b0d.5390", "192.168.100.100", "BT:F1-DA-9B-0D-53-90"]
             away_after = "10m"
+            [[person]]
+            name = "Tablet"
+            devices = ["kids-tablet.local"]
+            counts = false
         "#;
         assert_eq!(check(text).unwrap(), Vec::<String>::new());
         let config: PresenceConfig = toml::from_str(text).unwrap();
@@ -253,7 +281,10 @@ mod tests {
         assert_eq!(people[0].away_after, Duration::from_secs(300));
         assert_eq!(people[0].devices, [Device::Mac(MacAddr([0x24, 0xda, 0x9b, 0x0d, 0x53, 0x8f])), Device::Host("anna-phone.lan".into())]);
         assert_eq!(people[1].devices[1], Device::Host("192.168.100.100".into()));
+        assert_eq!(people[1].devices[2], Device::Bluetooth(MacAddr([0xf1, 0xda, 0x9b, 0x0d, 0x53, 0x90])), "made up: no group");
         assert_eq!(people[1].away_after, Duration::from_secs(600));
+        assert_eq!(people.iter().map(|person| person.counts).collect::<Vec<_>>(), [true, true, false]);
+        assert_eq!(config.bluetooth_min_rssi, -80);
     }
 
     #[test]
@@ -284,6 +315,8 @@ mod tests {
             ("[[person]]\nname = \"Anna\"\ndevices = [\"fe80::1\"]", vec!["Anna", "IPv6"]),
             ("[[person]]\nname = \"Anna\"\ndevices = [\"192.168.1.300\"]", vec!["Anna", "192.168.1.300"]),
             ("[[person]]\nname = \"Anna\"\ndevices = [\"\"]", vec!["Anna", "no device"]),
+            ("[[person]]\nname = \"Anna\"\ndevices = [\"bt:24:da:9b:0d:53\"]", vec!["Anna", "Bluetooth", "bt:24:da"]),
+            ("bluetooth_min_rssi = 80", vec!["80", "-110", "-20"]),
             ("[[person]]\nname = \" \"\ndevices = [\"phone\"]", vec!["number 1", "name"]),
             ("[[person]]\nname = \"Anna\"\ndevices = [\"phone\", \"PHONE\"]", vec!["Anna", "twice"]),
             ("[[person]]\nname = \"Anna\"\ndevices = [\"phone\"]\naway_after = \"4s\"", vec!["Anna", "away_after"]),
@@ -294,6 +327,7 @@ mod tests {
             ("[[person]]\nname = \"Anna\"\ndevices = [\"a\"]\n[[person]]\nname = \"Anna\"\ndevices = [\"b\"]", vec!["two people", "Anna"]),
             ("sweep = \"1s\"\n[[person]]\nname = \"Anna\"\ndevices = [\"a\"]", vec!["sweep"]),
             ("sweeps = \"1s\"", vec!["sweeps"]),
+            ("[[person]]\nname = \"Tablet\"\ndevices = [\"a\"]\ncounts = false", vec!["person", "nobody counts"]),
         ] {
             let refusal = refusal(text);
             for word in words {

@@ -1,7 +1,7 @@
 //! What the kernel knows of the network, by netlink: interfaces, their addresses and gateways, and neighbours. Needs no right.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -60,12 +60,44 @@ pub(crate) struct Link {
     pub(crate) carrier: bool,
     pub(crate) subnets: Vec<Subnet>,
     pub(crate) gateway: Option<Ipv4Addr>,
+    /// Own IPv6 addresses that may be used, with the length of their prefix.
+    pub(crate) ip6: Vec<(Ipv6Addr, u8)>,
+    pub(crate) gateway6: Option<Ipv6Addr>,
 }
 
 impl Link {
     /// Can hear and be heard.
     pub(crate) fn is_usable(&self) -> bool {
-        self.carrier && !self.subnets.is_empty()
+        self.carrier && (self.has_ipv4() || self.own_ip6().is_some())
+    }
+
+    pub(crate) fn has_ipv4(&self) -> bool {
+        !self.subnets.is_empty()
+    }
+
+    /// From where neighbours are asked by IPv6: the link's own address if it has one, which is a neighbour's of every other address.
+    pub(crate) fn own_ip6(&self) -> Option<Ipv6Addr> {
+        let of_link = self.ip6.iter().find(|(ip, _)| ip.is_unicast_link_local());
+        of_link.or(self.ip6.first()).map(|(ip, _)| *ip)
+    }
+
+    /// Who must answer if this network is there at all.
+    pub(crate) fn router(&self) -> Option<IpAddr> {
+        self.gateway.map(IpAddr::from).or(self.gateway6.map(IpAddr::from))
+    }
+
+    /// Whether a device with this address is a neighbour on it. The kernel's way to an address of IPv6 is that of its prefix; our own
+    /// questions (`by_ndp`) reach any neighbour.
+    pub(crate) fn reaches(&self, ip: IpAddr, by_ndp: bool) -> bool {
+        let is_there = match ip {
+            IpAddr::V4(ip) => self.subnet_of(ip).is_some(),
+            IpAddr::V6(_) if by_ndp => self.own_ip6().is_some(),
+            IpAddr::V6(ip) => self.ip6.iter().any(|(own, prefix)| {
+                let mask = u128::MAX.checked_shl(128 - u32::from((*prefix).min(128))).unwrap_or(0);
+                (own.to_bits() ^ ip.to_bits()) & mask == 0
+            }),
+        };
+        self.carrier && is_there
     }
 
     pub(crate) fn subnet_of(&self, ip: Ipv4Addr) -> Option<Subnet> {
@@ -104,7 +136,9 @@ pub(crate) struct Netlink {
 
 impl Netlink {
     pub(crate) fn open() -> Result<Self> {
-        let groups = libc::RTMGRP_NEIGH | libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV4_ROUTE;
+        let ipv4 = libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV4_ROUTE;
+        let ipv6 = libc::RTMGRP_IPV6_IFADDR | libc::RTMGRP_IPV6_ROUTE;
+        let groups = libc::RTMGRP_NEIGH | libc::RTMGRP_LINK | ipv4 | ipv6;
         let open = || {
             let (mut connection, handle, messages) = new_connection(netlink_proto::sys::protocols::NETLINK_ROUTE)?;
             connection.socket_mut().socket_mut().bind(&SocketAddr::new(0, groups.cast_unsigned()))?;
@@ -145,8 +179,8 @@ impl Netlink {
     pub(crate) async fn links(&self, wanted: &[String]) -> Result<Vec<Link>> {
         let read = async {
             let links = self.listed(libc::RTM_GETLINK, libc::AF_UNSPEC).await?;
-            let addresses = self.listed(libc::RTM_GETADDR, libc::AF_INET).await?;
-            let routes = self.listed(libc::RTM_GETROUTE, libc::AF_INET).await?;
+            let addresses = self.listed(libc::RTM_GETADDR, libc::AF_UNSPEC).await?;
+            let routes = self.listed(libc::RTM_GETROUTE, libc::AF_UNSPEC).await?;
             Ok((links, addresses, routes))
         };
         let (links, addresses, routes) = in_time(read).await.context("cannot read the interfaces of this machine")?;
@@ -157,9 +191,16 @@ impl Netlink {
                 links[*place].subnets.push(subnet);
             }
         }
-        for (interface, gateway) in routes.iter().filter_map(default_gateway) {
+        for (interface, ip, prefix) in addresses.iter().filter_map(own_ip6) {
             if let Some(place) = places.get(&interface) {
-                links[*place].gateway.get_or_insert(gateway);
+                links[*place].ip6.push((ip, prefix));
+            }
+        }
+        for (interface, gateway) in routes.iter().filter_map(default_gateway) {
+            let Some(place) = places.get(&interface) else { continue };
+            match gateway {
+                IpAddr::V4(ip) => links[*place].gateway = links[*place].gateway.or(Some(ip)),
+                IpAddr::V6(ip) => links[*place].gateway6 = links[*place].gateway6.or(Some(ip)),
             }
         }
         Ok(links)
@@ -170,8 +211,13 @@ impl Netlink {
         Ok(self.neighbours().await?.iter().filter_map(reachable).collect())
     }
 
-    /// The IPv4 addresses that the kernel is asking, or asked in vain. Of the others it believes an old word and asks nobody.
-    pub(crate) async fn asked(&self) -> Result<HashSet<Ipv4Addr>> {
+    /// The neighbours that the kernel knows, proven now or some time ago.
+    pub(crate) async fn known(&self) -> Result<Vec<Neighbour>> {
+        Ok(self.neighbours().await?.iter().filter_map(known).collect())
+    }
+
+    /// The addresses that the kernel is asking, or asked in vain. Of the others it believes an old word and asks nobody.
+    pub(crate) async fn asked(&self) -> Result<HashSet<IpAddr>> {
         Ok(self.neighbours().await?.iter().filter_map(asked).collect())
     }
 
@@ -202,6 +248,12 @@ impl Netlink {
     }
 }
 
+/// Of names and their addresses that somebody said, those that mean a neighbour; nothing that came from beyond a router.
+pub(crate) fn believable(links: &[Link], from: IpAddr, said: Vec<(String, IpAddr)>) -> Vec<(String, IpAddr)> {
+    let is_near = |ip: IpAddr| links.iter().any(|link| link.reaches(ip, false));
+    said.into_iter().filter(|(_, ip)| is_near(from) && is_near(*ip)).collect()
+}
+
 async fn in_time<T>(read: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(ANSWER_WITHIN, read).await.context("the kernel does not answer")?
 }
@@ -225,6 +277,8 @@ pub(super) fn link(message: &Message) -> Option<Link> {
         carrier: has(libc::IFF_RUNNING | libc::IFF_LOWER_UP),
         subnets: Vec::new(),
         gateway: None,
+        ip6: Vec::new(),
+        gateway6: None,
     })
 }
 
@@ -238,19 +292,35 @@ pub(super) fn subnet(message: &Message) -> Option<(u32, Subnet)> {
     }
 }
 
-pub(super) fn default_gateway(route: &Message) -> Option<(u32, Ipv4Addr)> {
-    let [prefix] = route.field(1)?;
-    let interface = u32::from_ne_bytes(route.attribute(libc::RTA_OIF)?.try_into().ok()?);
-    match route.ip(libc::RTA_GATEWAY)? {
-        IpAddr::V4(gateway) if prefix == 0 => Some((interface, gateway)),
+/// An own IPv6 address that may be used, the interface that has it, and the length of its prefix.
+pub(super) fn own_ip6(message: &Message) -> Option<(u32, Ipv6Addr, u8)> {
+    let [prefix, flags] = message.field(1)?;
+    let is_ours = u32::from(flags) & (libc::IFA_F_TENTATIVE | libc::IFA_F_DADFAILED) == 0;
+    match message.ip(libc::IFA_LOCAL).or_else(|| message.ip(libc::IFA_ADDRESS))? {
+        IpAddr::V6(own) if is_ours => Some((u32::from_ne_bytes(message.field(4)?), own, prefix)),
         _ => None,
     }
 }
 
+pub(super) fn default_gateway(route: &Message) -> Option<(u32, IpAddr)> {
+    let [prefix] = route.field(1)?;
+    let interface = u32::from_ne_bytes(route.attribute(libc::RTA_OIF)?.try_into().ok()?);
+    Some((interface, route.ip(libc::RTA_GATEWAY)?)).filter(|_| prefix == 0)
+}
+
 /// Only REACHABLE is proof: the others are guesses (STALE, DELAY, PROBE), failures, or what somebody wrote down by hand.
 pub(super) fn reachable(message: &Message) -> Option<Neighbour> {
+    neighbour(message, |state| state == libc::NUD_REACHABLE)
+}
+
+/// Whoever talks with us is known, though perhaps not proven: TCP may be all that the kernel has of it for a while.
+fn known(message: &Message) -> Option<Neighbour> {
+    neighbour(message, |state| state & (libc::NUD_REACHABLE | libc::NUD_STALE | libc::NUD_DELAY | libc::NUD_PROBE) != 0)
+}
+
+fn neighbour(message: &Message, is_wanted: impl Fn(u16) -> bool) -> Option<Neighbour> {
     let [flags] = message.field(10)?;
-    if state(message)? != libc::NUD_REACHABLE || flags & (libc::NTF_PROXY | NTF_EXT_LEARNED) != 0 {
+    if !is_wanted(state(message)?) || flags & (libc::NTF_PROXY | NTF_EXT_LEARNED) != 0 {
         return None;
     }
     Some(Neighbour {
@@ -260,11 +330,9 @@ pub(super) fn reachable(message: &Message) -> Option<Neighbour> {
     })
 }
 
-pub(super) fn asked(message: &Message) -> Option<Ipv4Addr> {
-    match (state(message)?, message.ip(libc::NDA_DST)?) {
-        (libc::NUD_INCOMPLETE | libc::NUD_PROBE | libc::NUD_FAILED, IpAddr::V4(ip)) => Some(ip),
-        _ => None,
-    }
+pub(super) fn asked(message: &Message) -> Option<IpAddr> {
+    let is_asked = matches!(state(message)?, libc::NUD_INCOMPLETE | libc::NUD_PROBE | libc::NUD_FAILED);
+    message.ip(libc::NDA_DST).filter(|_| is_asked)
 }
 
 fn state(neighbour: &Message) -> Option<u16> {
@@ -275,7 +343,7 @@ fn state(neighbour: &Message) -> Option<u16> {
 mod tests {
     use super::*;
 
-    fn neighbour(state: u16, flags: u8) -> Message {
+    fn message(state: u16, flags: u8) -> Message {
         let mut bytes = vec![2, 0, 0, 0, 3, 0, 0, 0];
         bytes.extend_from_slice(&state.to_ne_bytes());
         bytes.extend_from_slice(&[flags, 1]);
@@ -287,23 +355,78 @@ mod tests {
     #[test]
     fn of_the_kernels_neighbours_only_the_reachable_ones_are_near() {
         use libc::{NUD_DELAY, NUD_FAILED, NUD_INCOMPLETE, NUD_NOARP, NUD_NONE, NUD_PERMANENT, NUD_PROBE, NUD_REACHABLE, NUD_STALE};
-        let found = reachable(&neighbour(NUD_REACHABLE, 0)).unwrap();
+        let found = reachable(&message(NUD_REACHABLE, 0)).unwrap();
         assert_eq!(
             (found.interface, found.mac.to_string().as_str(), found.ip.to_string().as_str()),
             (3, "24:da:9b:00:00:01", "192.168.1.20")
         );
         for state in [NUD_DELAY, NUD_FAILED, NUD_INCOMPLETE, NUD_NONE, NUD_NOARP, NUD_PERMANENT, NUD_PROBE, NUD_STALE, 0x82] {
-            assert_eq!(reachable(&neighbour(state, 0)), None, "{state:#x}");
+            assert_eq!(reachable(&message(state, 0)), None, "{state:#x}");
         }
-        assert_eq!(reachable(&neighbour(NUD_REACHABLE, NTF_EXT_LEARNED)), None);
-        let mut bridged = neighbour(NUD_REACHABLE, 0);
+        assert_eq!(reachable(&message(NUD_REACHABLE, NTF_EXT_LEARNED)), None);
+        let mut bridged = message(NUD_REACHABLE, 0);
         bridged.bytes[0] = 7;
         assert_eq!(reachable(&bridged), None, "of a bridge's table: no address of the house");
     }
 
+    /// The same over IPv6, where a router's or phone's own address of the link stays in the kernel's list long after it left.
+    #[test]
+    fn of_ipv6_neighbours_too_only_the_reachable_ones_are_near() {
+        let ip: Ipv6Addr = "fe80::26da:9bff:fe00:1".parse().unwrap();
+        let neighbour6 = |state: u16| {
+            let mut bytes = vec![10, 0, 0, 0, 3, 0, 0, 0];
+            bytes.extend_from_slice(&state.to_ne_bytes());
+            bytes.extend_from_slice(&[libc::NTF_ROUTER, 1, 20, 0, 1, 0]);
+            bytes.extend_from_slice(&ip.octets());
+            bytes.extend_from_slice(&[10, 0, 2, 0, 0x24, 0xda, 0x9b, 0, 0, 1, 0, 0]);
+            Message { kind: libc::RTM_NEWNEIGH, bytes }
+        };
+        assert_eq!(reachable(&neighbour6(libc::NUD_REACHABLE)).unwrap().ip, IpAddr::V6(ip));
+        for state in [libc::NUD_STALE, libc::NUD_FAILED, libc::NUD_DELAY, libc::NUD_PROBE, libc::NUD_INCOMPLETE, libc::NUD_PERMANENT] {
+            assert_eq!(reachable(&neighbour6(state)), None, "{state:#x}");
+        }
+        assert_eq!(asked(&neighbour6(libc::NUD_PROBE)), Some(IpAddr::V6(ip)));
+        assert_eq!(asked(&neighbour6(libc::NUD_STALE)), None);
+    }
+
+    #[test]
+    fn an_ipv6_address_that_is_still_being_tried_is_none_to_ask_from() {
+        let ip: Ipv6Addr = "fd77::2".parse().unwrap();
+        let address = |flags: u8| {
+            let mut bytes = vec![10, 64, flags, 0, 2, 0, 0, 0, 20, 0, 1, 0];
+            bytes.extend_from_slice(&ip.octets());
+            Message { kind: libc::RTM_NEWADDR, bytes }
+        };
+        assert_eq!(own_ip6(&address(0x80)), Some((2, ip, 64)));
+        assert_eq!(own_ip6(&address(0x40)), None, "tentative");
+        assert_eq!(own_ip6(&address(0x88)), None, "somebody else has it");
+        let link = Link {
+            index: 2,
+            name: "eth0".into(),
+            mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            carrier: true,
+            subnets: Vec::new(),
+            gateway: None,
+            ip6: vec![(ip, 64), ("fe80::2".parse().unwrap(), 64)],
+            gateway6: Some("fe80::1".parse().unwrap()),
+        };
+        assert!(link.is_usable() && !Link { ip6: Vec::new(), ..link.clone() }.is_usable());
+        assert_eq!((link.own_ip6(), link.router()), (Some("fe80::2".parse().unwrap()), Some("fe80::1".parse().unwrap())));
+        for (other, by_kernel) in [("fd77::9", true), ("fe80::9", true), ("2001:db8::9", false)] {
+            let other = other.parse().unwrap();
+            assert_eq!((link.reaches(other, false), link.reaches(other, true)), (by_kernel, true), "{other}");
+        }
+        assert!(!link.reaches(Ipv4Addr::new(192, 168, 1, 1).into(), true));
+        let says = |ip: &str| ("anna.local".to_owned(), ip.parse().unwrap());
+        let said = vec![says("fd77::9"), says("2001:db8::9"), says("192.168.1.1")];
+        let links = [link];
+        assert_eq!(believable(&links, "fe80::9".parse().unwrap(), said.clone()), [says("fd77::9")]);
+        assert_eq!(believable(&links, "2001:db8::9".parse().unwrap(), said), []);
+    }
+
     #[test]
     fn a_message_that_was_cut_off_says_nothing() {
-        let whole = neighbour(libc::NUD_REACHABLE, 0);
+        let whole = message(libc::NUD_REACHABLE, 0);
         for length in 0..whole.bytes.len() - 2 {
             let cut = Message { bytes: whole.bytes[..length].to_vec(), ..whole.clone() };
             assert_eq!(reachable(&cut), None, "{length} bytes");
@@ -333,8 +456,26 @@ mod tests {
             (NUD_NOARP, false),
             (NUD_NONE, false),
         ] {
-            assert_eq!(asked(&neighbour(state, 0)).is_some(), expected, "{state:#x}");
+            assert_eq!(asked(&message(state, 0)).is_some(), expected, "{state:#x}");
         }
+    }
+
+    #[test]
+    fn whoever_talks_with_us_is_known_and_what_somebody_wrote_down_by_hand_is_not() {
+        use libc::{NUD_DELAY, NUD_FAILED, NUD_INCOMPLETE, NUD_NOARP, NUD_PERMANENT, NUD_PROBE, NUD_REACHABLE, NUD_STALE};
+        for (state, expected) in [
+            (NUD_REACHABLE, true),
+            (NUD_STALE, true),
+            (NUD_DELAY, true),
+            (NUD_PROBE, true),
+            (NUD_INCOMPLETE, false),
+            (NUD_FAILED, false),
+            (NUD_PERMANENT, false),
+            (NUD_NOARP, false),
+        ] {
+            assert_eq!(known(&message(state, 0)).is_some(), expected, "{state:#x}");
+        }
+        assert!(known(&message(NUD_STALE, NTF_EXT_LEARNED)).is_none());
     }
 
     #[test]

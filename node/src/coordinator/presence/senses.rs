@@ -1,18 +1,19 @@
-//! Ears and voice on the own networks: hears ARP and the kernel's neighbour events, asks one address or all of them.
+//! Ears and voice on the own networks: hears ARP, neighbour discovery, DHCP and the kernel's neighbour events; asks one address or all.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use dms3_core::presence::{MacAddr, Sensor};
+use dms3_core::presence::{Frames, MacAddr, Sensor};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
-use super::arp;
-use super::links::{Change, Link, Neighbour, Netlink};
-use super::packet::{ArpSocket, BROADCAST};
+use super::links::{Change, Link, Neighbour, Netlink, believable};
+use super::names::{Names, on};
+use super::packet::{BROADCAST, PacketSockets, Source, Talk};
+use super::{arp, dhcp, ndp};
 
 /// Interfaces are read anew when the kernel tells of a change, and so often in case that it was missed.
 const READ_EVERY: Duration = Duration::from_secs(10);
@@ -23,13 +24,17 @@ const PACE: Duration = Duration::from_millis(10);
 const GIVE_UP: Duration = Duration::from_secs(5);
 /// RFC 863: whatever comes there is thrown away.
 const DISCARD_PORT: u16 = 9;
+/// The first part of a packet: a DHCP client says who it is in the first 600 bytes, and nothing else of interest is half as long.
+const LARGEST: usize = 1024;
+/// No family has more, and addresses that are made up find no more room.
+const GROUPS: usize = 256;
 
 /// Proof that a device is there, now.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Heard {
     pub(crate) mac: MacAddr,
-    /// Its IPv4 address, if it said one that is of the network that it is on.
-    pub(crate) ip: Option<Ipv4Addr>,
+    /// Its address, if it said one that is of the network that it is on.
+    pub(crate) ip: Option<IpAddr>,
     pub(crate) sensor: Sensor,
     /// On which interface.
     pub(crate) interface: u32,
@@ -38,6 +43,10 @@ pub(crate) struct Heard {
 #[derive(Debug)]
 pub(crate) enum Sensed {
     Heard(Heard),
+    /// The same of one that asked for an address by this name.
+    Named(Heard, String),
+    /// Somebody on our networks says by mDNS that these names have these addresses.
+    Answers(Vec<(String, IpAddr)>),
     /// Interfaces, addresses, gateways or carrier changed.
     Links,
     /// The sweep is over. `sent`: every address of every network was asked.
@@ -53,6 +62,10 @@ pub(crate) struct Senses {
     links: Vec<Link>,
     by_index: HashMap<u32, usize>,
     own: HashSet<MacAddr>,
+    names: Names,
+    /// On which interface we listen to which group.
+    listens: HashSet<(u32, Ipv6Addr)>,
+    frames: Frames,
     /// The interfaces must be read again.
     stale: bool,
     read: Interval,
@@ -61,13 +74,27 @@ pub(crate) struct Senses {
     sweep: Option<Sweep>,
     pace: Interval,
     too_large: HashSet<(Ipv4Addr, u8)>,
-    packet: [u8; 64],
+    packet: Box<[u8; LARGEST]>,
+}
+
+/// How loud a question is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// To the device alone, if its MAC address is known; else to all.
+    Quiet,
+    /// To all: its MAC address may be another one now.
+    Aloud,
+    Both,
 }
 
 enum Voice {
-    Arp(ArpSocket),
-    /// Without the right to say ARP: datagrams make the kernel say it, and its neighbour events tell of the answers.
-    Udp(UdpSocket, String),
+    Raw(PacketSockets),
+    /// Without the right to say ARP and neighbour discovery: datagrams make the kernel say it, and its neighbour events tell of the answers.
+    Udp {
+        ipv4: UdpSocket,
+        ipv6: Option<UdpSocket>,
+        why: String,
+    },
 }
 
 struct Sweep {
@@ -79,20 +106,21 @@ struct Sweep {
 impl Senses {
     /// On these interfaces, or all.
     pub(crate) async fn open(wanted: Vec<String>) -> Result<Self> {
-        Self::with_socket(wanted, ArpSocket::open()).await
+        Self::with_socket(wanted, PacketSockets::open()).await
     }
 
     /// `socket`: what became of opening it.
-    pub(super) async fn with_socket(wanted: Vec<String>, socket: io::Result<ArpSocket>) -> Result<Self> {
+    pub(super) async fn with_socket(wanted: Vec<String>, socket: io::Result<PacketSockets>) -> Result<Self> {
         let netlink = Netlink::open()?;
         let voice = match socket {
-            Ok(socket) => Voice::Arp(socket),
+            Ok(sockets) => Voice::Raw(sockets),
             Err(error) => {
                 let why = match error.kind() {
                     io::ErrorKind::PermissionDenied => "CAP_NET_RAW is missing".to_owned(),
                     _ => error.to_string(),
                 };
-                Voice::Udp(UdpSocket::bind("0.0.0.0:0").await.context("cannot open a UDP socket to ask devices with")?, why)
+                let ipv4 = UdpSocket::bind("0.0.0.0:0").await.context("cannot open a UDP socket to ask devices with")?;
+                Voice::Udp { ipv4, ipv6: UdpSocket::bind("[::]:0").await.ok(), why }
             }
         };
         let ticks = |every| {
@@ -107,24 +135,32 @@ impl Senses {
             links: Vec::new(),
             by_index: HashMap::new(),
             own: HashSet::new(),
+            names: Names::open().await,
+            listens: HashSet::new(),
+            frames: Frames::default(),
             stale: false,
             read: ticks(READ_EVERY),
             backlog: VecDeque::new(),
             sweep: None,
             pace: ticks(PACE),
             too_large: HashSet::new(),
-            packet: [0; 64],
+            packet: Box::new([0; LARGEST]),
         };
         senses.set_links(senses.netlink.links(&senses.wanted).await?);
         Ok(senses)
     }
 
-    /// Why ARP itself can be neither heard nor said.
+    /// Why ARP and neighbour discovery themselves can be neither heard nor said.
     pub(crate) fn handicap(&self) -> Option<&str> {
         match &self.voice {
-            Voice::Arp(_) => None,
-            Voice::Udp(_, why) => Some(why),
+            Voice::Raw(_) => None,
+            Voice::Udp { why, .. } => Some(why),
         }
+    }
+
+    /// What was sent so far.
+    pub(crate) fn frames(&self) -> Frames {
+        self.frames
     }
 
     pub(crate) fn links(&self) -> &[Link] {
@@ -138,11 +174,11 @@ impl Senses {
     /// Which devices the kernel holds for proven, and where. That may be a minute old: it tells whom to ask, not who is there.
     pub(crate) async fn held(&self) -> Result<Vec<Heard>> {
         let neighbours = self.netlink.reachable().await?.into_iter();
-        Ok(neighbours.filter_map(|held| self.heard(held.interface, held.mac, ipv4(held), Sensor::Neighbour)).collect())
+        Ok(neighbours.filter_map(|held| self.heard(held.interface, held.mac, Some(held.ip), Sensor::Neighbour)).collect())
     }
 
     /// Without ARP of our own: the addresses that the kernel really asked for us.
-    pub(crate) async fn asked_by_kernel(&self) -> Result<HashSet<Ipv4Addr>> {
+    pub(crate) async fn asked_by_kernel(&self) -> Result<HashSet<IpAddr>> {
         self.netlink.asked().await
     }
 
@@ -171,7 +207,7 @@ impl Senses {
                 }
             }
             if let Some(neighbour) = self.backlog.pop_front() {
-                if let Some(heard) = self.heard(neighbour.interface, neighbour.mac, ipv4(neighbour), Sensor::Neighbour) {
+                if let Some(heard) = self.heard(neighbour.interface, neighbour.mac, Some(neighbour.ip), Sensor::Neighbour) {
                     return Ok(Sensed::Heard(heard));
                 }
                 continue;
@@ -181,15 +217,17 @@ impl Senses {
                     Change::Reachable(neighbour) => self.backlog.push_back(neighbour),
                     Change::Links => self.stale = true,
                 },
-                received = self.voice.receive(&mut self.packet) => {
-                    let (len, source) = received.context("cannot hear ARP")?;
-                    let Some(said) = self.packet.get(..len).and_then(|packet| arp::parse(packet, source.mac)) else { continue };
-                    let sensor = match said.answers {
-                        Some(target) if self.own.contains(&target) => Sensor::ArpProbe,
-                        _ => Sensor::ArpHeard,
-                    };
-                    if let Some(heard) = self.heard(source.interface, said.sender, Some(said.sender_ip), sensor) {
-                        return Ok(Sensed::Heard(heard));
+                received = self.voice.receive(self.packet.as_mut_slice()) => {
+                    let (talk, len, source) = received.context("cannot hear ARP, neighbour discovery and DHCP")?;
+                    if let Some(sensed) = self.packet.get(..len).and_then(|packet| self.said(talk, packet, source)) {
+                        return Ok(sensed);
+                    }
+                }
+                answers = self.names.answers() => {
+                    let (from, answers) = answers.context("cannot hear mDNS")?;
+                    let answers = believable(&self.links, from, answers);
+                    if !answers.is_empty() {
+                        return Ok(Sensed::Answers(answers));
                     }
                 }
                 _ = self.read.tick() => self.stale = true,
@@ -202,22 +240,53 @@ impl Senses {
         }
     }
 
-    /// Whether an address is in a network that can be asked now.
-    pub(crate) fn can_reach(&self, ip: Ipv4Addr) -> bool {
-        self.links.iter().any(|link| link.is_usable() && link.subnet_of(ip).is_some())
+    /// What a packet says of its sender.
+    fn said(&self, talk: Talk, packet: &[u8], source: Source) -> Option<Sensed> {
+        match talk {
+            Talk::Arp => {
+                let said = arp::parse(packet, source.mac)?;
+                let is_answer = said.answers.is_some_and(|target| self.own.contains(&target));
+                let sensor = if is_answer { Sensor::ArpProbe } else { Sensor::ArpHeard };
+                self.heard(source.interface, said.sender, Some(said.sender_ip.into()), sensor).map(Sensed::Heard)
+            }
+            Talk::Ndp => {
+                let said = ndp::parse(packet, source.mac)?;
+                let is_own = |ip: Ipv6Addr| self.links.iter().any(|link| link.ip6.iter().any(|(own, _)| *own == ip));
+                let sensor = if said.answers.is_some_and(is_own) { Sensor::NdpProbe } else { Sensor::NdpHeard };
+                self.heard(source.interface, said.sender, said.ip.map(IpAddr::from), sensor).map(Sensed::Heard)
+            }
+            Talk::Dhcp => {
+                let said = dhcp::parse(packet, source.mac)?;
+                let heard = self.heard(source.interface, said.sender, None, Sensor::DhcpHeard)?;
+                Some(match said.name {
+                    Some(name) => Sensed::Named(heard, name),
+                    None => Sensed::Heard(heard),
+                })
+            }
+        }
     }
 
-    /// Asks one address: the device itself if it is known, and everybody if it is not or `aloud`. An error: nothing was sent.
-    pub(crate) fn ask(&self, ip: Ipv4Addr, mac: Option<MacAddr>, aloud: bool) -> io::Result<()> {
+    /// Whether an address is in a network that can be asked now.
+    pub(crate) fn can_reach(&self, ip: IpAddr) -> bool {
+        self.links.iter().any(|link| link.is_usable() && link.reaches(ip, self.handicap().is_none()))
+    }
+
+    /// Asks at one address, by ARP or neighbour discovery. An error: nothing was sent.
+    pub(crate) fn ask(&mut self, ip: IpAddr, mac: Option<MacAddr>, how: How) -> io::Result<()> {
         let mut result = Err(io::Error::from(io::ErrorKind::AddrNotAvailable));
-        for link in self.links.iter().filter(|link| link.is_usable()) {
-            let Some(subnet) = link.subnet_of(ip) else { continue };
+        let by_ndp = self.handicap().is_none();
+        for link in self.links.iter().filter(|link| link.is_usable() && link.reaches(ip, by_ndp)) {
             let said = match &self.voice {
-                Voice::Udp(socket, _) => socket.try_send_to(&[], (ip, DISCARD_PORT).into()).map(drop),
-                Voice::Arp(socket) => {
-                    let question = arp::request(link.mac, subnet.own, ip);
-                    let directly = mac.map(|mac| socket.send(link.index, mac.0, &question));
-                    let to_all = (aloud || mac.is_none()).then(|| socket.send(link.index, BROADCAST, &question));
+                Voice::Udp { ipv4, ipv6, .. } => {
+                    let socket = if ip.is_ipv4() { Some(ipv4) } else { ipv6.as_ref() };
+                    let said = socket.map(|socket| socket.try_send_to(&[], on(link, ip, DISCARD_PORT)).map(drop));
+                    self.frames.datagrams += u64::from(matches!(said, Some(Ok(()))));
+                    said.unwrap_or_else(|| Err(io::ErrorKind::Unsupported.into()))
+                }
+                Voice::Raw(sockets) => {
+                    let device = mac.filter(|_| how != How::Aloud);
+                    let directly = device.map(|mac| say(sockets, &mut self.frames, link, ip, Some(mac)));
+                    let to_all = (how != How::Quiet || device.is_none()).then(|| say(sockets, &mut self.frames, link, ip, None));
                     match (directly, to_all) {
                         (Some(Ok(())), _) | (None, Some(Ok(()))) => Ok(()),
                         (Some(Err(error)), None) | (None, Some(Err(error))) => Err(error),
@@ -233,6 +302,29 @@ impl Senses {
         result
     }
 
+    /// A device that has this address is heard when it comes back.
+    pub(crate) fn listen_for(&mut self, ip: Ipv6Addr) {
+        self.listen(ndp::group_of(ip));
+    }
+
+    fn listen(&mut self, group: Ipv6Addr) {
+        for link in self.links.iter().filter(|link| link.is_usable() && link.own_ip6().is_some()) {
+            if self.listens.len() < GROUPS && self.listens.insert((link.index, group)) {
+                self.names.listen(group, link.index);
+            }
+        }
+    }
+
+    /// Asks by mDNS which addresses a name has; [`Sensed::Answers`] tells.
+    pub(crate) fn ask_for(&mut self, name: &str) {
+        self.frames.mdns += self.names.ask(name, &self.links);
+    }
+
+    /// A phone that sleeps hears this before anything else.
+    pub(crate) fn wake(&mut self, ip: IpAddr) {
+        self.frames.mdns += self.names.wake(ip, &self.links);
+    }
+
     /// Begins to ask every address of the own networks, if that is not under way. False: there is none to ask.
     pub(crate) fn sweep(&mut self) -> bool {
         if self.sweep.is_some() {
@@ -241,6 +333,11 @@ impl Senses {
         let mut left = VecDeque::new();
         let mut all = true;
         for link in self.links.iter().filter(|link| link.is_usable()) {
+            // The addresses of IPv6 are too many to ask: whoever answers this is found, and nobody proven gone.
+            if let (Voice::Raw(sockets), Some(own)) = (&self.voice, link.own_ip6()) {
+                let (to, packet) = ndp::call(own);
+                self.frames.ns_multicast += u64::from(sockets.send(Talk::Ndp, link.index, to, &packet).is_ok());
+            }
             for subnet in &link.subnets {
                 if subnet.is_swept() {
                     left.extend(subnet.others());
@@ -285,7 +382,7 @@ impl Senses {
         let mut sweep = self.sweep.take()?;
         for _ in 0..AT_A_TIME {
             let Some(ip) = sweep.left.front() else { break };
-            match self.ask(*ip, None, true) {
+            match self.ask((*ip).into(), None, How::Aloud) {
                 Err(error) if is_busy(&error) && sweep.began.elapsed() < GIVE_UP => break,
                 Err(_) => sweep.failed = true,
                 Ok(()) => {}
@@ -303,31 +400,49 @@ impl Senses {
         self.by_index = links.iter().enumerate().map(|(place, link)| (link.index, place)).collect();
         self.own = links.iter().map(|link| link.mac).collect();
         self.links = links;
+        self.listen(ndp::ROUTERS);
     }
 
-    fn heard(&self, interface: u32, mac: MacAddr, ip: Option<Ipv4Addr>, sensor: Sensor) -> Option<Heard> {
+    fn heard(&self, interface: u32, mac: MacAddr, ip: Option<IpAddr>, sensor: Sensor) -> Option<Heard> {
         let link = &self.links[*self.by_index.get(&interface)?];
         if self.own.contains(&mac) {
             return None;
         }
-        Some(Heard { mac, ip: ip.filter(|ip| link.subnet_of(*ip).is_some()), sensor, interface })
+        let ip = ip.filter(|ip| match ip {
+            IpAddr::V4(ip) => link.subnet_of(*ip).is_some(),
+            IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_loopback(),
+        });
+        Some(Heard { mac, ip, sensor, interface })
     }
 }
 
 impl Voice {
-    async fn receive(&self, packet: &mut [u8]) -> io::Result<(usize, super::packet::Source)> {
+    async fn receive(&self, packet: &mut [u8]) -> io::Result<(Talk, usize, Source)> {
         match self {
-            Self::Arp(socket) => socket.receive(packet).await,
-            Self::Udp(..) => std::future::pending().await,
+            Self::Raw(sockets) => sockets.receive(packet).await,
+            Self::Udp { .. } => std::future::pending().await,
         }
     }
 }
 
-fn ipv4(neighbour: Neighbour) -> Option<Ipv4Addr> {
-    match neighbour.ip {
-        std::net::IpAddr::V4(ip) => Some(ip),
-        std::net::IpAddr::V6(_) => None,
-    }
+/// One question on one network: to this device, or to all.
+fn say(sockets: &PacketSockets, frames: &mut Frames, link: &Link, ip: IpAddr, device: Option<MacAddr>) -> io::Result<()> {
+    let nobody = || io::Error::from(io::ErrorKind::AddrNotAvailable);
+    let count = match ip {
+        IpAddr::V4(ip) => {
+            let own = link.subnet_of(ip).ok_or_else(nobody)?.own;
+            let to = device.map_or(BROADCAST, |mac| mac.0);
+            sockets.send(Talk::Arp, link.index, to, &arp::request(link.mac, own, ip))?;
+            if device.is_some() { &mut frames.arp_direct } else { &mut frames.arp_broadcast }
+        }
+        IpAddr::V6(ip) => {
+            let (to, packet) = ndp::question(link.mac, link.own_ip6().ok_or_else(nobody)?, ip, device);
+            sockets.send(Talk::Ndp, link.index, to, &packet)?;
+            if device.is_some() { &mut frames.ns_direct } else { &mut frames.ns_multicast }
+        }
+    };
+    *count += 1;
+    Ok(())
 }
 
 /// Its queue is full: later it goes.

@@ -15,6 +15,8 @@ use sqlx::{Row as _, SqliteConnection};
 use super::Events;
 use crate::store::{fixed, stamp, unstamp};
 
+/// Milliseconds: no `arrival_hold` is longer, so that few rows are looked at.
+const LONGEST_ARRIVAL: i64 = 600_000;
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
 
 /// An attachment as its camera told of it.
@@ -32,7 +34,8 @@ impl Events {
         let before = filter.before.unwrap_or((Timestamp(u64::MAX), EventId([0xff; 16])));
         let mut tx = self.pool.begin().await?;
         let rows = sqlx::query(
-            "SELECT id, node, camera, source, kind, started, ended, began, received_at, changed, state, rev, own_mail, size FROM event
+            "SELECT id, node, camera, source, kind, started, ended, began, received_at, changed, state, rev, own_mail, size,
+             EXISTS (SELECT 1 FROM arrival WHERE last >= began AND last <= began + $10 AND first <= began) AS arrived FROM event
              WHERE began >= $1 AND began < $2 AND (began, id) < ($3, $4)
              AND ($5 IS NULL OR camera = $5 OR source = $5 OR camera || '/' || source = $5)
              AND ($6 IS NULL OR kind = $6)
@@ -49,6 +52,7 @@ impl Events {
         .bind(filter.unseen_by.as_deref())
         .bind(i64::from(filter.limit.min(MOST)))
         .bind(filter.received_since.map_or(0, stamp))
+        .bind(LONGEST_ARRIVAL)
         .fetch_all(&mut *tx)
         .await
         .context("cannot read the events")?;
@@ -62,9 +66,11 @@ impl Events {
     pub async fn event(&self, id: EventId) -> anyhow::Result<Option<StoredEvent>> {
         let mut tx = self.pool.begin().await?;
         let row = sqlx::query(
-            "SELECT id, node, camera, source, kind, started, ended, began, received_at, changed, state, rev, own_mail, size FROM event WHERE id = $1",
+            "SELECT id, node, camera, source, kind, started, ended, began, received_at, changed, state, rev, own_mail, size,
+             EXISTS (SELECT 1 FROM arrival WHERE last >= began AND last <= began + $2 AND first <= began) AS arrived FROM event WHERE id = $1",
         )
         .bind(id.0.as_slice())
+        .bind(LONGEST_ARRIVAL)
         .fetch_optional(&mut *tx)
         .await
         .context("cannot read the event")?;
@@ -188,19 +194,21 @@ async fn read_event(connection: &mut SqliteConnection, row: SqliteRow) -> anyhow
         .fetch_all(connection)
         .await
         .context("cannot read who has seen the event")?;
+    let (kind, state) = (EventKind::from_wire(wire_byte(&row, "kind")?), ArmState::from_wire(wire_byte(&row, "state")?));
     let (ended, changed): (Option<i64>, Option<i64>) = (row.try_get("ended")?, row.try_get("changed")?);
     Ok(StoredEvent {
         id,
         node: NodeId(fixed(row.try_get("node")?)?),
         camera: row.try_get("camera")?,
         source: row.try_get("source")?,
-        kind: EventKind::from_wire(wire_byte(&row, "kind")?),
+        kind,
         started: unstamp(row.try_get("started")?),
         ended: ended.map(unstamp),
         began: unstamp(row.try_get("began")?),
         received_at: unstamp(row.try_get("received_at")?),
         changed: changed.map(u8::try_from).transpose()?,
-        state: ArmState::from_wire(wire_byte(&row, "state")?),
+        state,
+        arrival: row.try_get::<i64, _>("arrived")? == 1 && state.is_armed() && kind == EventKind::Movement,
         rev: u32::try_from(row.try_get::<i64, _>("rev")?)?,
         own_mail: OwnMail::from_wire(wire_byte(&row, "own_mail")?),
         size: u64::try_from(row.try_get::<i64, _>("size")?)?,

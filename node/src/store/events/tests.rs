@@ -320,3 +320,28 @@ async fn events_are_found_by_time_camera_kind_and_page() {
     }
     assert_eq!(pages, newest_first);
 }
+
+#[tokio::test]
+async fn what_began_right_before_somebody_came_home_is_an_arrival_also_if_it_is_told_later() {
+    let house = House::new().await;
+    let second = Duration::from_secs(1);
+    let at = |secs: u32| T0 + second * secs;
+    let before = movement(1, at(9));
+    let first = movement(2, at(10));
+    house.told(PORCH, &before, at(11)).await;
+    house.told(PORCH, &first, at(11)).await;
+    house.store.note_arrival(at(10), at(40)).await.unwrap();
+    let (late, after) = (movement(3, at(40)), movement(4, at(41)));
+    let disarmed = Event { state: ArmState::Disarmed, ..movement(5, at(20)) };
+    let lost = Event { kind: EventKind::CameraLost, ..movement(6, at(20)) };
+    for event in [&late, &after, &disarmed, &lost] {
+        house.told(PORCH, event, at(90)).await;
+    }
+    let mut arrivals = Vec::new();
+    for event in [&before, &first, &late, &after, &disarmed, &lost] {
+        arrivals.push(house.read(event).await.arrival);
+    }
+    assert_eq!(arrivals, [false, true, true, false, false, false]);
+    let listed: Vec<_> = house.store.events(&EventFilter::default()).await.unwrap();
+    assert_eq!(listed.iter().filter(|event| event.arrival).map(|event| event.id).collect::<Vec<_>>(), [late.id, first.id]);
+}

@@ -355,7 +355,7 @@ fn a_thousand_things_that_happened_once_are_told_or_counted_and_leave_no_memory(
 
 #[test]
 fn who_comes_home_is_not_mailed_his_own_picture() {
-    let mut house = House::new(Settings { hold: Duration::from_secs(30), ..house() });
+    let mut house = House::new(Settings { hold: Duration::from_secs(30), hold_in: vec![ArmState::Away], ..house() });
     house.sees(&seen(1, "street", 0));
     house.waits_secs(10);
     house.sees(&seen(2, "porch", 10_000));

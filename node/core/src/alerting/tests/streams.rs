@@ -67,7 +67,7 @@ fn settings() -> impl Strategy<Value = Settings> {
         let porch = Rule { cooldown: Duration::from_secs(cooldown), ..Rule::default() };
         let flat = Rule { recipients: vec!["tenant".to_owned()], states: vec![ArmState::Away], ..Rule::default() };
         let cameras = BTreeMap::from([("camera 0".to_owned(), porch), ("camera 1".to_owned(), flat)]);
-        Settings { cap, kept_for_faults, hold: Duration::from_secs(hold), cameras, ..house() }
+        Settings { cap, kept_for_faults, hold: Duration::from_secs(hold), hold_in: vec![ArmState::Away], cameras, ..house() }
     })
 }
 

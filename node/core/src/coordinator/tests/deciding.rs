@@ -30,6 +30,24 @@ fn the_last_to_leave_arms_the_house_and_the_first_to_come_disarms_it_at_once() {
 }
 
 #[test]
+fn only_whoever_comes_home_and_disarms_the_house_by_that_is_an_arrival() {
+    let mut house = House::with_anna_home();
+    assert_eq!(house.arrivals, 1, "a new house is armed, and Anna disarmed it");
+    house.comes(2);
+    assert_eq!(house.arrivals, 1, "it was disarmed already");
+    house.all_leave();
+    house.disarm(None);
+    assert_eq!(house.arrivals, 1, "a person did that");
+    house.arm(Night, None);
+    house.comes(1);
+    assert_eq!((house.state(), house.arrivals), (Night, 1), "nothing disarms the night");
+    house.command(Command::Auto);
+    house.all_leave();
+    house.comes(1);
+    assert_eq!((house.state(), house.arrivals), (Disarmed, 2));
+}
+
+#[test]
 fn no_name_leaves_the_coordinator_with_the_state() {
     let mut house = House::with_anna_home();
     assert_eq!(house.machine.state().reason, "somebody is home");

@@ -67,7 +67,9 @@ fn at_the_end_of_all_numbers_the_house_is_armed_and_stays_so() {
     }
     let mut house = House::with_anna_home();
     house.held(StateV1 { epoch: u32::MAX, rev: u64::MAX, ..forgotten(&house, 0) });
-    for command in [Command::Disarm { until: None }, Command::Auto, Command::Arm { state: Night, until: None, now: true }] {
+    for command in
+        [Command::Disarm { until: None, stays: false }, Command::Auto, Command::Arm { state: Night, until: None, now: true, stays: false }]
+    {
         house.command(command);
         house.seconds(3);
         assert_eq!(house.state(), Away);
@@ -81,7 +83,7 @@ fn the_last_number_is_never_that_of_a_disarm() {
     house.held(StateV1 { epoch: u32::MAX - 1, rev: u64::MAX - 4, ..forgotten(&house, 0) });
     let mut said = Vec::new();
     for _ in 0..6 {
-        house.command(Command::Disarm { until: None });
+        house.command(Command::Disarm { until: None, stays: false });
         let state = house.machine.state();
         said.push((u64::MAX - state.rev, state.arm_state()));
     }
@@ -99,7 +101,7 @@ fn the_memory_of_a_coordinator_has_the_bytes_that_are_deployed() {
         by: "r".to_owned(),
         was_away: true,
         was_home: false,
-        ends_on_arrival: true,
+        ends_by_presence: true,
     };
     let memory = MemoryV1 {
         state: StateV1 {
@@ -118,8 +120,9 @@ fn the_memory_of_a_coordinator_has_the_bytes_that_are_deployed() {
         pending: Some((over(Away), Timestamp(6))),
         by_presence: 3,
         restored: true,
+        by_window: 2,
     };
     let bytes = crate::protocol::frame::to_bytes(&memory).unwrap();
-    let frozen = "01010101010101010101020301016104010500017a016201000101010201720100010102010101020172010001060301";
+    let frozen = "01010101010101010101020301016104010500017a01620100010101020172010001010201010102017201000106030102";
     assert_eq!(data_encoding::HEXLOWER.encode(&bytes), frozen);
 }

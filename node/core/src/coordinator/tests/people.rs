@@ -5,10 +5,10 @@ use super::*;
 #[test]
 fn an_arm_command_leaves_time_to_go() {
     let mut house = House::with_anna_home();
-    house.command(Command::Arm { state: Away, until: None, now: false });
+    house.command(Command::Arm { state: Away, until: None, now: false, stays: false });
     assert_eq!(house.dashboard().pending, Some((Away, house.now.at + Duration::from_secs(60))));
     house.seconds(30);
-    house.command(Command::Arm { state: Away, until: None, now: false });
+    house.command(Command::Arm { state: Away, until: None, now: false, stays: false });
     house.restart(0);
     assert_eq!(house.state(), Disarmed);
     house.seconds(29);
@@ -22,19 +22,19 @@ fn an_arm_command_leaves_time_to_go() {
 fn only_arming_more_takes_time_and_not_the_night_nor_an_order_for_now() {
     for (state, now) in [(Away, true), (Night, false)] {
         let mut house = House::with_anna_home();
-        house.command(Command::Arm { state, until: None, now });
+        house.command(Command::Arm { state, until: None, now, stays: false });
         assert_eq!(house.state(), state);
     }
     let mut house = House::new();
-    house.command(Command::Arm { state: Away, until: None, now: false });
+    house.command(Command::Arm { state: Away, until: None, now: false, stays: false });
     assert!(house.dashboard().overridden && house.dashboard().pending.is_none(), "it was armed already");
 }
 
 #[test]
 fn a_change_of_mind_ends_the_exit_delay() {
-    for command in [Command::Disarm { until: None }, Command::Auto] {
+    for command in [Command::Disarm { until: None, stays: false }, Command::Auto] {
         let mut house = House::with_anna_home();
-        house.command(Command::Arm { state: Away, until: None, now: false });
+        house.command(Command::Arm { state: Away, until: None, now: false, stays: false });
         house.command(command);
         house.seconds(120);
         assert_eq!((house.state(), house.disk.pending.is_none()), (Disarmed, true));
@@ -188,13 +188,33 @@ fn what_cannot_be_obeyed_changes_nothing_and_says_why() {
     let mut house = House::with_anna_home();
     let past = Some(house.now.at);
     for command in [
-        Command::Arm { state: Disarmed, until: None, now: true },
-        Command::Arm { state: Away, until: past, now: true },
-        Command::Disarm { until: past },
+        Command::Arm { state: Disarmed, until: None, now: true, stays: false },
+        Command::Arm { state: Away, until: past, now: true, stays: false },
+        Command::Disarm { until: past, stays: false },
     ] {
         command.check(house.now).unwrap_err();
         let before = house.disk.clone();
         house.command(command);
         assert_eq!(house.disk, before);
     }
+}
+
+#[test]
+fn a_phone_that_the_house_learns_changes_nothing_before_it_is_heard_and_one_that_it_forgets_disarms_nothing() {
+    let mut house = House::new();
+    house.all_leave();
+    let before = house.machine.state().version();
+    house.handle(Input::Learned { person: "Anna".to_owned(), device: phone(7) });
+    house.handle(Input::Learned { person: "Ben".to_owned(), device: phone(7) });
+    assert_eq!((house.state(), house.machine.state().version()), (Away, before));
+    assert_eq!((house.machine.owner_of(&phone(7)), house.machine.devices_of("Anna").len()), (Some("Anna"), 2));
+    house.comes(7);
+    assert_eq!((house.state(), house.reason().as_str()), (Disarmed, "Anna is home"));
+    house.near.clear();
+    house.handle(Input::Unlearned { device: phone(7) });
+    house.seconds(10);
+    assert_eq!(house.state(), Disarmed, "that a phone is forgotten sends nobody away");
+    house.all_leave();
+    house.comes(7);
+    assert_eq!((house.state(), house.machine.owner_of(&phone(7))), (Away, None));
 }

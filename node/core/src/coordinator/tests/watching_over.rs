@@ -487,7 +487,7 @@ fn a_person_who_is_forgotten_is_named_no_more_and_the_state_stays() {
 fn what_a_person_chose_holds_on_when_he_is_forgotten_and_its_end_does_not_name_him() {
     let mut house = House::with_anna_home();
     let until = Some(house.now.at + Duration::from_secs(60));
-    let command = Command::Arm { state: Night, until, now: true };
+    let command = Command::Arm { state: Night, until, now: true, stays: false };
     house.handle(Input::Command { command, by: "Anna".to_owned() });
     house.handle(Input::Forget { person: "Anna".to_owned() });
     assert_eq!(house.state(), Night);
