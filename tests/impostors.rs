@@ -19,7 +19,7 @@ use dms3_pki::{Admission, Admit, NodeKey, sign_state, tls};
 use rcgen::ExtendedKeyUsagePurpose;
 
 use crate::harness::rogue::{Advertiser, FalseCoordinator, Leaf, Papers};
-use crate::harness::{House, eventually};
+use crate::harness::{House, eventually, within};
 use crate::insiders::raw;
 use crate::strangers::armed_house;
 
@@ -209,6 +209,9 @@ async fn a_coordinator_that_says_what_cannot_be_read_or_believed_arms_its_camera
     }
 }
 
+/// Fifty that never answer are asked one after the other, again and again.
+const CROWD: Duration = Duration::from_secs(120);
+
 #[tokio::test]
 async fn fifty_advertisements_of_rogues_delay_pairing_by_seconds() {
     let mut house = armed_house().await;
@@ -240,10 +243,12 @@ async fn fifty_advertisements_of_rogues_delay_pairing_by_seconds() {
     house.coordinator.sigkill().await;
     for camera in &house.cameras {
         let crowd = ["no coordinator is reached: no answer (", ", 127.0.0.1", " more)"];
-        eventually("a line tells of the crowd that never answers", async || camera.line_with_all(&crowd)).await;
+        within(CROWD, "a line tells of the crowd that never answers", async || camera.line_with_all(&crowd)).await;
         assert!(camera.motion.running().is_some(), "{} watches on", camera.name);
     }
     house.coordinator.start();
     house.answers().await;
+    // How soon is a promise where nobody takes their time (`networks::restarts`).
+    within(CROWD, "they find it again", async || house.is_whole(before.state).await).await;
     house.stands(before).await;
 }
