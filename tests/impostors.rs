@@ -209,8 +209,8 @@ async fn a_coordinator_that_says_what_cannot_be_read_or_believed_arms_its_camera
     }
 }
 
-/// Fifty that never answer are asked one after the other, again and again.
-const CROWD: Duration = Duration::from_secs(120);
+/// A dead link is noticed after 11 s, and in a crowd it is told each 15 s who failed: the second time of the crowd alone.
+const TOLD_OF_THE_CROWD: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn fifty_advertisements_of_rogues_delay_pairing_by_seconds() {
@@ -243,12 +243,10 @@ async fn fifty_advertisements_of_rogues_delay_pairing_by_seconds() {
     house.coordinator.sigkill().await;
     for camera in &house.cameras {
         let crowd = ["no coordinator is reached: no answer (", ", 127.0.0.1", " more)"];
-        within(CROWD, "a line tells of the crowd that never answers", async || camera.line_with_all(&crowd)).await;
+        within(TOLD_OF_THE_CROWD, "a line tells of the crowd that never answers", async || camera.line_with_all(&crowd)).await;
         assert!(camera.motion.running().is_some(), "{} watches on", camera.name);
     }
     house.coordinator.start();
     house.answers().await;
-    // How soon is a promise where nobody takes their time (`networks::restarts`).
-    within(CROWD, "they find it again", async || house.is_whole(before.state).await).await;
     house.stands(before).await;
 }
