@@ -43,11 +43,17 @@ struct Forged {
     rewrite: Rewrite,
 }
 
+impl Forged {
+    fn pen(&self, key: Box<dyn PacketKey>) -> Box<dyn PacketKey> {
+        Box::new(Pen { key, rewrite: self.rewrite.clone() })
+    }
+}
+
 impl Session for Forged {
     fn write_handshake(&mut self, buffer: &mut Vec<u8>) -> Option<Keys> {
         let Keys { header, packet: KeyPair { local, remote } } = self.session.write_handshake(buffer)?;
         self.keys += 1;
-        let local = if self.keys == 2 { Box::new(Pen { key: local, rewrite: self.rewrite.clone() }) } else { local };
+        let local = if self.keys == 2 { self.pen(local) } else { local };
         Some(Keys { header, packet: KeyPair { local, remote } })
     }
 
@@ -83,8 +89,10 @@ impl Session for Forged {
         self.session.transport_parameters()
     }
 
+    // quinn takes new keys after as many packets as it draws by lot (RFC 9001, section 6): ten may be enough.
     fn next_1rtt_keys(&mut self) -> Option<KeyPair<Box<dyn PacketKey>>> {
-        self.session.next_1rtt_keys()
+        let KeyPair { local, remote } = self.session.next_1rtt_keys()?;
+        Some(KeyPair { local: self.pen(local), remote })
     }
 
     fn is_valid_retry(&self, to: &ConnectionId, header: &[u8], payload: &[u8]) -> bool {
