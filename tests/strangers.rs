@@ -132,14 +132,22 @@ async fn whoever_hangs_up_half_way_leaves_no_trace_but_a_line() {
     let word = TokenWord::parse(&house.token(&["--uses", "2"]).await).unwrap();
     let before = house.standing().await;
 
-    // The mesh port: after the handshake, in the Hello, after it.
+    // The mesh port: after the handshake, in the Hello, after it; and as a camera does that dialled twice.
     let hello = greeting(thief.identity.mesh());
-    for (nth, said) in [&hello[..0], &hello[..hello.len() / 2], &hello[..]].into_iter().enumerate() {
+    let half = &hello[..hello.len() / 2];
+    for (nth, (said, code)) in
+        [(&hello[..0], 0), (half, 0), (&hello[..0], CloseCode::Spare as u32), (&hello[..], 0)].into_iter().enumerate()
+    {
         let (connection, mut link) = thief.connect().await;
         link.sender.send_frame(said).await.unwrap();
-        connection.close(1u32.into(), b"");
+        connection.close(code.into(), b"");
         // The last one may be linked before it is known that it hung up.
-        let lines = ["said no proper Hello: ", "node porch went before its Welcome", "node porch is linked from 127.0.0.100:"];
+        let lines = [
+            "said no proper Hello: ",
+            "said no Hello: it took another of its dials",
+            "node porch went before its Welcome",
+            "node porch is linked from 127.0.0.100:",
+        ];
         within(LINKED_WITHIN, "each one has a line", async || lines.iter().map(|line| house.told_since(before, line)).sum::<usize>() > nth)
             .await;
     }

@@ -71,11 +71,6 @@ impl LinkError {
         }
     }
 
-    /// The other side let go of it without a word: of two dials under way at once it took the other one.
-    pub fn is_dropped(&self) -> bool {
-        matches!(self, Self::Closed(ConnectionError::ApplicationClosed(close)) if close.error_code == VarInt::from_u32(0) && close.reason.is_empty())
-    }
-
     /// Whether the node at the other end lost its memory of us: it was restarted.
     pub fn is_reset(&self) -> bool {
         matches!(self, Self::Closed(ConnectionError::Reset))
@@ -234,6 +229,7 @@ pub fn words(error: &ConnectionError) -> String {
     match error {
         ConnectionError::ApplicationClosed(close) => match CloseCode::from_wire(close.error_code.into_inner()) {
             Some(code) => code.words().to_owned(),
+            None if close.error_code == VarInt::from_u32(0) => "the other side hung up without a word".to_owned(),
             None => format!("the other side closed with the unknown code {}: is it of a newer version?", close.error_code),
         },
         ConnectionError::TransportError(ours) => match tls_alert(ours.code) {

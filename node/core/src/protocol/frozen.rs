@@ -239,7 +239,7 @@ fn what_is_signed_has_the_bytes_that_are_deployed() {
 #[test]
 fn the_codes_are_those_that_are_deployed() {
     let close: Vec<u64> = CloseCode::ALL.iter().map(|code| *code as u64).collect();
-    assert_eq!(close, (1..=12).collect::<Vec<u64>>());
+    assert_eq!(close, (1..=13).collect::<Vec<u64>>());
     for code in CloseCode::ALL {
         assert_eq!(CloseCode::from_wire(code as u64), Some(code));
     }

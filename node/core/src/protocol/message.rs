@@ -446,10 +446,12 @@ pub enum CloseCode {
     Resync = 11,
     /// The one that answered is no coordinator of this house.
     NotACoordinator = 12,
+    /// The side that dialled took another of its dials.
+    Spare = 13,
 }
 
 impl CloseCode {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::GoingDown,
         Self::TakenOver,
         Self::Revoked,
@@ -462,6 +464,7 @@ impl CloseCode {
         Self::Internal,
         Self::Resync,
         Self::NotACoordinator,
+        Self::Spare,
     ];
 
     pub fn from_wire(code: u64) -> Option<Self> {
@@ -482,6 +485,7 @@ impl CloseCode {
             Self::Internal => "the other side had an internal error: see its log",
             Self::Resync => "the other side asks to dial again",
             Self::NotACoordinator => "the node that answered is no coordinator of this house",
+            Self::Spare => "the other side dialled more than once and took another link",
         }
     }
 }

@@ -69,7 +69,10 @@ struct Turns {
     rounds_turn: bool,
 }
 
-type Dialled = (Place, Result<(SocketAddr, Connection), DialError>);
+type Dialled = (Place, Result<(SocketAddr, Spare), DialError>);
+
+/// A connection that is not our link yet. If it never comes to be, because another one does, the other side is told so.
+struct Spare(Option<Connection>);
 
 /// Our Hello to somebody whose handshake is done, one at a time: a second one would take the link over from the first.
 struct Greeting {
@@ -90,7 +93,7 @@ impl Uplink {
         let mut dials: JoinSet<Dialled> = JoinSet::new();
         let mut under_way: HashMap<Place, usize> = HashMap::new();
         let mut failed: Vec<(Place, DialError)> = Vec::new();
-        let mut ready: VecDeque<(Place, SocketAddr, Connection)> = VecDeque::new();
+        let mut ready: VecDeque<(Place, SocketAddr, Spare)> = VecDeque::new();
         let mut greeting: Option<Greeting> = None;
         let mut turns = Turns::default();
         let mut round_at = Instant::now() + wait;
@@ -220,11 +223,13 @@ impl Uplink {
     }
 
     /// Only a Welcome makes a link: that `dial` succeeded does not mean that *our* certificate was taken.
-    fn hello(&self, address: SocketAddr, connection: Connection) -> impl Future<Output = Result<Found, DialError>> + Send + use<> {
+    fn hello(&self, address: SocketAddr, spare: Spare) -> impl Future<Output = Result<Found, DialError>> + Send + use<> {
         let hello = facts::hello(&self.context);
         let (status, state_dir) = (self.context.status.clone(), self.context.state_dir.clone());
         let (unknown, clock, mesh) = (self.context.unknown.clone(), self.context.clock.clone(), self.context.identity.mesh());
         async move {
+            // Let go of before it answered, it is still a spare one.
+            let connection = spare.connection()?;
             let met = timeout(WELCOME, async {
                 let mut link = Link::open(&connection, unknown).await?;
                 link.sender.send(&Message::Hello(hello)).await?;
@@ -232,6 +237,7 @@ impl Uplink {
                 Ok::<_, LinkError>((link, answer))
             })
             .await;
+            spare.keep();
             let peer = peer_identity(&peer_certificates(&connection), &mesh, clock.announced());
             // Who it is was checked in the handshake: a stranger cannot make us believe it.
             let revoked = match &met {
@@ -328,9 +334,9 @@ fn by_cause(failed: Vec<(String, String)>) -> String {
 }
 
 /// [`dial`], and once more beside it if nobody answers soon.
-async fn dial_again(endpoint: &Endpoint, to: SocketAddr, name: &str, tls: &Arc<rustls::ClientConfig>) -> Result<Connection, DialError> {
+async fn dial_again(endpoint: &Endpoint, to: SocketAddr, name: &str, tls: &Arc<rustls::ClientConfig>) -> Result<Spare, DialError> {
     let began = Instant::now();
-    let attempt = || dial(endpoint, to, name, tls.clone());
+    let attempt = async || dial(endpoint, to, name, tls.clone()).await.map(|connection| Spare(Some(connection)));
     let second = async {
         sleep(SILENT).await;
         attempt().await
@@ -341,6 +347,26 @@ async fn dial_again(endpoint: &Endpoint, to: SocketAddr, name: &str, tls: &Arc<r
         Either::Left((result, _)) => result,
         Either::Right((Err(DialError::Unreachable(_)), first)) => first.await,
         Either::Right((result, _)) => result,
+    }
+}
+
+impl Spare {
+    /// Nobody asks after it was kept.
+    fn connection(&self) -> Result<Connection, DialError> {
+        self.0.clone().ok_or_else(|| DialError::Unreachable("it is in use already".to_owned()))
+    }
+
+    /// How it ends is said by whoever has it now.
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.0 {
+            close(connection, CloseCode::Spare);
+        }
     }
 }
 

@@ -586,7 +586,7 @@ async fn a_camera_does_not_wait_for_one_who_died_after_the_handshake_when_anothe
     let _peer = port.linked(&house, 2).await;
     assert_eq!(camera.input().await, Input::LinkUp);
     assert!(waited.elapsed() < Duration::from_secs(3), "{:?}", waited.elapsed());
-    timeout(PATIENCE, silent.connection.closed()).await.expect("whoever is silent is left");
+    assert_eq!(silent.close_code().await, Some(CloseCode::Spare), "whoever is silent is left");
 }
 
 #[tokio::test]

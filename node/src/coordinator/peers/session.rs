@@ -120,8 +120,11 @@ async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: Socket
     roster.mark_unchanged();
     let met = match timeout(HELLO, greeted(shared, connection)).await {
         Ok(Ok(met)) => met,
-        Ok(Err(error)) if error.is_dropped() => {
-            tracing::debug!("node {} at {from} dialled twice and took the other link", peer.node.short());
+        // No fault; but who has its key may say so, too.
+        Ok(Err(error)) if error.close_code() == Some(CloseCode::Spare) => {
+            if let Some(more) = shared.line(peer.node) {
+                tracing::info!("node {} at {from} said no Hello: it took another of its dials{more}", peer.node.short());
+            }
             return None;
         }
         Ok(Err(error)) => {
