@@ -37,6 +37,8 @@ mod floods;
 mod mqtt;
 #[path = "bench_page.rs"]
 mod page;
+#[path = "bench_people.rs"]
+mod people;
 #[path = "bench_scale.rs"]
 mod scale;
 
@@ -91,6 +93,7 @@ async fn run(arguments: &[String]) -> Result<()> {
         }
         ["open", base, authority, code, pages] => Box::pin(page::keep_open(base, Path::new(authority), code, pages.parse()?)).await,
         ["initials", path, count] => floods::initials(Path::new(path), count.parse()?).await,
+        ["week", dir] => people::week(Path::new(dir)).await,
         ["scale", state, own, mesh, count] => Box::pin(scale::cameras(Path::new(state), own.parse()?, mesh.parse()?, count.parse()?)).await,
         ["subscribers", dir, broker] => Box::pin(mqtt::subscribers(Path::new(dir), broker)).await,
         ["publisher", dir, broker] => mqtt::publisher(Path::new(dir), broker).await,

@@ -117,6 +117,9 @@ def people(house, quick, figures):
     figures["presence_cpu_s_per_h"] = max(cpu for cpu, _ in rows)
     figures["presence_frames_per_h"] = max(frames for _, frames in rows)
     house.stop(child.pid)
-    store = f"{house.work}/four/state/store.db"
-    bench.say(f"{store.rsplit('/', 1)[1]} has {os.path.getsize(store) / 1e3:.0f} kB")
     house.remove_network()
+    os.mkdir(f"{house.work}/week")
+    told = subprocess.run([house.figures, "week", f"{house.work}/week"], check=True, capture_output=True, text=True).stdout
+    size, memory, rows = map(int, told.split())
+    figures["sightings_7d_mb"] = (size + memory * 1024) / 1e6
+    bench.say(f"a week of signs of four phones: {rows} rows, {size / 1e3:.0f} kB of disk, {memory} KiB of memory")

@@ -105,7 +105,7 @@ pub(super) async fn run(args: Args, at: &ConfigArg) -> Result<()> {
     Config::parse(&imported.config, &at.config).context("what would be written is no valid config: please tell the makers of DMS3")?;
     print!("{}", imported.report.text());
     if args.dry_run {
-        println!("\n{}", imported.config);
+        println!("\n{}", without_password(&imported.config));
         return Ok(());
     }
     write_new(&at.config, &imported.config)?;
@@ -125,6 +125,12 @@ fn convert(source: &Source, role: Role) -> Imported {
         Role::Coordinator => coordinator::convert(source),
         Role::Camera => camera::convert(source),
     }
+}
+
+/// For the screen, which others may see.
+fn without_password(config: &str) -> String {
+    let shown = config.lines().map(|line| if line.starts_with("password = ") { "password = \"(not shown)\"" } else { line });
+    shown.collect::<Vec<_>>().join("\n")
 }
 
 /// Never over a config that is there: somebody may have worked on it. Not readable for others, since it may hold a password.

@@ -26,7 +26,7 @@ use super::page::Served;
 use super::phones::Phones;
 use super::presence::Sensing;
 use super::roster::Roster;
-use super::sightings::Sightings;
+use super::sightings::{Sightings, WRITE_EVERY};
 use crate::clock::Clock;
 use crate::control::Asked;
 use crate::store::Store;
@@ -41,8 +41,6 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// Decisions that may wait for the disk: the log is for people, and a coordinator that decides all day without a disk must not grow.
 const DECISIONS_OWED: usize = 100;
-/// How often it is written when devices were heard.
-const WRITE_EVERY: Duration = Duration::from_secs(600);
 /// How often a disk that took nothing is tried again.
 const KEEP_AGAIN: Duration = Duration::from_secs(5);
 

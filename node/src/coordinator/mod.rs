@@ -67,7 +67,7 @@ pub mod presence;
 pub mod renewal;
 mod requests;
 pub mod roster;
-mod sightings;
+pub mod sightings;
 pub mod stills;
 pub mod strangers;
 pub mod windows;

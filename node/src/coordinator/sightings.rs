@@ -11,9 +11,12 @@ use dms3_core::time::Timestamp;
 const SILENCE: Duration = Duration::from_secs(300);
 /// Spans of before that wait to be written, at most.
 const ENDED: usize = 200;
+/// How often they are written.
+pub const WRITE_EVERY: Duration = Duration::from_secs(600);
 
+/// Of all devices that count for somebody.
 #[derive(Debug, Default)]
-pub(super) struct Sightings {
+pub struct Sightings {
     now: BTreeMap<Device, Span>,
     /// Not written since they ended.
     ended: Vec<Heard>,
@@ -30,7 +33,7 @@ struct Span {
 
 impl Sightings {
     /// A sensor had proof that the device is near.
-    pub(super) fn saw(&mut self, device: &Device, at: Timestamp) {
+    pub fn saw(&mut self, device: &Device, at: Timestamp) {
         match self.now.get_mut(device) {
             // A clock that was set back ends it too.
             Some(span) if (span.last..=span.last + SILENCE).contains(&at) => {
@@ -46,8 +49,8 @@ impl Sightings {
         }
     }
 
-    /// What has to be written since it was asked last. Asked again only in minutes: a card is worn out by writing.
-    pub(super) fn take(&mut self) -> Vec<Heard> {
+    /// What has to be written since it was asked last. Asked again after [`WRITE_EVERY`]: a card is worn out by writing.
+    pub fn take(&mut self) -> Vec<Heard> {
         let mut due = std::mem::take(&mut self.ended);
         for (device, span) in self.now.iter_mut().filter(|(_, span)| span.changed) {
             span.changed = false;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::source::Source;
+use super::source::{Component, Source};
 use super::{Imported, Report, coordinator, mail, quoted};
 
 const CLIENT: [&str; 7] = [
@@ -14,7 +14,8 @@ const CLIENT: [&str; 7] = [
     "Logging.LogFilename",
     "Logging.LogLocation",
 ];
-const OTHER_COMMANDS: [&str; 8] = ["APLAY", "BASH", "CAT", "ENV", "GREP", "IP", "PGREP", "PING"];
+/// All but `MOTION`.
+const COMMANDS: [&str; 9] = ["APLAY", "BASH", "CAT", "ENV", "GREP", "IP", "PGREP", "PING", "PKILL"];
 
 pub(super) fn convert(source: &Source) -> Imported {
     let mut report = Report::default();
@@ -34,9 +35,18 @@ pub(super) fn convert(source: &Source) -> Imported {
     );
     client.tell_unknown(&CLIENT, &mut report);
     config += &motion(source, &mut report);
-    source.dashboard.not_needed(&["Client.ImagesFolder"], "events are counted where they are kept, on the coordinator", &mut report);
+    coordinator::dashboard_of_a_camera(&source.dashboard, &mut report);
     mail::of_a_camera(source, &mut report);
     Imported { config, report }
+}
+
+/// `SysCommands` but for Motion, of either role.
+pub(super) fn commands(libs: &Component, report: &mut Report) {
+    for name in COMMANDS {
+        libs.not_needed(&[&format!("SysCommands.{name}")], "nothing of ours starts other programs to find out who is home", report);
+    }
+    let known: Vec<String> = COMMANDS.iter().chain(&["MOTION"]).map(|name| format!("SysCommands.{name}")).collect();
+    libs.tell_unknown(&known.iter().map(String::as_str).collect::<Vec<_>>(), report);
 }
 
 /// `SysCommands.MOTION`: any line for the shell there, a program and its arguments here.
@@ -44,11 +54,7 @@ fn motion(source: &Source, report: &mut Report) -> String {
     let libs = &source.libs;
     let mut detector = String::from("\n[camera]\n\n[[camera.detector]]\nwatch_in = [\"night\", \"away\"]\n");
     report.carried("watch_in", "watch_in = [\"night\", \"away\"]: as there, it watches in an \"Always On\" range with people at home too");
-    for name in OTHER_COMMANDS.into_iter().chain(["PKILL"]) {
-        libs.not_needed(&[&format!("SysCommands.{name}")], "nothing of ours starts other programs to find out who is home", report);
-    }
-    let known: Vec<String> = OTHER_COMMANDS.iter().chain(&["PKILL", "MOTION"]).map(|name| format!("SysCommands.{name}")).collect();
-    libs.tell_unknown(&known.iter().map(String::as_str).collect::<Vec<_>>(), report);
+    commands(libs, report);
     let Some(line) = libs.text("SysCommands.MOTION", report) else { return detector };
     let key = libs.key("SysCommands.MOTION");
     if !line.split_whitespace().all(is_plain) {

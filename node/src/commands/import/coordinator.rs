@@ -1,11 +1,12 @@
 //! The server of DMS3 in Go becomes a coordinator.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use dms3_core::presence::MacAddr;
 
-use super::source::Source;
-use super::{Imported, Report, mail, quoted};
+use super::source::{Component, Source};
+use super::{Imported, Report, camera, mail, quoted};
 
 const SERVER: [&str; 14] = [
     "Server.Port",
@@ -41,7 +42,7 @@ pub(super) fn convert(source: &Source) -> Imported {
     config += &logging(&source.server, &mut report);
     config += &web(source, &mut report);
     config += "\n[coordinator]\n";
-    source.server.not_needed(&["Server.Port"], "cameras find the coordinator by themselves, and listen on UDP port 47100", &mut report);
+    source.server.not_needed(&["Server.Port"], "the coordinator listens on UDP port 47100, and cameras find it by themselves", &mut report);
     source.server.not_needed(&["Server.CheckInterval"], "phones are watched all the time, and cameras are told at once", &mut report);
     config += &sound(source, &mut report);
     config += &window(source, &mut report);
@@ -51,11 +52,13 @@ pub(super) fn convert(source: &Source) -> Imported {
     source.server.tell_unknown(&known, &mut report);
     let known: Vec<&str> = DASHBOARD.into_iter().chain(["Client.ImagesFolder"]).collect();
     source.dashboard.tell_unknown(&known, &mut report);
+    camera::commands(&source.libs, &mut report);
+    source.libs.not_needed(&["SysCommands.MOTION"], "Motion runs on cameras: `import` there looks at it", &mut report);
     Imported { config, report }
 }
 
 /// `Logging` of a server or a client.
-pub(super) fn logging(of: &super::source::Component, report: &mut Report) -> String {
+pub(super) fn logging(of: &Component, report: &mut Report) -> String {
     let mut section = String::from("\n[log]\n");
     if let Some(level) = of.number("Logging.LogLevel", report) {
         let ours = match level {
@@ -142,6 +145,14 @@ fn web(source: &Source, report: &mut Report) -> String {
     section
 }
 
+/// It lies on every camera there.
+pub(super) fn dashboard_of_a_camera(dashboard: &Component, report: &mut Report) {
+    dashboard.not_needed(&DASHBOARD, "the page is the coordinator's", report);
+    dashboard.not_needed(&["Client.ImagesFolder"], "events are counted where they are kept, on the coordinator", report);
+    let known: Vec<&str> = DASHBOARD.into_iter().chain(["Client.ImagesFolder"]).collect();
+    dashboard.tell_unknown(&known, report);
+}
+
 fn sound(source: &Source, report: &mut Report) -> String {
     let server = &source.server;
     // Without the key there was no sound.
@@ -152,6 +163,9 @@ fn sound(source: &Source, report: &mut Report) -> String {
     }
     for (key, ours) in [("Audio.PlayMotionStart", "armed"), ("Audio.PlayMotionStop", "disarmed")] {
         match server.text(key, report) {
+            Some(path) if path.starts_with('/') && !Path::new(&path).is_file() => {
+                report.look(&server.key(key), format!("there is no file {path:?}: our own sound is played"));
+            }
             Some(path) if path.starts_with('/') => {
                 let _ = writeln!(section, "{ours} = {}", quoted(&path));
                 report.carried(&server.key(key), format!("[coordinator.sound] {ours} = {}", quoted(&path)));

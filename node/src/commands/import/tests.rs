@@ -130,14 +130,18 @@ fn every_key_that_it_ships_has_a_word_in_the_report() {
         ("dms3server", SERVER, &server),
         ("dms3dashboard", DASHBOARD, &server),
         ("dms3mail", MAIL, &server),
+        ("dms3libs", LIBS, &server),
         ("dms3client", CLIENT, &client),
         ("dms3libs", LIBS, &client),
+        ("dms3dashboard", DASHBOARD, &client),
     ] {
         for key in keys(text) {
             assert!(report.contains(&format!("{name} {key}:")), "{name} {key} is not in\n{report}");
         }
     }
     assert!(!server.contains("very secret"));
+    let config = convert(&shipped(), Role::Coordinator).config;
+    assert!(config.contains("very secret") && !without_password(&config).contains("very secret"));
 }
 
 #[test]
@@ -192,6 +196,7 @@ fn odd_files_are_read_as_far_as_they_make_sense_and_the_rest_is_told() {
         ("[AlwaysOn]\nEnable = true\nTimeRange = ['2300']", "1 times where two belong"),
         ("[AlwaysOn]\nEnable = false\nTimeRange = ['2300', '0400']", "the window is written as a comment"),
         ("[Audio]\nPlayMotionStart = 'beep.wav'", "is no absolute path"),
+        ("[Audio]\nPlayMotionStart = '/nowhere/beep.wav'", "there is no file \"/nowhere/beep.wav\": our own sound is played"),
     ] {
         let (config, report) = imported(&with_server(text), Role::Coordinator);
         assert!(report.contains(told), "{text}\n{report}");
