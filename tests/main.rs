@@ -5,6 +5,7 @@
 
 mod architecture;
 mod arming;
+mod arrivals;
 mod authority;
 mod bluetooth;
 mod browser;

@@ -41,12 +41,21 @@ impl MailServer {
 
     /// Starts it, with further options.
     pub(crate) fn start(&mut self, options: &[&str]) {
+        self.start_in(None, options);
+    }
+
+    /// On the loopback of a machine of a network, if it is to be there.
+    pub(crate) fn start_in(&mut self, netns: Option<&str>, options: &[&str]) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/harness/smtp_server.py");
         // Debian's own Python has Debian's aiosmtpd.
         let python = ["/usr/bin/python3", "python3"].into_iter().find(|python| {
             Command::new(python).args(["-c", "import aiosmtpd"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
         });
-        let mut command = Command::new(python.expect("python3-aiosmtpd is installed (scripts/needs test)"));
+        let python = python.expect("python3-aiosmtpd is installed (scripts/needs test)");
+        let mut command = Command::new(if netns.is_some() { "ip" } else { python });
+        if let Some(netns) = netns {
+            command.args(["netns", "exec", netns, python]);
+        }
         command.arg(script).args(["--host", HOST, "--port", &self.port.number().to_string(), "--user", "dms3", "--password", PASSWORD]);
         command.arg("--save").arg(self.path("mails")).arg("--hold").arg(self.path("hold"));
         command.arg("--cert").arg(self.path("cert.pem")).arg("--key").arg(self.path("key.pem")).args(options);
