@@ -473,7 +473,7 @@ impl Source {
     }
 
     /// Without its word for that state it should: then it is missed rather than forgotten.
-    fn should_watch(&self, state: ArmState, confirmed: bool) -> bool {
+    pub(super) fn should_watch(&self, state: ArmState, confirmed: bool) -> bool {
         if confirmed && !self.is_paused() { self.watch } else { self.watches_in.get(&state).copied().unwrap_or(state.is_armed()) }
     }
 

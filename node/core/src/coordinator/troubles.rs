@@ -34,6 +34,8 @@ pub(super) enum Key {
     Lost(NodeId),
     Unconfirmed(NodeId),
     Detector(NodeId, String),
+    /// A detector that should watch is stopped by hand.
+    Paused(NodeId, String),
     Blind,
     Raised(NodeId),
     /// Two machines use its identity.
@@ -58,6 +60,7 @@ impl fmt::Display for Key {
             Self::Lost(node) => write!(f, "lost:{}", node.short()),
             Self::Unconfirmed(node) => write!(f, "unconfirmed:{}", node.short()),
             Self::Detector(node, source) => write!(f, "detector:{}:{source}", node.short()),
+            Self::Paused(node, source) => write!(f, "paused:{}:{source}", node.short()),
             Self::Blind => f.write_str("blind"),
             Self::Raised(node) => write!(f, "raised:{}", node.short()),
             Self::Twice(node) => write!(f, "twice:{}", node.short()),
@@ -89,6 +92,7 @@ impl Key {
             Self::Lost(node)
             | Self::Unconfirmed(node)
             | Self::Detector(node, _)
+            | Self::Paused(node, _)
             | Self::Raised(node)
             | Self::Disk(node)
             | Self::Stuck(node)
@@ -206,8 +210,16 @@ fn of_camera(row: &RosterRow, facts: &Facts, house: &House, now: Now, troubles: 
             let kind = FaultKind::DetectorFailed { camera: camera_name(row, facts, name), why: why.to_owned() };
             add(Key::Detector(row.node, name.clone()), kind, text);
         } else if source.is_paused() {
-            let text = format!("{} is stopped by hand (pause).", source_name(row, name));
-            add(Key::Shown(5, format!("paused:{}:{name}", row.node.short())), FaultKind::Other, text);
+            let camera = source_name(row, name);
+            if source.should_watch(house.memory.state.arm_state(), facts.is_current(house.memory.state.version())) {
+                let text = format!(
+                    "{camera} is stopped by hand: it does not watch, although the house is armed. On the camera, `sudo dms3-node resume` ends that."
+                );
+                add(Key::Paused(row.node, name.clone()), FaultKind::Other, text);
+            } else {
+                let text = format!("{camera} is stopped by hand (pause).");
+                add(Key::Shown(5, format!("paused:{}:{name}", row.node.short())), FaultKind::Other, text);
+            }
         }
     }
     for (key, kind, text) in conduct_troubles(row, facts).into_iter().chain(health_troubles(row, facts)) {
@@ -293,7 +305,7 @@ fn rank(key: &Key) -> u8 {
         Key::Exhausted | Key::Restored => 0,
         Key::Lost(_) | Key::Unconfirmed(_) => 1,
         Key::Twice(_) | Key::Hostile(_) => 1,
-        Key::Detector(..) => 2,
+        Key::Detector(..) | Key::Paused(..) => 2,
         Key::Raised(_) => 3,
         Key::Blind => 4,
         Key::Disk(_) | Key::Stuck(_) | Key::Restless(_) => 6,
@@ -356,6 +368,14 @@ fn over_text(key: &Key, house: &House, nodes: &Nodes) -> String {
             match facts.sources.get(source) {
                 Some(source) if source.watch => format!("{name} watches again."),
                 Some(_) => format!("{name} need not watch now."),
+                None => format!("{name} is no longer configured."),
+            }
+        }),
+        Key::Paused(node, source) => of_node(node, &|row, facts| {
+            let name = camera_name(row, facts, source);
+            match facts.sources.get(source) {
+                Some(source) if source.is_paused() => format!("{name} need not watch now; it is still stopped by hand."),
+                Some(_) => format!("{name} is not stopped by hand any more."),
                 None => format!("{name} is no longer configured."),
             }
         }),

@@ -274,6 +274,35 @@ fn a_camera_that_is_stopped_by_hand_is_missed_as_long_as_it_should_watch() {
     assert_eq!(watch(&house), (1, vec!["porch".to_owned()]));
 }
 
+#[test]
+fn people_are_told_of_a_camera_that_is_stopped_by_hand_while_it_should_watch_and_when_that_is_over() {
+    let mut house = House::with_anna_home().with_porch();
+    house.link(None);
+    house.acks();
+    house.reports(DetectorPhase::Paused);
+    house.seconds(1);
+    assert_eq!(house.dashboard().problems, ["porch is stopped by hand (pause)."]);
+    assert!(house.alerts.is_empty(), "a disarmed house needs it not: {:?}", house.alerts);
+    let key = format!("paused:{}:porch", PORCH.short());
+    for (nth, then) in [(1, "porch need not watch now; it is still stopped by hand."), (2, "porch is not stopped by hand any more.")] {
+        house.arm(Away, None);
+        house.acks();
+        house.seconds(1);
+        assert_eq!(house.alerts.iter().filter(|told| **told == key).count(), nth, "{:?}", house.alerts);
+        let text = &house.faults.last().unwrap().text;
+        assert!(text.starts_with("porch is stopped by hand: it does not watch, although the house is armed."), "{text}");
+        assert!(house.dashboard().problems.contains(text));
+        if nth == 1 {
+            house.disarm(None);
+            house.acks();
+        } else {
+            house.reports(DetectorPhase::Starting);
+        }
+        house.seconds(1);
+        assert_eq!((house.alerts.last().unwrap(), house.ends.last().unwrap().as_str()), (&format!("over {key}"), then));
+    }
+}
+
 /// What a machine says that lacks nothing.
 fn well(house: &House) -> HealthV1 {
     HealthV1 {
