@@ -20,8 +20,12 @@ const LONG: Duration = Duration::from_secs(17);
 
 /// Anna has a tag and nothing else. bluetoothd hears what a test says.
 async fn home(bluez: &Bluez) -> House {
+    home_with(bluez, &format!("\"bt:{TAG}\"")).await
+}
+
+async fn home_with(bluez: &Bluez, devices: &str) -> House {
     let presence = format!(
-        "[coordinator.presence]\nbluetooth_min_rssi = -70\n[[coordinator.presence.person]]\nname = \"Anna\"\ndevices = [\"bt:{TAG}\"]\n\
+        "[coordinator.presence]\nbluetooth_min_rssi = -70\n[[coordinator.presence.person]]\nname = \"Anna\"\ndevices = [{devices}]\n\
          away_after = \"6s\"\n"
     );
     let house = House::planned(Plan { presence: Some(presence), lan: Some(Lan::new()), ..Plan::default() }).await;
@@ -212,6 +216,44 @@ async fn a_phone_that_was_paired_is_known_under_the_addresses_that_it_makes_up()
     eventually("Anna is home", async || {
         bluez.hears_object(MADE_UP, NEAR);
         anna(&house).await == Some(Presence::Home)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_tag_is_taught_to_a_house_that_knows_no_device_of_anybody_and_taken_from_it_again() {
+    if cannot_make_networks("bluetooth") {
+        return;
+    }
+    let mut bluez = Bluez::new();
+    bluez.start_bus().await;
+    bluez.start().await;
+    bluez.plug();
+    let house = home_with(&bluez, "").await;
+    let says = async |words: &str| house.coordinator.cli(&["status"]).await.good().contains(words);
+    assert!(says("person \"Anna\" has no device yet").await && says("Anna: not known, for want of a device").await);
+    assert!(!bluez.is_discovering(), "the radio is left alone");
+
+    let tag = format!("bt:{}", TAG.to_lowercase());
+    let said = house.coordinator.cli(&["presence", "learn", "Anna", "--device", &format!("BT:{TAG}")]).await.good();
+    assert!(said.contains(&format!("{tag} is a device of Anna from now on.")), "{said}");
+    listens(&bluez).await;
+    assert_eq!(house.look().await.unwrap().state, ArmState::Away, "that it is known disarms nothing");
+    is_home(&house, &bluez).await;
+    house.agrees(ArmState::Disarmed).await;
+    assert!(!says("no device yet").await);
+    within(AWAY_WITHIN, "she left", async || anna(&house).await == Some(Presence::Away)).await;
+    house.agrees(ArmState::Away).await;
+    is_home(&house, &bluez).await;
+    house.agrees(ArmState::Disarmed).await;
+
+    let said = house.coordinator.cli(&["presence", "forget", &tag]).await.good();
+    assert!(said.contains(&format!("{tag} is no device of Anna any more")), "{said}");
+    assert_eq!(anna(&house).await, Some(Presence::Unknown));
+    assert!(says("person \"Anna\" has no device yet").await);
+    bluez.hears(TAG, NEAR);
+    throughout(Duration::from_secs(3), "nothing is known of her, and nothing changes", async || {
+        anna(&house).await == Some(Presence::Unknown) && house.does_agree(ArmState::Disarmed).await
     })
     .await;
 }

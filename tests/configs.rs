@@ -230,12 +230,6 @@ async fn a_value_that_cannot_work_is_told_with_its_line_key_and_what_is_allowed(
             "MAC",
         ),
         (
-            "role = \"coordinator\"\n[[coordinator.presence.person]]\nname = \"Anna\"\ndevices = []",
-            4,
-            "[coordinator.presence.person] devices",
-            "no devices",
-        ),
-        (
             "role = \"coordinator\"\n[[coordinator.presence.person]]\nname = \"Anna\"\ndevices = [\"a\"]\naway_after = \"1s\"",
             5,
             "[coordinator.presence.person] away_after",

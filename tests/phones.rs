@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use dms3_core::arming::ArmState;
+use dms3_core::presence::{Device, MacAddr};
 use dms3_core::request::{Answer, AuditKind, Request};
 use dms3_core::time::Timestamp;
 
@@ -83,7 +84,7 @@ impl Home {
     }
 
     async fn learned(&self) -> Vec<String> {
-        self.house.look().await.unwrap().phones.learned.iter().map(|device| device.mac.to_string()).collect()
+        self.house.look().await.unwrap().phones.learned.iter().map(|learned| learned.device.to_string()).collect()
     }
 
     async fn is(&self, state: ArmState) -> bool {
@@ -226,31 +227,36 @@ async fn what_is_no_phone_or_somebodys_already_is_learned_by_no_way_and_the_reas
         ("ff:ff:ff:ff:ff:ff", "is no address of a device"),
         ("01:00:5e:00:00:01", "is no address of a device"),
         ("00:00:00:00:00:00", "is no address of a device"),
-        ("phone", "no MAC address"),
+        ("phone", "which only the config can hold"),
+        ("24:da:9b", "no MAC address"),
+        ("bt:24:da:9b", "no Bluetooth address"),
     ] {
-        let said = house.coordinator.cli(&["presence", "learn", "Anna", "--mac", mac]).await.bad();
+        let said = house.coordinator.cli(&["presence", "learn", "Anna", "--device", mac]).await.bad();
         assert!(said.contains(why), "{mac}: {said}");
     }
-    let said = house.coordinator.cli(&["presence", "learn", "Eve", "--mac", PRIVATE]).await.bad();
+    let said = house.coordinator.cli(&["presence", "learn", "Eve", "--device", PRIVATE]).await.bad();
     assert!(said.contains("nobody called \"Eve\" lives here") && said.contains("Anna"), "{said}");
     let said = house.coordinator.cli(&["presence", "forget", OLD_MAC]).await.bad();
     assert!(said.contains("stands in the config"), "{said}");
     assert!(home.learned().await.is_empty());
 
     // What does not come from the command line is judged too.
-    let request = Request::Learn { person: "Anna".to_owned(), mac: dms3_core::presence::MacAddr([0xff; 6]) };
+    let host = Device::Host("192.168.77.1".to_owned());
+    let request = Request::Learn { person: "Anna".to_owned(), device: host };
+    assert!(house.coordinator.ask(&request).await.unwrap_err().to_string().contains("write it into the config"));
+    let request = Request::Learn { person: "Anna".to_owned(), device: Device::Mac(MacAddr([0xff; 6])) };
     assert!(house.coordinator.ask(&request).await.unwrap_err().to_string().contains("is no address of a device"));
 
-    let said = house.coordinator.cli(&["presence", "learn", "Anna", "--mac", PRIVATE]).await.good();
+    let said = house.coordinator.cli(&["presence", "learn", "Anna", "--device", PRIVATE]).await.good();
     assert!(said.contains("is a device of Anna from now on") && said.contains("private address"), "{said}");
-    let said = house.coordinator.cli(&["presence", "learn", "Anna", "--mac", PRIVATE]).await.bad();
+    let said = house.coordinator.cli(&["presence", "learn", "Anna", "--device", PRIVATE]).await.bad();
     assert!(said.contains("is a device already"), "{said}");
     let (status, page) = home.opens(phone, &link);
     assert!(status == 403 && page.contains("The house knows this phone already") && !page.contains("Anna"), "{page}");
     let said = house.coordinator.cli(&["presence", "forget", PRIVATE]).await.good();
     assert!(said.contains("no device of Anna any more"), "{said}");
     // A person who is forgotten keeps no phone either.
-    house.coordinator.cli(&["presence", "learn", "Anna", "--mac", PRIVATE]).await.good();
+    house.coordinator.cli(&["presence", "learn", "Anna", "--device", PRIVATE]).await.good();
     house.coordinator.cli(&["forget", "Anna"]).await.good();
     assert!(home.learned().await.is_empty());
     assert!(!house.coordinator.cli(&["log", "--json"]).await.good().contains(PRIVATE));
@@ -288,7 +294,7 @@ async fn a_phone_that_comes_back_under_another_private_address_is_offered_and_ne
     }
     let home = home().await;
     let Home { house, owner, phone } = &home;
-    house.coordinator.cli(&["presence", "learn", "Anna", "--mac", PRIVATE]).await.good();
+    house.coordinator.cli(&["presence", "learn", "Anna", "--device", PRIVATE]).await.good();
     phone.talks_to(&home.coordinator());
     within(AND_PROBES, "it is seen", async || home.is(ArmState::Disarmed).await).await;
     phone.leaves();

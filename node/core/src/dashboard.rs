@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::arming::ArmState;
 use crate::conduct::{Blame, Twice};
 use crate::id::NodeId;
-use crate::presence::{Frames, MacAddr, Presence, Sensor};
+use crate::presence::{Device, Frames, MacAddr, Presence, Sensor};
 use crate::protocol::message::{HealthV1, LiveView};
 use crate::roster::{NodeRole, NodeStatus};
 use crate::time::Timestamp;
@@ -82,7 +82,8 @@ pub struct Phones {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LearnedDevice {
     pub person: String,
-    pub mac: MacAddr,
+    /// No host name.
+    pub device: Device,
     pub at: Timestamp,
     pub by: String,
 }
@@ -121,6 +122,9 @@ pub struct PersonView {
     pub last_seen: Option<Timestamp>,
     pub device: Option<String>,
     pub sensor: Option<Sensor>,
+    /// So many are known. With none nothing can be known of the person.
+    #[serde(default)]
+    pub devices: usize,
     /// So many seconds of silence, and probes that nobody answers, until it is taken for gone.
     #[serde(default)]
     pub away_secs: u64,

@@ -1,6 +1,7 @@
 //! Sightings of people's devices become Home, Away or Unknown. Arriving is instant, leaving is slow.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -82,6 +83,68 @@ pub enum Device {
     Bluetooth(MacAddr),
 }
 
+impl Device {
+    /// Reads a MAC address, an IPv4 address, a host name, or a Bluetooth address behind `bt:`; an error says what to write.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if let Some((kind, address)) = text.split_once(':')
+            && kind.eq_ignore_ascii_case("bt")
+        {
+            return MacAddr::parse_bluetooth(address).map(Self::Bluetooth);
+        }
+        // First, for `192.168.100.100` has twelve digits too.
+        match text.parse() {
+            Ok(IpAddr::V4(_)) => return Ok(Self::Host(text.to_owned())),
+            Ok(IpAddr::V6(_)) => {
+                return Err(format!("{text} is an IPv6 address, which phones change all the time: write the device's MAC address"));
+            }
+            Err(_) => {}
+        }
+        match MacAddr::parse(text) {
+            Ok(mac) => return Ok(Self::Mac(mac)),
+            Err(error) if looks_like_mac(text) => return Err(error),
+            Err(_) => {}
+        }
+        let label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        let name = text.strip_suffix('.').unwrap_or(text);
+        let last_is_word = name.rsplit('.').next().is_some_and(|last| last.bytes().any(|b| b.is_ascii_alphabetic()));
+        if name.len() > 253 || !name.split('.').all(label) || !last_is_word {
+            return Err(format!(
+                "{text:?} is no device: write its MAC address (24:da:9b:0d:53:8f), its IPv4 address, its host name, or its Bluetooth address \
+                 (bt:24:da:9b:0d:53:8f)"
+            ));
+        }
+        Ok(Self::Host(name.to_ascii_lowercase()))
+    }
+
+    /// The same for what a running house can be taught: the MAC or Bluetooth address of a device.
+    pub fn parse_address(text: &str) -> Result<Self, String> {
+        match Self::parse(text)? {
+            Self::Host(host) => Err(format!(
+                "\"{host}\" is the name or IP address of a device, which only the config can hold: give its MAC address (24:da:9b:0d:53:8f) or its \
+                 Bluetooth address (bt:24:da:9b:0d:53:8f)"
+            )),
+            device => Ok(device),
+        }
+    }
+
+    /// Whether it is an address in the network that the device made up, and may make up anew. (Of Bluetooth no bit of the address tells.)
+    pub fn is_private(&self) -> bool {
+        matches!(self, Self::Mac(mac) if mac.is_private())
+    }
+}
+
+/// Nothing but a MAC address has colons, or that many pairs between dashes.
+fn looks_like_mac(text: &str) -> bool {
+    let pairs: Vec<_> = text.split('-').collect();
+    text.contains(':') || (pairs.len() >= 4 && pairs.iter().all(|pair| pair.len() <= 2))
+}
+
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -96,7 +159,7 @@ impl fmt::Display for Device {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Person {
     pub name: String,
-    /// At least one; any of them home means that the person is.
+    /// Any of them home means that the person is. None yet: nothing can be known of that person, who is then neither home nor away.
     pub devices: Vec<Device>,
     /// Silence before the last probes decide that the person left.
     pub away_after: Duration,

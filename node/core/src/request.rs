@@ -98,11 +98,11 @@ pub enum Request {
     /// Coordinator only: the device is that person's from now on, beside those of the config.
     Learn {
         person: String,
-        mac: MacAddr,
+        device: Device,
     },
     /// A device that was learned is nobody's any more.
     Unlearn {
-        mac: MacAddr,
+        device: Device,
     },
     /// A link by which one phone of that person may ask to be learned.
     HereLink {

@@ -48,6 +48,10 @@ fn person(one: &PersonView, house: &Dashboard, now: Timestamp, to_the_minute: bo
             format!("{name} is home: {sign}{left}.")
         }
         Presence::Away => format!("{name} is away: {sign}; then {away_after} of silence and {AWAY_PROBES} questions without an answer."),
+        Presence::Unknown if one.devices == 0 => {
+            let so = if one.counts { "; so the others' leaving does not arm it" } else { "" };
+            format!("{name}: nobody can tell, for the house knows no device of {name} yet{so}.")
+        }
         Presence::Unknown if house.blind.is_some() => format!("{name}: not known, since nobody can be seen now; {sign}."),
         Presence::Unknown => format!("{name}: not known yet; {sign}."),
     }
@@ -108,6 +112,7 @@ mod tests {
             last_seen,
             device: last_seen.map(|_| format!("{name}'s phone")),
             sensor: last_seen.map(|_| Sensor::ArpProbe),
+            devices: 1,
             away_secs: 300,
         };
         Dashboard {
@@ -162,6 +167,18 @@ mod tests {
                 "Presence: nobody is home, which asks for armed."
             ]
         );
+    }
+
+    #[test]
+    fn of_whom_no_device_is_known_it_is_said_what_that_means() {
+        let mut house = house();
+        house.people[1].devices = 0;
+        assert_eq!(
+            of(&house).people[1],
+            "Ben: nobody can tell, for the house knows no device of Ben yet; so the others' leaving does not arm it."
+        );
+        house.people[1].counts = false;
+        assert_eq!(of(&house).people[1], "Ben: nobody can tell, for the house knows no device of Ben yet.");
     }
 
     #[test]

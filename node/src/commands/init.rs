@@ -4,8 +4,8 @@ use std::io::IsTerminal as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
-use dms3_core::presence::MacAddr;
+use anyhow::{Context, Result, ensure};
+use dms3_core::presence::Device;
 use dms3_core::request::WebCode;
 use dms3_core::roster::{NodeRole, NodeStatus, RosterRow, check_name};
 use dms3_core::time::Timestamp;
@@ -25,9 +25,10 @@ use crate::store::{STORE_FILE, Store};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Somebody who lives here and the phone's MAC address, for a first config; may be given several times
-    #[arg(long = "person", value_name = "NAME=MAC[,MAC]", value_parser = parse_person)]
-    people: Vec<(String, Vec<MacAddr>)>,
+    /// Somebody who lives here, for a first config; may be given several times. DEVICE: the phone's MAC address, host name or IPv4 address,
+    /// or a Bluetooth address as in bt:24:da:9b:0d:53:8f; without one, a phone is added later
+    #[arg(long = "person", value_name = "NAME[=DEVICE[,DEVICE]]", value_parser = parse_person)]
+    people: Vec<(String, Vec<Device>)>,
     /// Make a house that only people arm and disarm, for a first config
     #[arg(long, conflicts_with = "people")]
     manual: bool,
@@ -197,11 +198,12 @@ fn give_to_group_of(path: &Path, dir: &Path) -> Result<()> {
         .with_context(|| format!("cannot give {} to the group of its directory", path.display()))
 }
 
-fn parse_person(text: &str) -> Result<(String, Vec<MacAddr>)> {
-    let Some((name, devices)) = text.split_once('=') else { bail!("write NAME=MAC, as in Anna=24:da:9b:0d:53:8f") };
-    let name = check_name(name).map_err(anyhow::Error::msg)?;
-    let devices = devices.split(',').map(|device| MacAddr::parse(device).map_err(anyhow::Error::msg));
-    Ok((name, devices.collect::<Result<_>>()?))
+fn parse_person(text: &str) -> Result<(String, Vec<Device>)> {
+    let (name, devices) = match text.split_once('=') {
+        Some((name, devices)) => (name, devices.split(',').map(Device::parse).collect::<Result<_, _>>()),
+        None => (text, Ok(Vec::new())),
+    };
+    Ok((check_name(name).map_err(anyhow::Error::msg)?, devices.map_err(anyhow::Error::msg)?))
 }
 
 #[cfg(test)]
@@ -209,6 +211,19 @@ mod tests {
     use dms3_core::time::Timestamp;
 
     use super::*;
+
+    #[test]
+    fn who_lives_here_is_given_with_any_device_or_with_none_yet() {
+        let devices = |text| parse_person(text).map(|(name, devices)| (name, devices.iter().map(ToString::to_string).collect::<Vec<_>>()));
+        let anna = |devices: &[&str]| ("Anna".to_owned(), devices.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        let all = devices("Anna=24-DA-9B-0D-53-8F,BT:f1:da:9b:0d:53:90,Annas-iPhone,192.168.1.20").unwrap();
+        assert_eq!(all, anna(&["24:da:9b:0d:53:8f", "bt:f1:da:9b:0d:53:90", "annas-iphone", "192.168.1.20"]));
+        assert_eq!(devices("Anna").unwrap(), anna(&[]));
+        for (wrong, words) in [("Anna=", "is no device"), ("Anna=24:da:9b", "MAC"), ("Anna=bt:24:da", "Bluetooth"), ("=phone", "name")] {
+            let why = devices(wrong).unwrap_err().to_string();
+            assert!(why.contains(words), "{wrong}: {why}");
+        }
+    }
 
     #[test]
     fn a_house_is_founded_by_a_clock_far_ahead_only_if_a_person_vouches_for_it() {

@@ -81,7 +81,7 @@ async fn signs(args: &Args, config: &Config, now: Timestamp) -> Result<()> {
     };
     let owner = |device: &Device| {
         let of_config = people.iter().find(|person| person.devices.contains(device)).map(|person| person.name.as_str());
-        let was_learned = || learned.iter().find(|known| Device::Mac(known.mac) == *device).map(|known| known.person.as_str());
+        let was_learned = || learned.iter().find(|known| known.device == *device).map(|known| known.person.as_str());
         of_config.or_else(was_learned).unwrap_or("?")
     };
     let rows = heard.iter().map(|span| {

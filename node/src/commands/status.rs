@@ -76,6 +76,7 @@ fn house_text(house: &Dashboard, now: Timestamp, colours: bool) -> String {
         let presence = match person.presence {
             Presence::Home => "home",
             Presence::Away => "away",
+            Presence::Unknown if person.devices == 0 => "not known, for want of a device",
             Presence::Unknown => "not known yet",
         };
         let counts = if person.counts { "" } else { " (does not count)" };
@@ -228,7 +229,7 @@ mod tests {
     }
 
     fn person(name: &str, presence: Presence, last_seen: Option<Timestamp>) -> PersonView {
-        PersonView { name: name.to_owned(), presence, counts: true, last_seen, device: None, sensor: None, away_secs: 300 }
+        PersonView { name: name.to_owned(), presence, counts: true, last_seen, device: None, sensor: None, devices: 1, away_secs: 300 }
     }
 
     /// Everybody left a quarter of an hour ago, and one camera is gone.

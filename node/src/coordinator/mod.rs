@@ -1,6 +1,6 @@
 //! A coordinator: who runs what.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use dms3_core::alerting::Settings as AlertSettings;
 use dms3_core::arming::ArmState;
 use dms3_core::coordinator::{Coordinator, Input, Settings};
-use dms3_core::dashboard::MailView;
+use dms3_core::dashboard::{LearnedDevice, MailView};
 use dms3_core::id::{BootId, EventId};
-use dms3_core::presence::{Device, MacAddr, Person, Probe};
+use dms3_core::presence::{Device, Probe};
 use dms3_core::time::Now;
 use dms3_pki::{AUTHORITY_DIR, Authority, Identity};
 use dms3_web::templates::MAIL;
@@ -124,12 +124,12 @@ pub async fn start(
     let mut people = own.presence.people();
     let mut learned = store.learned().await.with_context(unread)?;
     // What stands in the config by now counts as that.
-    learned.retain(|device| !people.iter().any(|person| person.devices.contains(&Device::Mac(device.mac))));
-    for device in &learned {
-        match people.iter_mut().find(|person| person.name == device.person) {
-            Some(person) => person.devices.push(Device::Mac(device.mac)),
+    learned.retain(|learned| !people.iter().any(|person| person.devices.contains(&learned.device)));
+    for LearnedDevice { person, device, .. } in &learned {
+        match people.iter_mut().find(|known| known.name == *person) {
+            Some(person) => person.devices.push(device.clone()),
             // Whoever comes back to the config has it again.
-            None => tracing::warn!("the learned device {} is of somebody whom the config does not name: it counts for nobody", device.mac),
+            None => tracing::warn!("the learned device {device} is of somebody whom the config does not name: it counts for nobody"),
         }
     }
     let phones = Phones::new(clock.clone(), own.presence.interfaces.clone(), learned);
@@ -187,7 +187,7 @@ pub async fn start(
         state,
         probes: probes.clone(),
         sensing,
-        private_devices: own.presence.validate().unwrap_or_default(),
+        private_devices: own.presence.private_devices(),
         tokens: tokens.clone(),
         authority: authority_in.clone(),
         kept,
@@ -329,17 +329,14 @@ pub async fn start(
 
     if own.presence.enabled {
         let bluetooth = Bluetooth {
-            devices: bluetooth_devices(&people),
+            phones: phones.clone(),
             min_rssi: own.presence.bluetooth_min_rssi,
             probes: probes.clone(),
             inputs: inputs.clone(),
             words: presence_words,
             clock: clock.clone(),
         };
-        // Of no use to anybody else, and the radio is left alone.
-        if !bluetooth.devices.is_empty() {
-            services.restarting("bluetooth", move |stop| bluetooth::run(bluetooth.clone(), stop), |_| {});
-        }
+        services.restarting("bluetooth", move |stop| bluetooth::run(bluetooth.clone(), stop), |_| {});
         let (learned, learned_in) = mpsc::channel(64);
         let sensors = PresenceSensors {
             config: own.presence.clone(),
@@ -367,14 +364,6 @@ pub async fn start(
         tracing::warn!("presence is switched off in the config: only people arm and disarm this house");
     }
     Ok(())
-}
-
-/// With how long a silence makes the owner away.
-fn bluetooth_devices(people: &[Person]) -> HashMap<MacAddr, Duration> {
-    let devices = people.iter().flat_map(|person| person.devices.iter().map(move |device| (device, person.away_after)));
-    devices
-        .filter_map(|(device, away_after)| if let Device::Bluetooth(address) = device { Some((*address, away_after)) } else { None })
-        .collect()
 }
 
 /// Starts what decides of mails and what brings them away. Neither is vital: a house that cannot mail is watched all the same.

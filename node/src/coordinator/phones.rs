@@ -135,24 +135,26 @@ impl Phones {
     /// A device is kept as somebody's. Whoever asked for it hears so.
     pub(super) fn learned(&self, device: LearnedDevice) {
         let mut inner = self.lock();
-        inner.answer(&device.person, device.mac, true);
-        inner.likes.retain(|(like, _)| like.mac != device.mac);
+        if let Device::Mac(mac) = device.device {
+            inner.answer(&device.person, mac, true);
+            inner.likes.retain(|(like, _)| like.mac != mac);
+        }
         inner.learned.push(device);
     }
 
-    pub(super) fn has_learned(&self, mac: MacAddr) -> bool {
-        self.lock().learned.iter().any(|known| known.mac == mac)
+    pub(super) fn has_learned(&self, device: &Device) -> bool {
+        self.lock().learned.iter().any(|known| known.device == *device)
     }
 
-    pub(super) fn forgotten(&self, mac: MacAddr) {
-        self.lock().learned.retain(|known| known.mac != mac);
+    pub(super) fn forgotten(&self, device: &Device) {
+        self.lock().learned.retain(|known| known.device != *device);
     }
 
     /// The person is forgotten: the devices that he has no more.
-    pub(super) fn forget(&self, person: &str) -> Vec<MacAddr> {
+    pub(super) fn forget(&self, person: &str) -> Vec<Device> {
         let mut inner = self.lock();
         inner.links.retain(|link| link.person != person);
-        let gone = inner.learned.extract_if(.., |known| known.person == person).map(|known| known.mac);
+        let gone = inner.learned.extract_if(.., |known| known.person == person).map(|known| known.device);
         gone.collect()
     }
 
@@ -258,8 +260,24 @@ impl Phones {
     }
 
     /// Why this can be nobody's device, in words.
-    pub(super) async fn objection(&self, mac: MacAddr) -> Result<Option<String>> {
-        Ok(Network::look(&self.interfaces).await?.objection(mac).await)
+    pub(super) async fn objection(&self, device: &Device) -> Result<Option<String>> {
+        match device {
+            Device::Mac(mac) => Ok(Network::look(&self.interfaces).await?.objection(*mac).await),
+            // Nobody can be asked by Bluetooth.
+            Device::Bluetooth(_) => Ok(None),
+            Device::Host(_) => Ok(Some(format!("{device} is no address of a device: write it into the config"))),
+        }
+    }
+
+    /// Bluetooth devices of people, with how long a silence makes their owner away.
+    pub(crate) fn by_bluetooth(&self) -> HashMap<MacAddr, Duration> {
+        let inner = self.lock();
+        let devices = inner.people.iter().flat_map(|person| person.devices.iter().map(move |device| (device, person.away_after)));
+        let address = |(device, away_after): (&Device, Duration)| match device {
+            Device::Bluetooth(address) => Some((*address, away_after)),
+            Device::Mac(_) | Device::Host(_) => None,
+        };
+        devices.filter_map(address).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -431,14 +449,14 @@ mod tests {
     #[test]
     fn who_is_forgotten_has_no_devices_and_no_links() {
         let phones = Phones::of(&[]);
-        let device = |person: &str, mac| LearnedDevice { person: person.to_owned(), mac, at: Timestamp(0), by: "root".to_owned() };
-        phones.learned(device("Anna", PHONE));
-        phones.learned(device("Ben", OTHER));
+        let device = |person: &str, device| LearnedDevice { person: person.to_owned(), device, at: Timestamp(0), by: "root".to_owned() };
+        phones.learned(device("Anna", Device::Mac(PHONE)));
+        phones.learned(device("Ben", Device::Mac(OTHER)));
         phones.link("Anna").unwrap();
-        assert_eq!(phones.forget("Anna"), [PHONE]);
-        assert_eq!(phones.view(|_| None).learned, [device("Ben", OTHER)]);
+        assert_eq!(phones.forget("Anna"), [Device::Mac(PHONE)]);
+        assert_eq!(phones.view(|_| None).learned, [device("Ben", Device::Mac(OTHER))]);
         assert!(phones.lock().links.is_empty());
-        phones.forgotten(OTHER);
+        phones.forgotten(&Device::Mac(OTHER));
         assert_eq!(phones.view(|_| None).learned, []);
     }
 }

@@ -3,13 +3,14 @@
 use anyhow::{Result, anyhow, bail, ensure};
 use dms3_core::coordinator::Input;
 use dms3_core::dashboard::{AskingView, Dashboard, LearnedDevice};
-use dms3_core::presence::{Device, MacAddr};
+use dms3_core::presence::Device;
 use dms3_core::roster::check_name;
 
 use super::accounts::Doors;
 use super::driver::{Driver, NOTICE_FOR};
 use super::events::Keeper;
 use super::page::Served;
+use super::presence::without_devices;
 use super::renewal::{ISSUING, issuing_ends};
 use crate::clock::date_and_time;
 use crate::control::Asked;
@@ -33,10 +34,15 @@ impl Driver {
             });
             return Ok(());
         }
-        if let Request::Learn { mac, .. } | Request::Decide { mac, add: true, .. } = asked.request {
+        let learning = match &asked.request {
+            Request::Learn { device, .. } => Some(device.clone()),
+            Request::Decide { mac, add: true, .. } => Some(Device::Mac(*mac)),
+            _ => None,
+        };
+        if let Some(device) = learning {
             let phones = self.phones.clone();
             // The network is asked, which takes a second: no decision waits for that.
-            self.learning.spawn(async move { (asked, phones.objection(mac).await) });
+            self.learning.spawn(async move { (asked, phones.objection(&device).await) });
             return Ok(());
         }
         let answer = match asked.request {
@@ -60,28 +66,28 @@ impl Driver {
 
     /// The network was asked about a device that is to be somebody's.
     pub(super) async fn learn(&mut self, asked: Asked, objection: Result<Option<String>>) -> Result<()> {
-        let (person, mac, was_asked) = match asked.request {
-            Request::Learn { person, mac } => (person, mac, false),
-            Request::Decide { person, mac, .. } => (person, mac, true),
+        let (person, device, was_asked) = match asked.request {
+            Request::Learn { person, device } => (person, device, false),
+            Request::Decide { person, mac, .. } => (person, Device::Mac(mac), true),
             _ => return Ok(()),
         };
         let learned = match objection {
-            Ok(None) => self.keep_device(person.clone(), mac, was_asked, &asked.by).await,
+            Ok(None) => self.keep_device(person.clone(), device.clone(), was_asked, &asked.by).await,
             Ok(Some(why)) => Err(anyhow!(why)),
             Err(error) => Err(error.context("the network cannot be looked at")),
         };
         let answer = match learned {
-            Ok(device) => {
-                self.phones.learned(device.clone());
-                self.take(Input::Learned { person: device.person, device: Device::Mac(mac) }).await?;
+            Ok(learned) => {
+                self.phones.learned(learned);
+                self.take(Input::Learned { person: person.clone(), device: device.clone() }).await?;
                 self.phones.belong_to(self.machine.people());
-                tracing::info!("{} taught the house a device of a person: {mac}", asked.by);
-                let private = if mac.is_private() {
+                tracing::info!("{} taught the house a device of a person: {device}", asked.by);
+                let private = if device.is_private() {
                     " It is a private address: if the device makes up another, it must be learned anew."
                 } else {
                     ""
                 };
-                Answer::Done(format!("{mac} is a device of {person} from now on.{private}"))
+                Answer::Done(format!("{device} is a device of {person} from now on.{private}"))
             }
             Err(error) => Answer::Refused(format!("{error:#}")),
         };
@@ -90,17 +96,17 @@ impl Driver {
     }
 
     /// Writes down whose device it is, unless that cannot be. `was_asked`: the device itself, or its likeness, must have asked for it.
-    async fn keep_device(&mut self, person: String, mac: MacAddr, was_asked: bool, by: &str) -> Result<LearnedDevice> {
+    async fn keep_device(&mut self, person: String, device: Device, was_asked: bool, by: &str) -> Result<LearnedDevice> {
         self.lives_here(&person)?;
-        if let Some(owner) = self.machine.owner_of(&Device::Mac(mac)) {
+        if let Some(owner) = self.machine.owner_of(&device) {
             let whose = if owner == person { "already".to_owned() } else { format!("of {owner}: it can tell about one person only") };
-            bail!("{mac} is a device {whose}");
+            bail!("{device} is a device {whose}");
         }
-        let asks = |one: &AskingView| (one.person.as_str(), one.mac) == (person.as_str(), mac);
-        ensure!(!was_asked || self.house().phones.asking.iter().any(asks), "{mac} asks no more to be a device of {person}");
-        let device = LearnedDevice { person, mac, at: self.clock.vouched_now().at, by: by.to_owned() };
-        self.store.learn(&device).await?;
-        Ok(device)
+        let asks = |one: &AskingView| one.person == person && Device::Mac(one.mac) == device;
+        ensure!(!was_asked || self.house().phones.asking.iter().any(asks), "{device} asks no more to be a device of {person}");
+        let learned = LearnedDevice { person, device, at: self.clock.vouched_now().at, by: by.to_owned() };
+        self.store.learn(&learned).await?;
+        Ok(learned)
     }
 
     fn lives_here(&self, person: &str) -> Result<()> {
@@ -127,7 +133,8 @@ impl Driver {
         if house.presence_enabled {
             let sensing = self.sensing.borrow();
             house.frames = Some(sensing.frames);
-            house.devices = self.private_devices.iter().chain(&sensing.troubles).cloned().collect();
+            house.devices = without_devices(self.machine.people()).collect();
+            house.devices.extend(self.private_devices.iter().chain(&sensing.troubles).cloned());
         }
         house.mail = self.mail.as_ref().map(|mail| mail.counts.borrow().clone());
         house.problems.extend(house.mail.as_ref().and_then(|mail| {
@@ -242,8 +249,8 @@ impl Driver {
                 self.sightings.forget(&devices);
                 let changed = self.store.forget(&person, &devices, now.at).await?;
                 self.take(Input::Forget { person: person.clone() }).await?;
-                for mac in self.phones.forget(&person) {
-                    self.take(Input::Unlearned { device: Device::Mac(mac) }).await?;
+                for device in self.phones.forget(&person) {
+                    self.take(Input::Unlearned { device }).await?;
                 }
                 self.phones.belong_to(self.machine.people());
                 tracing::info!("{by} had a person forgotten");
@@ -256,21 +263,21 @@ impl Driver {
                     "{person:?} is forgotten: {changed} rows were changed. What was written to the system's log stays there.{again}"
                 ))
             }
-            Request::Unlearn { mac } => {
-                if !self.phones.has_learned(mac) {
-                    let why = match self.machine.owner_of(&Device::Mac(mac)) {
-                        Some(_) => format!("{mac} stands in the config: take it out there and restart the node"),
-                        None => format!("{mac} is no device of anybody here"),
+            Request::Unlearn { device } => {
+                if !self.phones.has_learned(&device) {
+                    let why = match self.machine.owner_of(&device) {
+                        Some(_) => format!("{device} stands in the config: take it out there and restart the node"),
+                        None => format!("{device} is no device of anybody here"),
                     };
                     return Ok(Answer::Refused(why));
                 }
-                let person = self.store.unlearn(mac, by, now.at).await?;
+                let person = self.store.unlearn(&device, by, now.at).await?;
                 let person = person.as_deref().unwrap_or("anybody");
-                self.phones.forgotten(mac);
-                self.take(Input::Unlearned { device: Device::Mac(mac) }).await?;
+                self.phones.forgotten(&device);
+                self.take(Input::Unlearned { device: device.clone() }).await?;
                 self.phones.belong_to(self.machine.people());
-                tracing::info!("{by} had the device {mac} forgotten");
-                Answer::Done(format!("{mac} is no device of {person} any more."))
+                tracing::info!("{by} had the device {device} forgotten");
+                Answer::Done(format!("{device} is no device of {person} any more."))
             }
             Request::HereLink { person } => {
                 self.lives_here(&person)?;

@@ -1,8 +1,8 @@
 //! Devices of people that the house learned beside those of its config.
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use dms3_core::dashboard::LearnedDevice;
-use dms3_core::presence::{Device, MacAddr};
+use dms3_core::presence::Device;
 use dms3_core::request::AuditKind;
 use dms3_core::time::Timestamp;
 use sqlx::sqlite::SqliteRow;
@@ -22,25 +22,24 @@ impl Store {
     pub async fn learn(&self, device: &LearnedDevice) -> anyhow::Result<()> {
         let mut tx = self.begin().await?;
         sqlx::query("INSERT INTO learned (device, person, at, learned_by) VALUES ($1, $2, $3, $4)")
-            .bind(device_text(&Device::Mac(device.mac)))
+            .bind(device_text(&device.device))
             .bind(&device.person)
             .bind(stamp(device.at))
             .bind(&device.by)
             .execute(&mut *tx)
             .await
-            .with_context(|| format!("cannot keep the device {}", device.mac))?;
-        note(&mut tx, device.at, AuditKind::DeviceLearned, None, &detail(&device.person, device.mac, &device.by)).await?;
+            .with_context(|| format!("cannot keep the device {}", device.device))?;
+        note(&mut tx, device.at, AuditKind::DeviceLearned, None, &detail(&device.person, &device.device, &device.by)).await?;
         tx.commit().await.context("cannot keep a device")
     }
 
     /// Whose it was; `None`: it was not learned.
-    pub async fn unlearn(&self, mac: MacAddr, by: &str, now: Timestamp) -> anyhow::Result<Option<String>> {
+    pub async fn unlearn(&self, device: &Device, by: &str, now: Timestamp) -> anyhow::Result<Option<String>> {
         let mut tx = self.begin().await?;
-        let device = device_text(&Device::Mac(mac));
-        let person: Option<String> =
-            sqlx::query_scalar("DELETE FROM learned WHERE device = $1 RETURNING person").bind(device).fetch_optional(&mut *tx).await?;
+        let sql = sqlx::query_scalar("DELETE FROM learned WHERE device = $1 RETURNING person");
+        let person: Option<String> = sql.bind(device_text(device)).fetch_optional(&mut *tx).await?;
         if let Some(person) = &person {
-            note(&mut tx, now, AuditKind::DeviceForgotten, None, &detail(person, mac, by)).await?;
+            note(&mut tx, now, AuditKind::DeviceForgotten, None, &detail(person, device, by)).await?;
         }
         tx.commit().await.context("cannot forget a device")?;
         Ok(person)
@@ -63,8 +62,8 @@ pub(super) async fn forget(connection: &mut SqliteConnection, person: &str) -> a
 }
 
 /// "Anna: 24:da:9b:0d:53:8f, by root"
-fn detail(person: &str, mac: MacAddr, by: &str) -> String {
-    format!("{}{mac}, by {by}", beginning(person))
+fn detail(person: &str, device: &Device, by: &str) -> String {
+    format!("{}{device}, by {by}", beginning(person))
 }
 
 fn beginning(person: &str) -> String {
@@ -72,9 +71,6 @@ fn beginning(person: &str) -> String {
 }
 
 fn learned(row: SqliteRow) -> anyhow::Result<LearnedDevice> {
-    let text: &str = row.try_get("device")?;
-    let Device::Mac(mac) = parse_device(text)? else {
-        return Err(anyhow!("the store holds the unknown device {text:?}: restore it from a backup"));
-    };
-    Ok(LearnedDevice { person: row.try_get("person")?, mac, at: unstamp(row.try_get("at")?), by: row.try_get("learned_by")? })
+    let device = parse_device(row.try_get("device")?)?;
+    Ok(LearnedDevice { person: row.try_get("person")?, device, at: unstamp(row.try_get("at")?), by: row.try_get("learned_by")? })
 }

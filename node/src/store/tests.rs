@@ -76,6 +76,7 @@ fn decision(rev: u64, at: Timestamp, reason: &str) -> Decision {
         last_seen: Some(at),
         device: Some("24:da:9b:0d:53:8f".to_owned()),
         sensor: Some(Sensor::ArpProbe),
+        devices: 1,
         away_secs: 300,
         counts: true,
     };
@@ -239,9 +240,14 @@ async fn that_two_machines_use_an_identity_is_kept_until_a_person_clears_or_revo
 async fn what_the_house_learned_is_kept_through_a_restart_until_it_or_its_person_is_forgotten() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::create(dir.path()).await.unwrap();
-    let device =
-        |person: &str, n| LearnedDevice { person: person.to_owned(), mac: MacAddr([0xda, 0, 0, 0, 0, n]), at: T0, by: "root".to_owned() };
-    let [anna, annas, ben] = [device("Anna", 1), device("Anna", 2), device("Ben", 3)];
+    let device = |person: &str, n| LearnedDevice {
+        person: person.to_owned(),
+        device: Device::Mac(MacAddr([0xda, 0, 0, 0, 0, n])),
+        at: T0,
+        by: "root".to_owned(),
+    };
+    let [anna, ben] = [device("Anna", 1), device("Ben", 3)];
+    let annas = LearnedDevice { device: Device::Bluetooth(MacAddr([0xda, 0, 0, 0, 0, 2])), ..device("Anna", 2) };
     for one in [&anna, &annas, &ben] {
         store.learn(one).await.unwrap();
     }
@@ -249,9 +255,9 @@ async fn what_the_house_learned_is_kept_through_a_restart_until_it_or_its_person
     assert!(error.to_string().contains("da:00:00:00:00:01"), "{error:#}");
     store.close().await;
     let store = Store::open(dir.path()).await.unwrap();
-    assert_eq!(store.learned().await.unwrap(), [anna.clone(), annas.clone(), ben.clone()]);
-    assert_eq!(store.unlearn(anna.mac, "Ann", T0).await.unwrap().as_deref(), Some("Anna"));
-    assert_eq!(store.unlearn(anna.mac, "Ann", T0).await.unwrap(), None);
+    assert_eq!(store.learned().await.unwrap(), [annas.clone(), anna.clone(), ben.clone()]);
+    assert_eq!(store.unlearn(&anna.device, "Ann", T0).await.unwrap().as_deref(), Some("Anna"));
+    assert_eq!(store.unlearn(&anna.device, "Ann", T0).await.unwrap(), None);
     let said: Vec<_> = store.audit(T0).await.unwrap().into_iter().map(|entry| (entry.kind, entry.detail)).collect();
     assert_eq!(said.len(), 4, "{said:?}");
     assert_eq!(said[0], (AuditKind::DeviceLearned, "Anna: da:00:00:00:00:01, by root".to_owned()));

@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use dms3_core::accounts::Act;
 use dms3_core::dashboard::Dashboard;
-use dms3_core::presence::MacAddr;
+use dms3_core::presence::{Device, MacAddr};
 use dms3_core::request::{Answer, Request};
 use dms3_core::time::Timestamp;
 use minijinja::value::Serde;
@@ -85,8 +85,8 @@ pub(super) async fn page(State(page): State<Page>, Extension(guest): Extension<G
     });
     let learned = house.phones.learned.iter().map(|one| Learned {
         person: one.person.clone(),
-        mac: one.mac.to_string(),
-        private: one.mac.is_private(),
+        mac: one.device.to_string(),
+        private: one.device.is_private(),
         at: clock.moment(one.at),
         by: one.by.clone(),
     });
@@ -167,8 +167,8 @@ pub(super) struct Forgotten {
 }
 
 pub(super) async fn forget(State(page): State<Page>, Extension(guest): Extension<Guest>, Posted(form): Posted<Forgotten>) -> Response {
-    let answer = match MacAddr::parse(&form.mac) {
-        Ok(mac) => page.house.ask(Request::Unlearn { mac }, &guest.visitor.name).await,
+    let answer = match Device::parse_address(&form.mac) {
+        Ok(device) => page.house.ask(Request::Unlearn { device }, &guest.visitor.name).await,
         Err(why) => Answer::Refused(why),
     };
     page.answered(&guest, PHONES, answer)

@@ -234,6 +234,7 @@ impl PresenceTracker {
                     last_seen: last.map(|(_, (at, _, _))| at),
                     device: last.map(|(tracked, _)| tracked.device.to_string()),
                     sensor: last.map(|(_, (_, _, sensor))| sensor),
+                    devices: person.devices.len(),
                     away_secs: person.away_after.as_secs(),
                 }
             })

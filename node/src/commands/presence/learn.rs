@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use dms3_core::presence::{MacAddr, Sensor};
+use dms3_core::presence::{Device, MacAddr, Sensor};
 use dms3_core::request::{Answer, Request};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin};
 use tokio::time::Instant;
@@ -27,9 +27,9 @@ const GIVE_UP: Duration = Duration::from_secs(600);
 pub(super) struct LearnArgs {
     /// Whose phone it is, as the config calls them
     person: String,
-    /// Its address, where it is known: nothing is asked
-    #[arg(long, value_name = "MAC", value_parser = MacAddr::parse)]
-    mac: Option<MacAddr>,
+    /// Its MAC address, or a Bluetooth address as in bt:24:da:9b:0d:53:8f, where it is known: nothing is asked
+    #[arg(long, value_name = "ADDRESS", value_parser = Device::parse_address)]
+    device: Option<Device>,
     /// Looks only on this interface, for example eth0
     #[arg(long, value_name = "NAME")]
     interface: Option<String>,
@@ -37,9 +37,9 @@ pub(super) struct LearnArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ForgetArgs {
-    /// The address of the phone, for example 24:da:9b:0d:53:8f
-    #[arg(value_name = "MAC", value_parser = MacAddr::parse)]
-    device: MacAddr,
+    /// The address of the phone, for example 24:da:9b:0d:53:8f, or bt:24:da:9b:0d:53:8f by Bluetooth
+    #[arg(value_name = "ADDRESS", value_parser = Device::parse_address)]
+    device: Device,
 }
 
 pub(super) async fn learn(args: LearnArgs, config: &ConfigArg) -> Result<()> {
@@ -48,20 +48,20 @@ pub(super) async fn learn(args: LearnArgs, config: &ConfigArg) -> Result<()> {
     let person = args.person.trim().to_owned();
     let names: Vec<String> = presence.people().into_iter().map(|known| known.name).collect();
     ensure!(names.contains(&person), "nobody called {person:?} lives here, by {}: {}", config.path.display(), names.join(", "));
-    let mac = match args.mac {
-        Some(mac) => mac,
+    let device = match args.device {
+        Some(device) => device,
         None => {
             let wanted = args.interface.map_or_else(|| presence.interfaces.clone(), |name| vec![name]);
-            Box::pin(find(&person, wanted)).await?
+            Device::Mac(Box::pin(find(&person, wanted)).await?)
         }
     };
-    tell(&config, Request::Learn { person, mac }).await
+    tell(&config, Request::Learn { person, device }).await
 }
 
 pub(super) async fn forget(args: ForgetArgs, config: &ConfigArg) -> Result<()> {
     let config = config.load()?;
     config.coordinator()?;
-    tell(&config, Request::Unlearn { mac: args.device }).await
+    tell(&config, Request::Unlearn { device: args.device }).await
 }
 
 async fn tell(config: &Config, request: Request) -> Result<()> {
@@ -92,7 +92,7 @@ async fn find(person: &str, wanted: Vec<String>) -> Result<MacAddr> {
 /// Everybody who answers now. What the kernel still believes does not count: it may be the phone.
 async fn who_is_there(senses: &mut Senses) -> Result<BTreeSet<MacAddr>> {
     let mut there = BTreeSet::new();
-    ensure!(senses.sweep(), "the addresses of this network cannot be asked one by one: use --mac with the address that the phone shows");
+    ensure!(senses.sweep(), "the addresses of this network cannot be asked one by one: use --device with the address that the phone shows");
     let mut until = Instant::now() + GIVE_UP;
     while let Ok(sensed) = tokio::time::timeout_at(until, senses.next()).await {
         match sensed? {
@@ -134,7 +134,7 @@ async fn which_came(senses: &mut Senses, there: &BTreeSet<MacAddr>, typed: &mut 
 
 /// Cancel safe.
 async fn line(typed: &mut Lines<BufReader<Stdin>>) -> Result<String> {
-    typed.next_line().await?.context("nobody answers: run this at a terminal, or give --mac with the address that the phone shows")
+    typed.next_line().await?.context("nobody answers: run this at a terminal, or give --device with the address that the phone shows")
 }
 
 fn say(text: &str) -> Result<()> {

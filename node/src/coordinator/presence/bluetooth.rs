@@ -14,7 +14,7 @@ use dms3_core::fault::{Fault, FaultKind};
 use dms3_core::presence::{Device, MacAddr, Probe, Sensor};
 use dms3_core::time::Mono;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +22,7 @@ use self::bus::{ANSWER_WITHIN, BUS, Bus};
 use self::wire::{Call, Interfaces, Kind, Message, Objects, Settings, Value};
 use crate::clock::Clock;
 use crate::coordinator::alerts::Word;
+use crate::coordinator::phones::Phones;
 
 mod bus;
 pub(super) mod wire;
@@ -50,8 +51,7 @@ const TROUBLE: &str = "bluetooth";
 /// What the sensor works with.
 #[derive(Clone)]
 pub(crate) struct Bluetooth {
-    /// Whose they are does not matter, but how long a silence makes that person away does.
-    pub(crate) devices: HashMap<MacAddr, Duration>,
+    pub(crate) phones: Phones,
     /// In dBm.
     pub(crate) min_rssi: i16,
     pub(crate) probes: broadcast::Sender<Probe>,
@@ -60,7 +60,11 @@ pub(crate) struct Bluetooth {
     pub(crate) clock: Clock,
 }
 
-/// Tells the rules who is heard, and people why nobody can be. Goes on for ever: what is missing may come.
+/// People's devices: whose they are does not matter, but how long a silence makes that person away does.
+type Devices = HashMap<MacAddr, Duration>;
+
+/// Tells the rules who is heard, and people why nobody can be. Goes on for ever: what is missing may come. While nobody has a Bluetooth
+/// device the radio is left alone.
 pub(crate) async fn run(sensor: Bluetooth, stop: CancellationToken) -> Result<()> {
     tokio::select! {
         () = stop.cancelled() => Ok(()),
@@ -71,16 +75,35 @@ pub(crate) async fn run(sensor: Bluetooth, stop: CancellationToken) -> Result<()
 async fn again_and_again(sensor: Bluetooth) -> Result<()> {
     let mut failures = 0_u32;
     let mut told = None;
+    let mut changes = sensor.phones.devices();
     loop {
-        let why = match Listening::begin(&sensor).await {
+        changes.mark_unchanged();
+        let devices = sensor.phones.by_bluetooth();
+        if devices.is_empty() {
+            if told.take().is_some() {
+                let text = "Nobody has a Bluetooth device any more.";
+                sensor.say(Word::Ends { key: TROUBLE.to_owned(), text: text.to_owned() }).await?;
+            }
+            failures = 0;
+            changes.changed().await.context("nobody tells which devices there are")?;
+            continue;
+        }
+        let why = match Listening::begin(&sensor, &devices).await {
             Ok(mut listening) => {
-                tracing::info!("Bluetooth is listened to on {} for {} device(s)", listening.adapter, sensor.devices.len());
+                tracing::info!("Bluetooth is listened to on {} for {} device(s)", listening.adapter, devices.len());
                 // Also if it was told before a restart.
                 sensor.say(Word::Ends { key: TROUBLE.to_owned(), text: "Bluetooth is listened to again.".to_owned() }).await?;
                 (failures, told) = (0, None);
-                match listening.run().await {
-                    Ok(()) => return Ok(()),
-                    Err(why) => why,
+                tokio::select! {
+                    ended = listening.run() => match ended {
+                        Ok(()) => return Ok(()),
+                        Err(why) => why,
+                    },
+                    // Begun anew for them: what was not listened for until now was no silence.
+                    changed = are_others(&sensor, &devices, &mut changes) => {
+                        changed?;
+                        continue;
+                    }
                 }
             }
             Err(why) => why,
@@ -89,7 +112,7 @@ async fn again_and_again(sensor: Bluetooth) -> Result<()> {
         let why = format!("{why:#}");
         if failures >= TELL_AT && told.as_ref() != Some(&why) {
             let text = format!(
-                "Bluetooth cannot be listened to: {why}. Until it can, whoever has a device \"bt:...\" in the config is not seen to come by it, \
+                "Bluetooth cannot be listened to: {why}. Until it can, whoever has a device \"bt:...\" is not seen to come by it, \
                  and is never taken to have left."
             );
             sensor.say(Word::Begins(Fault::new(TROUBLE, FaultKind::Other, text))).await?;
@@ -99,6 +122,14 @@ async fn again_and_again(sensor: Bluetooth) -> Result<()> {
         }
         sleep(AGAIN).await;
     }
+}
+
+/// Waits until people have other Bluetooth devices than these.
+async fn are_others(sensor: &Bluetooth, devices: &Devices, changes: &mut watch::Receiver<Vec<Device>>) -> Result<()> {
+    while sensor.phones.by_bluetooth() == *devices {
+        changes.changed().await.context("nobody tells which devices there are")?;
+    }
+    Ok(())
 }
 
 impl Bluetooth {
@@ -118,6 +149,7 @@ impl Bluetooth {
 /// BlueZ looks for devices, on our behalf.
 struct Listening<'a> {
     sensor: &'a Bluetooth,
+    devices: &'a Devices,
     bus: Bus,
     /// BlueZ's own name on the bus: what others say is not about devices.
     bluez: String,
@@ -136,7 +168,7 @@ struct Listening<'a> {
 
 impl<'a> Listening<'a> {
     /// An error says why not, and what to do.
-    async fn begin(sensor: &'a Bluetooth) -> Result<Self> {
+    async fn begin(sensor: &'a Bluetooth, devices: &'a Devices) -> Result<Self> {
         let mut bus = Bus::connect().await.context("the system bus cannot be reached (Debian packages dbus and bluez)")?;
         for rule in [
             format!("type='signal',sender='{BUS}',member='NameOwnerChanged',arg0='{BLUEZ}'"),
@@ -154,6 +186,7 @@ impl<'a> Listening<'a> {
         let adapter = adapter(&objects(&all)?)?;
         let mut listening = Self {
             sensor,
+            devices,
             bus,
             bluez,
             since: Mono(0),
@@ -165,7 +198,7 @@ impl<'a> Listening<'a> {
             adapter,
         };
         listening.follow(&listening.adapter.clone()).await?;
-        for address in sensor.devices.keys() {
+        for address in devices.keys() {
             let path = format!("{}/dev_{}", listening.adapter, address.to_string().replace(':', "_").to_uppercase());
             listening.know(path, *address).await?;
         }
@@ -313,7 +346,7 @@ impl<'a> Listening<'a> {
     async fn was_listening(&mut self) -> Result<()> {
         let listened = self.sensor.now().since(self.since);
         for address in std::mem::take(&mut self.waiting) {
-            let sent = self.sensor.devices.get(&address).is_some_and(|silence| is_enough(listened, *silence));
+            let sent = self.devices.get(&address).is_some_and(|silence| is_enough(listened, *silence));
             self.sensor.tell(Input::Probed { device: Device::Bluetooth(address), sent }).await?;
         }
         Ok(())
@@ -324,7 +357,7 @@ impl<'a> Listening<'a> {
         for (path, interfaces) in objects {
             if let Some(address) = address(interfaces)
                 && path.strip_prefix(&self.adapter).is_some_and(|rest| rest.starts_with('/'))
-                && self.sensor.devices.contains_key(&address)
+                && self.devices.contains_key(&address)
             {
                 self.know((*path).to_owned(), address).await?;
             }

@@ -1,12 +1,10 @@
 //! `[coordinator.presence]`: who lives here, what they carry, and how they are looked for.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
-use dms3_core::presence::{Device, MacAddr, Person};
+use dms3_core::presence::{Device, Person};
 use dms3_core::roster::check_name;
 use serde::Deserialize;
 
@@ -124,10 +122,9 @@ impl PresenceConfig {
         if let Some(nth) = self.interfaces.iter().position(|name| name.trim().is_empty()) {
             return Err(Wrong::new(format!("interfaces.{nth}"), "the name is empty: write names like \"eth0\""));
         }
-        let mut warnings = Vec::new();
         let mut owners = HashMap::new();
         for (nth, person) in self.people.iter().enumerate() {
-            self.check_person(nth, person, &mut owners, &mut warnings).map_err(|wrong| wrong.within(&format!("person.{nth}")))?;
+            self.check_person(nth, person, &mut owners).map_err(|wrong| wrong.within(&format!("person.{nth}")))?;
         }
         if self.enabled && !self.people.iter().any(|person| person.counts) {
             return Err(Wrong::new(
@@ -135,23 +132,30 @@ impl PresenceConfig {
                 "nobody counts, so nobody could be home: leave counts = false out for those whose phone tells whether the house is empty",
             ));
         }
-        Ok(warnings)
+        let people = self.people();
+        Ok(self.private_devices().into_iter().chain(without_devices(&people)).collect())
     }
 
-    fn check_person<'a>(
-        &'a self,
-        nth: usize,
-        person: &'a PersonConfig,
-        owners: &mut HashMap<Device, &'a str>,
-        warnings: &mut Vec<String>,
-    ) -> Result<(), Wrong> {
+    /// Whose devices have addresses that they may change, in words.
+    pub fn private_devices(&self) -> Vec<String> {
+        let words = |person: &Person| {
+            let private = person.devices.iter().filter(|device| device.is_private());
+            let words = private.map(|device| {
+                format!(
+                    "person {:?}: {device} is a private address that the device made up and may change: switch off \"private Wi-Fi address\" \
+                     (or \"randomised MAC\") for this network on the device and write the address that it has then",
+                    person.name
+                )
+            });
+            words.collect::<Vec<_>>()
+        };
+        self.people().iter().flat_map(words).collect()
+    }
+
+    fn check_person<'a>(&'a self, nth: usize, person: &'a PersonConfig, owners: &mut HashMap<Device, &'a str>) -> Result<(), Wrong> {
         let name = check_name(&person.name).map_err(|why| Wrong::new("name", format!("person number {}: {why}", nth + 1)))?;
         if self.people[..nth].iter().any(|other| other.name.trim() == name) {
             return Err(Wrong::new("name", format!("two people are called {name:?}: each needs a name of their own")));
-        }
-        if person.devices.is_empty() {
-            let why = format!("person {name:?} has no devices: without one nobody can tell whether they are home");
-            return Err(Wrong::new("devices", why));
         }
         within(
             "away_after",
@@ -162,14 +166,7 @@ impl PresenceConfig {
         .map_err(|wrong| Wrong { why: format!("person {name:?}: {}", wrong.why), ..wrong })?;
         for (at, text) in person.devices.iter().enumerate() {
             let wrong = |why: String| Wrong::new(format!("devices.{at}"), format!("person {name:?}: {why}"));
-            let device = parse_device(text).map_err(|why| wrong(why.to_string()))?;
-            match &device {
-                Device::Mac(mac) if mac.is_private() => warnings.push(format!(
-                    "person {name:?}: {mac} is a private address that the device made up and may change: switch off \"private Wi-Fi address\" \
-                     (or \"randomised MAC\") for this network on the device and write the address that it has then"
-                )),
-                _ => {}
-            }
+            let device = Device::parse(text).map_err(wrong)?;
             if let Some(owner) = owners.insert(device, &person.name) {
                 return Err(wrong(if owner == person.name {
                     format!("{text:?} stands there twice")
@@ -187,12 +184,23 @@ impl PresenceConfig {
             .iter()
             .map(|person| Person {
                 name: person.name.trim().to_owned(),
-                devices: person.devices.iter().filter_map(|text| parse_device(text).ok()).collect(),
+                devices: person.devices.iter().filter_map(|text| Device::parse(text).ok()).collect(),
                 away_after: person.away_after,
                 counts: person.counts,
             })
             .collect()
     }
+}
+
+/// Who has no device that is known. Such a person is never home, which would disarm, and never away, which would arm a house with him in it.
+pub fn without_devices(people: &[Person]) -> impl Iterator<Item = String> {
+    people.iter().filter(|person| person.devices.is_empty()).map(|Person { name, counts, .. }| {
+        let so = if *counts { ", and the house does not arm by itself when the others leave" } else { "" };
+        format!(
+            "person {name:?} has no device yet, so nobody can tell whether {name} is home{so}: add one by `sudo dms3-node presence learn {name}` \
+             on the coordinator, or by \"Add a phone\" on the dashboard"
+        )
+    })
 }
 
 fn within(key: &str, span: Duration, allowed: RangeInclusive<Duration>, what: &str) -> Result<(), Wrong> {
@@ -202,49 +210,11 @@ fn within(key: &str, span: Duration, allowed: RangeInclusive<Duration>, what: &s
     Err(Wrong::new(key, format!("it is {}; {what}", humantime::format_duration(span))))
 }
 
-/// A MAC address, an IPv4 address, a host name, or a Bluetooth address behind `bt:`.
-fn parse_device(text: &str) -> Result<Device> {
-    let text = text.trim();
-    if let Some((kind, address)) = text.split_once(':')
-        && kind.eq_ignore_ascii_case("bt")
-    {
-        return MacAddr::parse_bluetooth(address).map(Device::Bluetooth).map_err(anyhow::Error::msg);
-    }
-    // First, for `192.168.100.100` has twelve digits too.
-    match text.parse() {
-        Ok(IpAddr::V4(_)) => return Ok(Device::Host(text.to_owned())),
-        Ok(IpAddr::V6(_)) => bail!("{text} is an IPv6 address, which phones change all the time: write the device's MAC address"),
-        Err(_) => {}
-    }
-    match MacAddr::parse(text) {
-        Ok(mac) => return Ok(Device::Mac(mac)),
-        Err(error) if looks_like_mac(text) => bail!(error),
-        Err(_) => {}
-    }
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let name = text.strip_suffix('.').unwrap_or(text);
-    let last_is_word = name.rsplit('.').next().is_some_and(|last| last.bytes().any(|b| b.is_ascii_alphabetic()));
-    ensure!(
-        name.len() <= 253 && name.split('.').all(label) && last_is_word,
-        "{text:?} is no device: write its MAC address (24:da:9b:0d:53:8f), its IPv4 address, its host name, or its Bluetooth address \
-         (bt:24:da:9b:0d:53:8f)"
-    );
-    Ok(Device::Host(name.to_ascii_lowercase()))
-}
-
-/// Nothing but a MAC address has colons, or that many pairs between dashes.
-fn looks_like_mac(text: &str) -> bool {
-    let pairs: Vec<_> = text.split('-').collect();
-    text.contains(':') || (pairs.len() >= 4 && pairs.iter().all(|pair| pair.len() <= 2))
-}
-
 #[cfg(test)]
 mod tests {
+    use anyhow::Result;
+    use dms3_core::presence::MacAddr;
+
     use super::*;
 
     fn check(text: &str) -> Result<Vec<String>> {
@@ -306,9 +276,23 @@ mod tests {
     }
 
     #[test]
+    fn whoever_has_no_device_yet_may_live_here_and_it_is_said_what_that_means_and_how_one_is_added() {
+        for devices in ["devices = []", ""] {
+            let warnings =
+                check(&format!("[[person]]\nname = \"Anna\"\n{devices}\n[[person]]\nname = \"Ben\"\ndevices = [\"phone\"]")).unwrap();
+            assert_eq!(warnings.len(), 1, "{warnings:?}");
+            for words in ["\"Anna\" has no device yet", "does not arm by itself", "`sudo dms3-node presence learn Anna`", "\"Add a phone\""]
+            {
+                assert!(warnings[0].contains(words), "{warnings:?}");
+            }
+        }
+        let warnings = check("[[person]]\nname = \"Anna\"\ndevices = [\"phone\"]\n[[person]]\nname = \"Tablet\"\ncounts = false").unwrap();
+        assert!(warnings[0].contains("\"Tablet\" has no device yet") && !warnings[0].contains("arm by itself"), "{warnings:?}");
+    }
+
+    #[test]
     fn what_cannot_work_is_refused_with_name_and_key() {
         for (text, words) in [
-            ("[[person]]\nname = \"Anna\"", vec!["Anna", "no devices"]),
             ("[[person]]\nname = \"Anna\"\ndevices = [\"24:da:9b:0d:53\"]", vec!["Anna", "devices", "24:da:9b:0d:53", "MAC"]),
             ("[[person]]\nname = \"Anna\"\ndevices = [\"24-da-9b-0d-53-8g\"]", vec!["Anna", "devices", "MAC"]),
             ("[[person]]\nname = \"Anna\"\ndevices = [\"ff:ff:ff:ff:ff:ff\"]", vec!["Anna", "group"]),

@@ -39,7 +39,7 @@ pub(crate) mod senses;
 pub(crate) mod sight;
 mod watch;
 
-pub use config::{MayDisarm, PersonConfig, PresenceConfig, PresenceMayDisarm};
+pub use config::{MayDisarm, PersonConfig, PresenceConfig, PresenceMayDisarm, without_devices};
 
 /// What the sensors work with. Only devices that `phones` knows lead to inputs.
 #[derive(Clone)]

@@ -218,3 +218,29 @@ fn a_phone_that_the_house_learns_changes_nothing_before_it_is_heard_and_one_that
     house.comes(7);
     assert_eq!((house.state(), house.machine.owner_of(&phone(7))), (Away, None));
 }
+
+#[test]
+fn somebody_of_whom_no_device_is_known_disarms_nothing_and_is_not_taken_to_have_left() {
+    let mut settings = settings();
+    settings.people[0].devices.clear();
+    let mut house = House::with(settings);
+    let before = house.machine.state().version();
+    house.seconds(400);
+    assert_eq!((house.state(), house.machine.state().version()), (Away, before), "nobody was seen");
+    house.comes(2);
+    assert_eq!((house.state(), house.reason().as_str()), (Disarmed, "Ben is home"));
+    house.near.clear();
+    house.seconds(100);
+    let shown = house.dashboard();
+    let people: Vec<_> = shown.people.iter().map(|one| (one.presence, one.devices)).collect();
+    assert_eq!(people, [(Presence::Unknown, 0), (Presence::Away, 1)]);
+    assert_eq!((shown.presence, house.state()), (Presence::Unknown, Disarmed), "Anna may be at home");
+    // Nor does it stay so for good: a house of which nobody knows anything is armed in the end, and says why.
+    (0..24 * 60).for_each(|_| house.pass(MINUTE / 2));
+    assert_eq!((house.state(), house.reason().as_str()), (Away, "the disarm ran out before anybody was seen at home"));
+    house.handle(Input::Learned { person: "Anna".to_owned(), device: phone(7) });
+    assert_eq!((house.state(), house.dashboard().people[0].devices), (Away, 1));
+    house.comes(2);
+    house.all_leave();
+    assert_eq!((house.state(), house.reason().as_str()), (Away, "everybody left"));
+}
