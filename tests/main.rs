@@ -15,6 +15,7 @@ mod cli;
 mod clocks;
 mod configs;
 mod decoders;
+mod devices;
 mod events;
 mod evil;
 mod examples;

@@ -207,6 +207,19 @@ impl Frames {
         let Self { arp_direct, arp_broadcast, ns_direct, ns_multicast, mdns, datagrams } = *self;
         arp_direct + arp_broadcast + ns_direct + ns_multicast + mdns + datagrams
     }
+
+    /// "340 ARP (300 of them to all), 3 NDP (1 to groups)"; empty where none was sent.
+    pub fn words(&self) -> String {
+        let Self { arp_direct, arp_broadcast, ns_direct, ns_multicast, mdns, datagrams } = *self;
+        let kinds = [
+            (arp_direct + arp_broadcast, format!("ARP ({arp_broadcast} of them to all)")),
+            (ns_direct + ns_multicast, format!("NDP ({ns_multicast} to groups)")),
+            (mdns, "mDNS".to_owned()),
+            (datagrams, "empty datagrams".to_owned()),
+        ];
+        let sent = kinds.into_iter().filter(|(count, _)| *count > 0).map(|(count, kind)| format!("{count} {kind}"));
+        sent.collect::<Vec<_>>().join(", ")
+    }
 }
 
 impl std::ops::Add for Frames {

@@ -89,19 +89,8 @@ fn house_text(house: &Dashboard, now: Timestamp, colours: bool) -> String {
 }
 
 /// What looking for people costs the network, and their phones' batteries.
-pub(super) fn frames_text(frames: &Frames) -> String {
-    let Frames { arp_direct, arp_broadcast, ns_direct, ns_multicast, mdns, datagrams } = *frames;
-    let kinds: Vec<String> = [
-        (arp_direct + arp_broadcast, format!("ARP ({arp_broadcast} of them to all)")),
-        (ns_direct + ns_multicast, format!("NDP ({ns_multicast} to groups)")),
-        (mdns, "mDNS".to_owned()),
-        (datagrams, "empty datagrams".to_owned()),
-    ]
-    .into_iter()
-    .filter(|(count, _)| *count > 0)
-    .map(|(count, kind)| format!("{count} {kind}"))
-    .collect();
-    format!("Looking for them took {} frames since the coordinator started: {}.", frames.total(), kinds.join(", "))
+fn frames_text(frames: &Frames) -> String {
+    format!("Looking for them took {} frames since the coordinator started: {}.", frames.total(), frames.words())
 }
 
 /// "2 of 2 watching.", or who does not and why.

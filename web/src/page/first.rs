@@ -113,6 +113,7 @@ pub(crate) async fn facts(page: &Page, guest: &Guest, house: &Arc<Dashboard>, ke
         banner => Value::from(Serde(banner)),
         confirm => Value::from(Serde(confirm)),
         people => Value::from(Serde(if names { home::people(house, &clock) } else { Vec::new() })),
+        devices => if names { house.devices.clone() } else { Vec::new() },
         asking => phones::asking(guest, house),
         people_hidden => !names && !house.people.is_empty(),
         somebody => home::presence_name(house.presence),

@@ -84,6 +84,7 @@ pub(super) async fn system(State(page): State<Page>, Extension(guest): Extension
         keeps => Value::from(Serde(keeps)),
         disk => Value::from(Serde(disk)),
         versions => Value::from(Serde(versions)),
+        frames => house.frames.map(|frames| context! { total => frames.total(), words => frames.words() }),
         clock => context! { trusted => house.clock_trusted, words, todo },
         templates => page.complaints(),
         trust,

@@ -74,6 +74,8 @@ pub(crate) struct PersonCard {
     pub(crate) initial: String,
     pub(crate) hue: u32,
     pub(crate) presence: &'static str,
+    /// Whether the house knows a device of this person. Without one nothing can be known.
+    pub(crate) known: bool,
     pub(crate) seen: Option<Moment>,
     pub(crate) device: Option<String>,
 }
@@ -267,6 +269,7 @@ pub(crate) fn people(house: &Dashboard, clock: &Clock) -> Vec<PersonCard> {
             initial: person.name.chars().next().map_or_else(String::new, |first| first.to_uppercase().collect()),
             hue: person.name.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into())) % HUES,
             presence: presence_name(person.presence),
+            known: person.devices > 0,
             seen: person.last_seen.map(|at| clock.moment(at)),
             device: person.device.clone(),
         })
