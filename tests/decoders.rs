@@ -127,6 +127,11 @@ fn nobody_is_near_because_a_frame_of_the_corpus_says_so_in_his_place() {
 }
 
 #[test]
+fn no_message_of_the_bus_in_the_corpus_says_more_than_stands_there() {
+    replay("bus", properties::of_bus);
+}
+
+#[test]
 fn no_config_of_the_corpus_is_run_that_cannot_be_and_no_password_is_told() {
     replay_cut("config", properties::config);
 }

@@ -22,7 +22,7 @@ use dms3_node::picture::size_of_head;
 use dms3_pki::TokenWord;
 
 pub(crate) use config::config;
-pub(crate) use network::{network, record};
+pub(crate) use network::{network, of_bus, record};
 pub(crate) use papers::{HOUSE, PASSPHRASE, certificate, export, request, signed};
 pub(crate) use words::{call, visitor};
 

@@ -1,8 +1,8 @@
-//! What anybody on the network says: mDNS, ARP, and what the kernel makes of it.
+//! What anybody on the network says: mDNS, ARP, and what the kernel makes of it; and what the system bus says of Bluetooth.
 
 use std::net::IpAddr;
 
-use dms3_node::coordinator::presence::fuzzing::{arp, dhcp, kernel, mdns, ndp};
+use dms3_node::coordinator::presence::fuzzing::{arp, bus, bus_call, bus_called, dhcp, kernel, mdns, ndp};
 use dms3_node::mesh::MdnsMode;
 use dms3_node::mesh::discovery::fuzzing::Ear;
 
@@ -138,4 +138,24 @@ fn answer_of_mdns(id: u16, packet: &[u8]) {
         assert!(stands_there, "{ip}");
     }
     assert!(said.is_empty() || (packet[..2] == id.to_be_bytes() && mdns(id ^ 1, packet).is_empty()), "an answer to another question");
+}
+
+/// What the system bus sends: a message is read when all of it is there, whatever follows it; each text of it stands there, and all of them
+/// no more than once; what was read can be asked with.
+pub(crate) fn of_bus(bytes: &[u8]) {
+    let Ok(Some(said)) = bus(bytes) else { return };
+    assert!((16..=bytes.len()).contains(&said.length), "{said:?}");
+    assert_eq!(bus(&bytes[..said.length]), Ok(Some(said.clone())));
+    assert_eq!(bus(&bytes[..said.length - 1]), Ok(None));
+    let texts = || said.head.iter().chain(&said.content);
+    assert!(texts().map(String::len).sum::<usize>() <= said.length, "{said:?}");
+    for text in texts() {
+        let stands_there = text.is_empty() || bytes[..said.length].windows(text.len()).any(|part| part == text.as_bytes());
+        assert!(stands_there, "{text:?}");
+    }
+    let [_, path, member, _] = &said.head;
+    for pair in said.content.chunks_exact(2) {
+        let call = bus_called(&bus_call(path, member, &pair[0], &pair[1])).expect("our own call can be read");
+        assert_eq!(call, (path.clone(), member.clone(), pair[0].clone(), pair[1].clone()));
+    }
 }

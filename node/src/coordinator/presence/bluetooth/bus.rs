@@ -16,6 +16,8 @@ const USUAL: &str = "unix:path=/var/run/dbus/system_bus_socket";
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Signals that may come before the answer to a question.
 const AHEAD: usize = 1000;
+/// And so much of them: any program of this machine can send us some.
+const AHEAD_BYTES: usize = 4 << 20;
 /// What it says of itself at the beginning is one short line.
 const LINE_AT_MOST: usize = 512;
 /// Kept for the next message.
@@ -73,7 +75,8 @@ impl Bus {
                     return Ok(message);
                 }
                 self.ahead.push_back(message);
-                ensure!(self.ahead.len() <= AHEAD, "it tells more than can be listened to");
+                let held: usize = self.ahead.iter().map(Message::length).sum();
+                ensure!(self.ahead.len() <= AHEAD && held <= AHEAD_BYTES, "it tells more than can be listened to");
             }
         };
         tokio::time::timeout(ANSWER_WITHIN, answer).await.with_context(|| format!("{} does not answer ({})", call.to, call.member))?
@@ -126,5 +129,20 @@ mod tests {
         assert_eq!(path_of(USUAL), Some("/var/run/dbus/system_bus_socket"));
         assert_eq!(path_of("tcp:host=x;unix:guid=1,path=/tmp/bus"), Some("/tmp/bus"));
         assert_eq!(path_of("unix:abstract=/tmp/bus"), None);
+    }
+
+    #[tokio::test]
+    async fn a_program_that_sends_us_much_while_we_wait_for_an_answer_does_not_fill_our_memory() {
+        let (stream, mut other) = UnixStream::pair().unwrap();
+        let mut bus = Bus { stream, buffer: Vec::new(), ahead: VecDeque::new(), serial: 0 };
+        let much = "x".repeat(1 << 19);
+        let much = wire::call(&Call { to: "", path: "/", interface: "", member: "Much", texts: &[&much], settings: None }, 1);
+        let sends = async { while other.write_all(&much).await.is_ok() {} };
+        let error = tokio::select! {
+            asked = bus.ask_the_bus("Hello", &[]) => asked.unwrap_err(),
+            () = sends => panic!("nobody reads"),
+        };
+        assert!(error.to_string().contains("more than can be listened to"), "{error:#}");
+        assert!(bus.ahead.iter().map(Message::length).sum::<usize>() <= AHEAD_BYTES + much.len());
     }
 }

@@ -12,13 +12,13 @@ const NO_AUTO_START: u8 = 2;
 
 /// A question. What it is asked with is either texts, or a list of settings.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Call<'a> {
-    pub(super) to: &'a str,
-    pub(super) path: &'a str,
-    pub(super) interface: &'a str,
-    pub(super) member: &'a str,
-    pub(super) texts: &'a [&'a str],
-    pub(super) settings: Option<&'a [(&'a str, Value<'a>)]>,
+pub(crate) struct Call<'a> {
+    pub(crate) to: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) interface: &'a str,
+    pub(crate) member: &'a str,
+    pub(crate) texts: &'a [&'a str],
+    pub(crate) settings: Option<&'a [(&'a str, Value<'a>)]>,
 }
 
 /// What a variant holds, as far as it matters here.
@@ -38,7 +38,7 @@ pub(crate) type Interfaces<'a> = Vec<(&'a str, Settings<'a>)>;
 pub(crate) type Objects<'a> = Vec<(&'a str, Interfaces<'a>)>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Answer,
     Refusal,
     Signal,
@@ -47,17 +47,17 @@ pub(super) enum Kind {
 }
 
 /// A message that came.
-#[derive(Debug, Clone)]
-pub(super) struct Message {
-    pub(super) kind: Kind,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub(crate) kind: Kind,
     /// To which of our calls it is the answer.
-    pub(super) answers: Option<u32>,
+    pub(crate) answers: Option<u32>,
     /// The bus writes it: nobody can claim to be another.
-    pub(super) sender: String,
-    pub(super) path: String,
-    pub(super) member: String,
+    pub(crate) sender: String,
+    pub(crate) path: String,
+    pub(crate) member: String,
     /// Of a refusal.
-    pub(super) error: String,
+    pub(crate) error: String,
     signature: String,
     big_endian: bool,
     body: Vec<u8>,
@@ -65,19 +65,24 @@ pub(super) struct Message {
 
 impl Message {
     /// Its content, if it is of these types.
-    pub(super) fn content(&self, signature: &str) -> Option<Reader<'_>> {
+    pub(crate) fn content(&self, signature: &str) -> Option<Reader<'_>> {
         (self.signature == signature).then(|| Reader::new(&self.body, self.big_endian))
     }
 
+    /// How much of it is kept.
+    pub(super) fn length(&self) -> usize {
+        self.body.len() + self.sender.len() + self.path.len() + self.member.len() + self.error.len()
+    }
+
     /// What a refusal says in words.
-    pub(super) fn words(&self) -> String {
+    pub(crate) fn words(&self) -> String {
         let text = self.content("s").and_then(|mut content| content.text()).unwrap_or_default();
         format!("{} {text}", self.error).trim().to_owned()
     }
 }
 
 /// The first message of `bytes`, and its length. `None`: not all of it is there yet. An error: that is no D-Bus.
-pub(super) fn first(bytes: &[u8]) -> Result<Option<(Message, usize)>, &'static str> {
+pub(crate) fn first(bytes: &[u8]) -> Result<Option<(Message, usize)>, &'static str> {
     let Some(&[order, kind, _, version, ..]) = bytes.first_chunk::<FIXED>() else { return Ok(None) };
     let big_endian = match order {
         b'l' => false,
@@ -119,7 +124,7 @@ pub(super) fn first(bytes: &[u8]) -> Result<Option<(Message, usize)>, &'static s
 }
 
 /// The bytes of a call; `serial` is what its answer names.
-pub(super) fn call(call: &Call<'_>, serial: u32) -> Vec<u8> {
+pub(crate) fn call(call: &Call<'_>, serial: u32) -> Vec<u8> {
     let mut body = Writer::default();
     for text in call.texts {
         body.text(text);
@@ -138,20 +143,7 @@ pub(super) fn call(call: &Call<'_>, serial: u32) -> Vec<u8> {
     let mut message = Writer(vec![b'l', 1, NO_AUTO_START, 1]);
     message.u32(length(body.0.len()));
     message.u32(serial);
-    message.array(|fields| {
-        for (code, kind, text) in
-            [(1, "o", call.path), (2, "s", call.interface), (3, "s", call.member), (6, "s", call.to), (8, "g", signature.as_str())]
-        {
-            if text.is_empty() {
-                continue;
-            }
-            fields.align(8);
-            fields.0.push(code);
-            fields.signature(kind);
-            if kind == "g" { fields.signature(text) } else { fields.text(text) }
-        }
-    });
-    message.align(8);
+    message.fields(&[(1, "o", call.path), (2, "s", call.interface), (3, "s", call.member), (6, "s", call.to), (8, "g", &signature)]);
     message.0.extend(body.0);
     message.0
 }
@@ -211,6 +203,19 @@ impl Writer {
                 self.text("");
             }
         }
+    }
+
+    /// The end of a header: the code of each field, its type, and what it says. Empty ones are left out.
+    fn fields(&mut self, fields: &[(u8, &str, &str)]) {
+        self.array(|list| {
+            for (code, kind, text) in fields.iter().filter(|(.., text)| !text.is_empty()) {
+                list.align(8);
+                list.0.push(*code);
+                list.signature(kind);
+                if *kind == "g" { list.signature(text) } else { list.text(text) }
+            }
+        });
+        self.align(8);
     }
 
     /// Of elements that begin at a multiple of eight, as structures do: what lies before the first does not count as the array's.
@@ -451,21 +456,13 @@ mod tests {
         let mut message = Writer(vec![b'l', 4, 1, 1]);
         message.u32(length(body.0.len()));
         message.u32(77);
-        message.array(|fields| {
-            for (code, kind, text) in [
-                (1, "o", "/org/bluez/hci0/dev_F1"),
-                (2, "s", "org.freedesktop.DBus.Properties"),
-                (3, "s", "PropertiesChanged"),
-                (7, "s", ":1.5"),
-                (8, "g", "sa{sv}as"),
-            ] {
-                fields.align(8);
-                fields.0.push(code);
-                fields.signature(kind);
-                if kind == "g" { fields.signature(text) } else { fields.text(text) }
-            }
-        });
-        message.align(8);
+        message.fields(&[
+            (1, "o", "/org/bluez/hci0/dev_F1"),
+            (2, "s", "org.freedesktop.DBus.Properties"),
+            (3, "s", "PropertiesChanged"),
+            (7, "s", ":1.5"),
+            (8, "g", "sa{sv}as"),
+        ]);
         message.0.extend(body.0);
         message.0
     }
