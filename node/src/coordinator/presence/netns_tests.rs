@@ -1,7 +1,7 @@
 //! The sensors on a network of this machine's own: a switch, the coordinator, a phone and a laptop, each in its namespace.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
@@ -136,6 +136,22 @@ impl Drop for Lan {
     }
 }
 
+/// Sensors that look for these devices, what they tell, and what they learn.
+fn looking_for(devices: &[Device]) -> (PresenceSensors, mpsc::Receiver<Input>, mpsc::Receiver<(Device, IpAddr)>) {
+    let ((inputs, told), (learned, kept)) = (mpsc::channel(256), mpsc::channel(64));
+    let sensors = PresenceSensors {
+        config: PresenceConfig::default(),
+        phones: Phones::of(devices),
+        known: Vec::new(),
+        learned,
+        probes: broadcast::channel(64).0,
+        told: watch::Sender::default(),
+        inputs,
+        clock: Clock::unkept(),
+    };
+    (sensors, told, kept)
+}
+
 /// The next input that is `wanted`, and those before it.
 async fn until(inputs: &mut mpsc::Receiver<Input>, wanted: impl Fn(&Input) -> bool) -> Vec<Input> {
     let mut before = Vec::new();
@@ -158,19 +174,8 @@ fn a_phone_that_comes_is_seen_answers_probes_and_is_silent_when_it_left() {
     let Some(lan) = Lan::make("come") else { return };
     let (phone, laptop) = (Device::Mac(PHONE), Device::Host(LAPTOP_IP.to_string()));
     lan.at_home(async || {
-        let (inputs_out, mut inputs) = mpsc::channel(64);
-        let (learned_out, mut learned) = mpsc::channel(64);
-        let (probes, _) = broadcast::channel(64);
-        let sensors = PresenceSensors {
-            config: PresenceConfig::default(),
-            phones: Phones::of(&[phone.clone(), laptop.clone()]),
-            known: Vec::new(),
-            learned: learned_out,
-            probes: probes.clone(),
-            told: watch::Sender::default(),
-            inputs: inputs_out,
-            clock: Clock::unkept(),
-        };
+        let (sensors, mut inputs, mut learned) = looking_for(&[phone.clone(), laptop.clone()]);
+        let probes = sensors.probes.clone();
         let stop = CancellationToken::new();
         let _stop_at_end = stop.clone().drop_guard();
         let scene = async {
@@ -226,19 +231,8 @@ fn a_phone_that_has_just_left_is_not_seen_because_the_coordinator_restarts() {
     let phone = Device::Mac(PHONE);
     lan.ip_in("home", &format!("neigh replace {PHONE_IP} lladdr {PHONE} dev eth0 nud reachable"));
     lan.at_home(async || {
-        let (inputs_out, mut inputs) = mpsc::channel(64);
-        let (learned, _learned) = mpsc::channel(64);
-        let (probes, _) = broadcast::channel(64);
-        let sensors = PresenceSensors {
-            config: PresenceConfig::default(),
-            phones: Phones::of(std::slice::from_ref(&phone)),
-            known: Vec::new(),
-            learned,
-            probes: probes.clone(),
-            told: watch::Sender::default(),
-            inputs: inputs_out,
-            clock: Clock::unkept(),
-        };
+        let (sensors, mut inputs, _learned) = looking_for(std::slice::from_ref(&phone));
+        let probes = sensors.probes.clone();
         let stop = CancellationToken::new();
         let _stop_at_end = stop.clone().drop_guard();
         let scene = async {
@@ -285,19 +279,9 @@ async fn with_told(
     told: &watch::Sender<Sensing>,
     scene: impl AsyncFnOnce(&mut mpsc::Receiver<Input>, &broadcast::Sender<Probe>),
 ) {
-    let (inputs_out, mut inputs) = mpsc::channel(256);
-    let (learned, _learned) = mpsc::channel(64);
-    let (probes, _) = broadcast::channel(64);
-    let sensors = PresenceSensors {
-        config: PresenceConfig::default(),
-        phones: Phones::of(devices),
-        known: Vec::new(),
-        learned,
-        probes: probes.clone(),
-        told: told.clone(),
-        inputs: inputs_out,
-        clock: Clock::unkept(),
-    };
+    let (sensors, mut inputs, _learned) = looking_for(devices);
+    let sensors = PresenceSensors { told: told.clone(), ..sensors };
+    let probes = sensors.probes.clone();
     let hears = probes.subscribe();
     tokio::select! {
         () = scene(&mut inputs, &probes) => {}
