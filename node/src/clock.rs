@@ -191,6 +191,15 @@ impl Clock {
         Self { synchronised: || false, ..Self::open(state_dir) }
     }
 
+    /// Of a story that begins then: it goes on only by [`Clock::pass`].
+    #[cfg(test)]
+    pub(crate) fn of_a_story(begins: Timestamp) -> Self {
+        let shift = Arc::new(Shift { begins: Some((begins, mono())), ..Shift::default() });
+        let clock = Self { shift, ..Self::alone() };
+        clock.forget(begins);
+        clock
+    }
+
     /// From now on the machine's clock is so many milliseconds ahead of the real one.
     #[cfg(test)]
     pub(crate) fn set_ahead(&self, millis: i64) {
@@ -207,8 +216,9 @@ impl Clock {
     fn read(&self) -> (Timestamp, Mono) {
         use std::sync::atomic::Ordering::Relaxed;
         let passed = Duration::from_millis(self.shift.passed.load(Relaxed));
-        let wall = (wall() + passed).0.saturating_add_signed(self.shift.ahead.load(Relaxed));
-        (Timestamp(wall), mono() + passed)
+        let (wall, mono) = self.shift.begins.unwrap_or_else(|| (wall(), mono()));
+        let wall = (wall + passed).0.saturating_add_signed(self.shift.ahead.load(Relaxed));
+        (Timestamp(wall), mono + passed)
     }
 
     /// Writes the floor now.
@@ -315,6 +325,8 @@ fn is_synchronised() -> bool {
 #[cfg(test)]
 #[derive(Debug, Default)]
 struct Shift {
+    /// When both clocks stand still, but for what passed.
+    begins: Option<(Timestamp, Mono)>,
     /// Of the machine's clock, milliseconds.
     ahead: std::sync::atomic::AtomicI64,
     /// What passed by both clocks, milliseconds.

@@ -278,7 +278,7 @@ impl Driver {
         }
     }
 
-    async fn carry_out(&mut self, effects: Vec<Effect>) -> Result<()> {
+    pub(super) async fn carry_out(&mut self, effects: Vec<Effect>) -> Result<()> {
         for effect in effects {
             match effect {
                 Effect::Publish { memory, decision } => {

@@ -12,6 +12,7 @@ use dms3_core::dashboard::{LearnedDevice, MailView};
 use dms3_core::id::{BootId, EventId};
 use dms3_core::presence::{Device, Probe};
 use dms3_core::time::Now;
+use dms3_core::windows::Windows;
 use dms3_pki::{AUTHORITY_DIR, Authority, Identity};
 use dms3_web::templates::MAIL;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -134,19 +135,7 @@ pub async fn start(
     }
     let phones = Phones::new(clock.clone(), own.presence.interfaces.clone(), learned);
     phones.belong_to(&people);
-    let settings = Settings {
-        mesh: identity.mesh(),
-        me: identity.node(),
-        machine: health::facts(),
-        windows,
-        presence_enabled: own.presence.enabled,
-        people: people.clone(),
-        may_disarm_away: own.presence.presence_may_disarm.away_may(),
-        may_disarm_night: own.presence.presence_may_disarm.night_may(),
-        exit_delay: own.exit_delay,
-        blind_alert_after: own.presence.blind_alert_after,
-        arm_when_blind_after: own.presence.arm_when_blind_after,
-    };
+    let settings = settings(own, &identity, windows, people.clone());
     let kept = remembered.map(|remembered| remembered.memory);
     let (machine, effects) = Coordinator::start(settings, kept.clone(), now);
 
@@ -433,6 +422,23 @@ fn mailing(
         move |why| drop(unsent.send_replace(Some(format!("No mail is brought away: {why}.")))),
     );
     Some(MailDesk { faults, reason, arrivals, counts: counts_in, troubles: [unmade_in, unsent_in], tests })
+}
+
+/// What the rules know of the config.
+fn settings(own: &CoordinatorConfig, identity: &Identity, windows: Windows, people: Vec<Person>) -> Settings {
+    Settings {
+        mesh: identity.mesh(),
+        me: identity.node(),
+        machine: health::facts(),
+        windows,
+        presence_enabled: own.presence.enabled,
+        people,
+        may_disarm_away: own.presence.presence_may_disarm.away_may(),
+        may_disarm_night: own.presence.presence_may_disarm.night_may(),
+        exit_delay: own.exit_delay,
+        blind_alert_after: own.presence.blind_alert_after,
+        arm_when_blind_after: own.presence.arm_when_blind_after,
+    }
 }
 
 /// Keeps the addresses at which devices were seen, so that a restart knows where to probe.

@@ -132,6 +132,9 @@ pub(crate) struct Netlink {
     messages: Messages,
     /// Drives the connection; ends with this.
     _connection: JoinSet<()>,
+    /// What a test makes up instead.
+    #[cfg(test)]
+    made_up: Option<tokio::sync::watch::Receiver<Vec<Link>>>,
 }
 
 impl Netlink {
@@ -147,7 +150,19 @@ impl Netlink {
         let (connection, handle, messages) = open().context("cannot ask the kernel about the network")?;
         let mut tasks = JoinSet::new();
         tasks.spawn(connection);
-        Ok(Self { handle, messages: Box::pin(messages.map(|(message, _)| message)), _connection: tasks })
+        Ok(Self {
+            handle,
+            messages: Box::pin(messages.map(|(message, _)| message)),
+            _connection: tasks,
+            #[cfg(test)]
+            made_up: None,
+        })
+    }
+
+    /// Of this machine's own network nothing is told.
+    #[cfg(test)]
+    pub(super) fn made_up(links: tokio::sync::watch::Receiver<Vec<Link>>) -> Result<Self> {
+        Ok(Self { made_up: Some(links), messages: Box::pin(futures_util::stream::pending()), ..Self::open()? })
     }
 
     /// The next thing that matters. Cancel safe.
@@ -177,6 +192,10 @@ impl Netlink {
 
     /// Every interface that could be looked on (all, or those of these names), with or without carrier.
     pub(crate) async fn links(&self, wanted: &[String]) -> Result<Vec<Link>> {
+        #[cfg(test)]
+        if let Some(links) = &self.made_up {
+            return Ok(links.borrow().clone());
+        }
         let read = async {
             let links = self.listed(libc::RTM_GETLINK, libc::AF_UNSPEC).await?;
             let addresses = self.listed(libc::RTM_GETADDR, libc::AF_UNSPEC).await?;
@@ -208,6 +227,10 @@ impl Netlink {
 
     /// The neighbours that the kernel holds proven now.
     pub(crate) async fn reachable(&self) -> Result<Vec<Neighbour>> {
+        #[cfg(test)]
+        if self.made_up.is_some() {
+            return Ok(Vec::new());
+        }
         Ok(self.neighbours().await?.iter().filter_map(reachable).collect())
     }
 

@@ -38,6 +38,8 @@ mod packet;
 pub(crate) mod senses;
 pub(crate) mod sight;
 mod watch;
+#[cfg(test)]
+mod weeks;
 
 pub use config::{MayDisarm, PersonConfig, PresenceConfig, PresenceMayDisarm, without_devices};
 

@@ -36,6 +36,12 @@ impl Names {
         Self { id: rand::random(), ipv4: ipv4.ok(), ipv6: ipv6.ok() }
     }
 
+    /// A machine that asks for no names.
+    #[cfg(test)]
+    pub(super) fn none() -> Self {
+        Self { id: 0, ipv4: None, ipv6: None }
+    }
+
     /// Asks everybody on these networks which addresses the name has. How many questions got out.
     pub(super) fn ask(&self, name: &str, links: &[Link]) -> u64 {
         let Some(question) = mdns::where_is(self.id, name) else { return 0 };

@@ -148,6 +148,13 @@ fn checksum(from: Ipv6Addr, to: Ipv6Addr, icmp: &[u8]) -> u16 {
     !u16::try_from(sum).unwrap_or_default()
 }
 
+/// What a device with this address answers to whoever asked for it.
+#[cfg(test)]
+pub(super) fn answer(mac: MacAddr, own: Ipv6Addr, to: Ipv6Addr) -> Vec<u8> {
+    let head = [ADVERTISEMENT, 0, 0, 0, SOLICITED | OVERRIDE, 0, 0, 0];
+    packet(own, to, [&head[..], &own.octets(), &[TARGET_MAC, 1], &mac.0].concat())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

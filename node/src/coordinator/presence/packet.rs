@@ -50,6 +50,14 @@ pub(crate) struct PacketSockets {
     dhcp: AsyncFd<Socket>,
 }
 
+/// The air of a network that a test makes up: what is said to it and what comes from it, as bytes.
+#[cfg(test)]
+#[derive(Debug)]
+pub(super) struct Air {
+    pub(super) heard: tokio::sync::Mutex<tokio::sync::mpsc::UnboundedReceiver<(Talk, Vec<u8>, Source)>>,
+    pub(super) said: tokio::sync::mpsc::UnboundedSender<(Talk, [u8; 6], Vec<u8>)>,
+}
+
 /// From which interface and device a packet came.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Source {

@@ -95,6 +95,8 @@ enum Voice {
         ipv6: Option<UdpSocket>,
         why: String,
     },
+    #[cfg(test)]
+    MadeUp(super::packet::Air),
 }
 
 struct Sweep {
@@ -123,6 +125,16 @@ impl Senses {
                 Voice::Udp { ipv4, ipv6: UdpSocket::bind("[::]:0").await.ok(), why }
             }
         };
+        Self::of(netlink, voice, Names::open().await, wanted).await
+    }
+
+    /// On a network that a test makes up.
+    #[cfg(test)]
+    pub(super) async fn in_air(air: super::packet::Air, links: tokio::sync::watch::Receiver<Vec<Link>>) -> Result<Self> {
+        Self::of(Netlink::made_up(links)?, Voice::MadeUp(air), Names::none(), Vec::new()).await
+    }
+
+    async fn of(netlink: Netlink, voice: Voice, names: Names, wanted: Vec<String>) -> Result<Self> {
         let ticks = |every| {
             let mut ticks = interval(every);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -135,7 +147,7 @@ impl Senses {
             links: Vec::new(),
             by_index: HashMap::new(),
             own: HashSet::new(),
-            names: Names::open().await,
+            names,
             listens: HashSet::new(),
             frames: Frames::default(),
             stale: false,
@@ -153,8 +165,8 @@ impl Senses {
     /// Why ARP and neighbour discovery themselves can be neither heard nor said.
     pub(crate) fn handicap(&self) -> Option<&str> {
         match &self.voice {
-            Voice::Raw(_) => None,
             Voice::Udp { why, .. } => Some(why),
+            _ => None,
         }
     }
 
@@ -283,10 +295,10 @@ impl Senses {
                     self.frames.datagrams += u64::from(matches!(said, Some(Ok(()))));
                     said.unwrap_or_else(|| Err(io::ErrorKind::Unsupported.into()))
                 }
-                Voice::Raw(sockets) => {
+                voice => {
                     let device = mac.filter(|_| how != How::Aloud);
-                    let directly = device.map(|mac| say(sockets, &mut self.frames, link, ip, Some(mac)));
-                    let to_all = (how != How::Quiet || device.is_none()).then(|| say(sockets, &mut self.frames, link, ip, None));
+                    let directly = device.map(|mac| say(voice, &mut self.frames, link, ip, Some(mac)));
+                    let to_all = (how != How::Quiet || device.is_none()).then(|| say(voice, &mut self.frames, link, ip, None));
                     match (directly, to_all) {
                         (Some(Ok(())), _) | (None, Some(Ok(()))) => Ok(()),
                         (Some(Err(error)), None) | (None, Some(Err(error))) => Err(error),
@@ -334,9 +346,9 @@ impl Senses {
         let mut all = true;
         for link in self.links.iter().filter(|link| link.is_usable()) {
             // The addresses of IPv6 are too many to ask: whoever answers this is found, and nobody proven gone.
-            if let (Voice::Raw(sockets), Some(own)) = (&self.voice, link.own_ip6()) {
+            if let Some(own) = link.own_ip6() {
                 let (to, packet) = ndp::call(own);
-                self.frames.ns_multicast += u64::from(sockets.send(Talk::Ndp, link.index, to, &packet).is_ok());
+                self.frames.ns_multicast += u64::from(self.voice.send(Talk::Ndp, link.index, to, &packet).is_ok());
             }
             for subnet in &link.subnets {
                 if subnet.is_swept() {
@@ -421,23 +433,39 @@ impl Voice {
         match self {
             Self::Raw(sockets) => sockets.receive(packet).await,
             Self::Udp { .. } => std::future::pending().await,
+            #[cfg(test)]
+            Self::MadeUp(air) => {
+                let heard = air.heard.lock().await.recv().await;
+                let (talk, bytes, source) = heard.ok_or(io::ErrorKind::BrokenPipe)?;
+                packet[..bytes.len()].copy_from_slice(&bytes);
+                Ok((talk, bytes.len(), source))
+            }
+        }
+    }
+
+    fn send(&self, talk: Talk, interface: u32, to: [u8; 6], packet: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Raw(sockets) => sockets.send(talk, interface, to, packet),
+            Self::Udp { .. } => Err(io::ErrorKind::Unsupported.into()),
+            #[cfg(test)]
+            Self::MadeUp(air) => air.said.send((talk, to, packet.to_vec())).map_err(|_| io::ErrorKind::BrokenPipe.into()),
         }
     }
 }
 
 /// One question on one network: to this device, or to all.
-fn say(sockets: &PacketSockets, frames: &mut Frames, link: &Link, ip: IpAddr, device: Option<MacAddr>) -> io::Result<()> {
+fn say(voice: &Voice, frames: &mut Frames, link: &Link, ip: IpAddr, device: Option<MacAddr>) -> io::Result<()> {
     let nobody = || io::Error::from(io::ErrorKind::AddrNotAvailable);
     let count = match ip {
         IpAddr::V4(ip) => {
             let own = link.subnet_of(ip).ok_or_else(nobody)?.own;
             let to = device.map_or(BROADCAST, |mac| mac.0);
-            sockets.send(Talk::Arp, link.index, to, &arp::request(link.mac, own, ip))?;
+            voice.send(Talk::Arp, link.index, to, &arp::request(link.mac, own, ip))?;
             if device.is_some() { &mut frames.arp_direct } else { &mut frames.arp_broadcast }
         }
         IpAddr::V6(ip) => {
             let (to, packet) = ndp::question(link.mac, link.own_ip6().ok_or_else(nobody)?, ip, device);
-            sockets.send(Talk::Ndp, link.index, to, &packet)?;
+            voice.send(Talk::Ndp, link.index, to, &packet)?;
             if device.is_some() { &mut frames.ns_direct } else { &mut frames.ns_multicast }
         }
     };
