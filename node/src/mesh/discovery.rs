@@ -629,4 +629,40 @@ mod tests {
             assert_eq!(with(key, value), 0, "{key}={value}");
         }
     }
+
+    #[test]
+    fn of_a_record_only_what_can_be_dialled_counts_and_what_is_near_goes_first() {
+        let own = Networks::read();
+        let heard = |addresses: &str, port, mode| {
+            let (_open, enroll) = watch::channel(None);
+            let good = advert(enroll).record(None).unwrap();
+            let said: Vec<_> = good.get_properties().iter().map(|one| (one.key().to_owned(), one.val_str().to_owned())).collect();
+            let info = ServiceInfo::new(SERVICE, "x", "x.local.", addresses, port, said.as_slice()).unwrap();
+            let heard = candidates(&info.as_resolved_service(), mode, &own);
+            heard.into_iter().map(|one| one.address.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(heard("203.0.113.7", 47100, MdnsMode::On), ["203.0.113.7:47100"]);
+        for nowhere in
+            ["0.0.0.0", "255.255.255.255", "224.0.0.251", "127.0.0.1", "::", "ff02::fb", "::1", "::ffff:127.0.0.1", "::ffff:0.0.0.0"]
+        {
+            assert!(heard(nowhere, 47100, MdnsMode::On).is_empty(), "{nowhere}");
+        }
+        assert!(heard("203.0.113.7", 0, MdnsMode::On).is_empty());
+        let elsewhere: Vec<_> = (1..=20).map(|last| format!("1.2.3.{last}")).collect();
+        let all = heard(&format!("::1,{},127.0.0.9", elsewhere.join(",")), 47100, MdnsMode::Loopback);
+        assert_eq!((all.len(), &all[..2]), (table::PER_RECORD, &["127.0.0.9:47100".to_owned(), "[::1]:47100".to_owned()][..]));
+    }
+
+    #[tokio::test]
+    async fn names_that_somebody_invents_fill_no_memory() {
+        let (heard, mut names) = (Heard::default(), HashMap::new());
+        let (_open, enroll) = watch::channel(None);
+        let service = advert(enroll).record(None).unwrap().as_resolved_service();
+        for nth in 0..10 * table::CAPACITY {
+            let mut service = service.clone();
+            service.fullname = format!("{nth}.{SERVICE}");
+            take(ServiceEvent::ServiceResolved(Box::new(service)), MdnsMode::Loopback, &heard, &mut names);
+        }
+        assert!(names.len() <= table::CAPACITY, "{}", names.len());
+    }
 }

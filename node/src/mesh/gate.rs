@@ -222,15 +222,20 @@ mod tests {
         for _ in 0..100 {
             enter(&gate, "10.0.0.1", true).unwrap().authenticated();
         }
+        assert_eq!(gate.lock().known, [ip("10.0.0.1")], "it takes the room of one");
     }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_writes_a_cameras_address_on_his_packets_does_not_shut_it_out() {
         let gate = Gate::new(LIMITS);
-        while let Some(pass) = enter(&gate, "192.168.1.9", false) {
-            drop(pass);
-        }
-        assert!(enter(&gate, "192.168.1.9", true).is_some());
+        let unproven: Vec<_> = (0..100).map_while(|_| enter(&gate, "192.168.1.9", false)).collect();
+        assert_eq!(unproven.len(), 2);
+        drop(unproven);
+        assert_eq!((0..100).map_while(|_| enter(&gate, "192.168.1.9", false)).map(drop).count(), 3, "five failures in all");
+        let at_once: Vec<_> = (0..100).map_while(|_| enter(&gate, "192.168.1.9", true)).collect();
+        assert_eq!(at_once.len(), 4, "what others did in its name is not its own doing");
+        drop(at_once);
+        assert_eq!((0..100).map_while(|_| enter(&gate, "192.168.1.9", true)).map(drop).count(), 6);
     }
 
     #[tokio::test(start_paused = true)]
@@ -271,5 +276,42 @@ mod tests {
         drop(passes);
         let neighbours: Vec<_> = (1..=6).filter_map(|host| enter(&gate, &format!("fe80::{host}"), true)).collect();
         assert_eq!(neighbours.len(), 6, "on the own network each one counts for itself");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_that_proves_nothing_leaves_room_for_whoever_does() {
+        let gate = Gate::new(LIMITS);
+        let crowd: Vec<_> = (0..100).filter_map(|host| enter(&gate, &format!("10.1.1.{host}"), false)).collect();
+        assert_eq!(crowd.len(), 4);
+        assert!(enter(&gate, "10.9.9.9", true).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_fails_for_years_takes_no_more_memory_than_one_that_fails_today() {
+        let gate = Gate::new(LIMITS);
+        for _ in 0..100 {
+            drop(enter(&gate, "192.168.1.9", true).unwrap());
+            tokio::time::advance(WINDOW).await;
+        }
+        let failed: Vec<_> = gate.lock().accounts.values().map(|count| count.failed.len()).collect();
+        assert_eq!(failed, [10]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn which_networks_are_our_own_is_looked_at_again() {
+        let gate = Gate::new(LIMITS);
+        let as_one = || (1..=6).filter_map(|host| enter(&gate, &format!("2001:db8:1:2::{host}"), true)).collect::<Vec<_>>().len() == 4;
+        {
+            let mut inner = gate.lock();
+            inner.networks = vec![("2001:db8:1:2::".parse().unwrap(), 64)];
+            inner.networks_read = Some(Instant::now());
+        }
+        assert!(!as_one(), "neighbours");
+        // Link-local ones are always that.
+        gate.lock().networks = Vec::new();
+        assert_eq!((1..=6).filter_map(|host| enter(&gate, &format!("fe80::{host}"), true)).collect::<Vec<_>>().len(), 6);
+        gate.lock().networks = vec![("2001:db8:1:2::".parse().unwrap(), 64)];
+        tokio::time::advance(NETWORKS_FOR).await;
+        assert!(as_one(), "this machine is not there any more");
     }
 }

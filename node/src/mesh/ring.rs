@@ -109,6 +109,7 @@ mod tests {
     use crate::mesh::config::Limits;
     use crate::mesh::endpoint::Endpoint;
     use crate::mesh::keys::MeshKeys;
+    use crate::mesh::testing::{Wire, handed_on};
 
     #[test]
     fn what_is_no_ring_is_none() {
@@ -121,6 +122,11 @@ mod tests {
         assert_eq!((heard.node, heard.enroll), (NodeId([9; 32]).short(), None));
         for length in 0..good.len() {
             assert_eq!(read(&good[..length], from), None, "cut at {length}");
+        }
+        for nth in 0..MARK.len() {
+            let mut other = good.clone();
+            other[nth] ^= 0x40;
+            assert_eq!(read(&other, from), None, "byte {nth} of the mark");
         }
         let mut longer = good.clone();
         longer.push(0);
@@ -145,5 +151,15 @@ mod tests {
         };
         let heard = tokio::time::timeout(std::time::Duration::from_secs(20), heard).await.expect("it is heard");
         assert_eq!(heard.address, SocketAddr::from(([127, 0, 0, 1], coordinator.local_addr().unwrap().port())));
+    }
+
+    #[test]
+    fn of_rings_without_end_a_few_wait_and_quic_misses_nothing() {
+        let wire = Arc::new(Wire::default());
+        let (bell, rings) = Bell::over(wire.clone());
+        let said = ring(&MeshId([7; 10]), &NodeId([9; 32]), BootId([1; 4]));
+        wire.comes.lock().unwrap().push_back((said.repeat(100), said.len()));
+        assert_eq!(handed_on(&*bell), said.repeat(100));
+        assert_eq!(rings.len(), WAITING);
     }
 }

@@ -250,6 +250,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::mesh::testing::{Wire, handed_on};
 
     #[tokio::test(start_paused = true)]
     async fn whoever_makes_up_addresses_is_answered_128_times_in_three_seconds_and_nodes_all_the_same() {
@@ -292,6 +293,7 @@ mod tests {
         for (what, packet, answer) in [
             ("retry", packet(0xf0, 1, 100), true),
             ("another version, please", packet(0xc0, 0, 40), true),
+            ("another version, please, with bits of its own", packet(0xe0, 0, 1300), true),
             ("go away", packet(0xc0, 1, 60), true),
             ("hello", packet(0xc0, 1, 1200), false),
             ("the rest of the hello", packet(0xe0, 1, 600), false),
@@ -299,5 +301,33 @@ mod tests {
         ] {
             assert_eq!(is_answer_to_anybody(&packet), answer, "{what}");
         }
+    }
+
+    #[test]
+    fn of_what_the_system_hands_over_together_quic_sees_what_it_is_to_see() {
+        let wire = Arc::new(Wire::default());
+        let socket = CountedSocket::over(wire.clone(), 7, &Limits::default(), None);
+        let id = HashedConnectionIdGenerator::from_key(7).generate_cid();
+        let ours = |length: usize, fill: u8| [&[0x40][..], &id, &vec![fill; length - 1 - ID]].concat();
+        let other = [&[0xc0, 0, 0, 0, 2][..], &[0; 45]].concat();
+        wire.comes.lock().unwrap().push_back(([ours(50, 1), other.clone(), ours(30, 2)].concat(), 50));
+        wire.comes.lock().unwrap().push_back((other, 50));
+        assert_eq!(handed_on(&*socket), [ours(50, 1), ours(30, 2)].concat());
+        assert_eq!(handed_on(&*socket), b"");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_said_to_anybody_goes_out_so_often_and_is_counted_and_where_a_node_came_from_all_of_it_does() {
+        let (wire, gate) = (Arc::new(Wire::default()), Gate::new(Limits::default()));
+        gate.expect([192, 168, 1, 9].into());
+        let socket = CountedSocket::over(wire.clone(), 7, &Limits::default(), Some(gate));
+        let retry = [&[0xf0, 0, 0, 0, 1][..], &[0; 95]].concat();
+        let say = |to: [u8; 4]| {
+            let destination = SocketAddr::from((to, 1));
+            socket.try_send(&Transmit { destination, ecn: None, contents: &retry, segment_size: None, src_ip: None }).unwrap();
+            wire.sent.lock().unwrap().len()
+        };
+        assert_eq!((0..200).map(|last| say([10, 0, 0, last])).last(), Some(128));
+        assert_eq!((say([192, 168, 1, 9]), socket.knocks().unanswered), (129, 72));
     }
 }

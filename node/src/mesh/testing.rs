@@ -1,6 +1,11 @@
 //! A house for tests: its authority, its coordinator, its cameras, all on loopback.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use dms3_core::id::BootId;
@@ -9,6 +14,8 @@ use dms3_core::protocol::message::{HelloV1, PushV1, SignedStateV1, StateV1, Welc
 use dms3_core::roster::{NodeRole, NodeStatus, RosterRow};
 use dms3_core::time::Timestamp;
 use dms3_pki::{AUTHORITY_DIR, Authority, Identity, KEY_FILE, NodeKey, sign_state};
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{AsyncUdpSocket, UdpPoller};
 use tempfile::TempDir;
 
 use super::config::Limits;
@@ -127,4 +134,43 @@ pub(crate) async fn eventually(what: &str, mut fact: impl AsyncFnMut() -> bool) 
         }
     });
     assert!(waited.await.is_ok(), "never happened: {what}");
+}
+
+/// In place of the system's socket: hands over what it is given, and remembers to whom something was sent.
+#[derive(Debug, Default)]
+pub(crate) struct Wire {
+    /// As the system does: datagrams of one length, only the last is shorter, and that length.
+    pub(crate) comes: Mutex<VecDeque<(Vec<u8>, usize)>>,
+    pub(crate) sent: Mutex<Vec<SocketAddr>>,
+}
+
+impl AsyncUdpSocket for Wire {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        unimplemented!("nothing waits for it")
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.sent.lock().unwrap().push(transmit.destination);
+        Ok(())
+    }
+
+    fn poll_recv(&self, _: &mut Context<'_>, buffers: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> Poll<io::Result<usize>> {
+        let Some((bytes, stride)) = self.comes.lock().unwrap().pop_front() else { return Poll::Pending };
+        buffers[0][..bytes.len()].copy_from_slice(&bytes);
+        meta[0] = RecvMeta { addr: SocketAddr::from(([10, 0, 0, 9], 1)), len: bytes.len(), stride, ecn: None, dst_ip: None };
+        Poll::Ready(Ok(1))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(SocketAddr::from(([127, 0, 0, 1], 1)))
+    }
+}
+
+/// What a socket over a [`Wire`] hands on of what came.
+pub(crate) fn handed_on(socket: &dyn AsyncUdpSocket) -> Vec<u8> {
+    let (mut buffer, mut meta) = (vec![0; 64 * 1024], [RecvMeta::default()]);
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(matches!(socket.poll_recv(&mut context, &mut [IoSliceMut::new(&mut buffer)], &mut meta), Poll::Ready(Ok(1))));
+    buffer.truncate(meta[0].len);
+    buffer
 }

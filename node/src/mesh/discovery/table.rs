@@ -148,6 +148,12 @@ mod tests {
         assert_eq!(table.list(), std::slice::from_ref(&real), "heard twice is one");
         table.forget();
         assert_eq!(table.list(), std::slice::from_ref(&real));
+        table.rung(candidate("192.168.1.2:47100", 3));
+        assert_eq!(table.list(), [candidate("192.168.1.2:47100", 3)], "its next start");
+        for last in 0..100 {
+            table.keep(candidate(&format!("10.0.1.{last}:47100"), 2).address);
+        }
+        assert_eq!(table.kept.len(), PER_RECORD);
         for last in 0..100 {
             table.rung(candidate(&format!("10.0.0.{last}:47100"), 2));
         }
