@@ -258,9 +258,24 @@ mod tests {
         tokio::time::advance(EVERY).await;
         let (wanted, newer) = (stills.linked(NODE), stills.linked(NODE));
         drop(wanted);
+        let asked = Instant::now();
         assert!(see().await.unwrap_err().contains("did not answer in time"), "the newer link is asked");
+        assert_eq!(asked.elapsed(), ANSWER_WITHIN);
         assert!(lock(&stills.0.waiting).is_empty());
         drop(newer);
         assert!(lock(&stills.0.links).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_asks_for_cameras_that_there_are_not_fills_no_memory() {
+        let stills = Stills::default();
+        let wanted = stills.linked(NODE);
+        assert_eq!((0..100).filter(|nth| wanted.asked.ask(&format!("cam-{nth}"))).count(), ASKED);
+        for nth in 0..2 * LOOKERS {
+            let key = (NODE, format!("cam-{nth}"));
+            stills.told(Ok(Arc::from([0xff].as_slice())), key, "porch", "Ann").unwrap();
+            tokio::time::advance(LOOKS_ANEW / u32::try_from(LOOKERS / 2).unwrap()).await;
+        }
+        assert!(lock(&stills.0.lookers).len() <= LOOKERS, "{}", lock(&stills.0.lookers).len());
     }
 }

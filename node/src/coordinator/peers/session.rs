@@ -618,5 +618,13 @@ mod tests {
             budget.spend();
         }
         assert_eq!(start.elapsed(), REFILL * 100);
+        // Who was silent for an hour may say no more at once than anybody.
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        let at_once = (0..BURST + 1).take_while(|_| {
+            let waits = budget.waits(Instant::now()).is_some();
+            budget.spend();
+            !waits
+        });
+        assert_eq!(at_once.count(), BURST as usize);
     }
 }

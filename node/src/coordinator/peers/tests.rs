@@ -30,7 +30,8 @@ struct Coordinator {
     identity: watch::Sender<Identity>,
     stop: CancellationToken,
     service: JoinSet<Result<()>>,
-    _state_dir: tempfile::TempDir,
+    offences: crate::coordinator::offences::Offences,
+    state_dir: tempfile::TempDir,
 }
 
 impl Coordinator {
@@ -39,13 +40,18 @@ impl Coordinator {
     }
 
     fn start_at(house: &House, rows: Vec<RosterRow>, listen: SocketAddr, keys: &MeshKeys) -> Result<Self> {
+        Self::start_in(tempfile::tempdir()?, house, rows, listen, keys)
+    }
+
+    fn start_in(state_dir: tempfile::TempDir, house: &House, rows: Vec<RosterRow>, listen: SocketAddr, keys: &MeshKeys) -> Result<Self> {
         let endpoint = Endpoint::bind(listen, keys, Limits::default())?;
         let address = endpoint.local_addr().unwrap();
         let (inputs_to, inputs) = mpsc::channel(1024);
         let (state, state_in) = watch::channel(None);
         let (identity, identity_in) = watch::channel(house.coordinator.clone());
         let (roster, stop) = (Roster::new(rows), CancellationToken::new());
-        let state_dir = tempfile::tempdir()?;
+        let keeper = keeper(house);
+        let offences = keeper.offences().clone();
         let context = PeersContext {
             endpoint,
             identity: identity_in,
@@ -55,14 +61,14 @@ impl Coordinator {
             authority: watch::Sender::new(house.authority.clone()).subscribe(),
             clock: house.clock.clone(),
             boot: BootId([9; 4]),
-            keeper: keeper(house),
+            keeper,
             stills: Stills::default(),
             strangers: Arc::default(),
             state_dir: state_dir.path().to_owned(),
         };
         let mut service = JoinSet::new();
         service.spawn(run(context, stop.clone()));
-        Ok(Self { address, inputs, roster, state, identity, stop, service, _state_dir: state_dir })
+        Ok(Self { address, inputs, roster, state, identity, stop, service, offences, state_dir })
     }
 
     async fn input(&mut self) -> Input {
@@ -172,8 +178,13 @@ async fn a_camera_is_welcomed_gets_the_whole_state_and_is_heard() {
         Input::Ack { node: porch.node(), ack, held: None },
         "a state that another signed counts for nothing"
     );
-    node.say(detectors()).await;
-    assert!(matches!(coordinator.input().await, Input::Detectors { node, .. } if node == porch.node()));
+    let told = DetectorReportV1 { detail: "no\u{1b}[2J picture".to_owned(), ..report("ca\u{7}m") };
+    node.say(Message::Detectors(DetectorsV1 { sources: vec![told] })).await;
+    let expected = DetectorsV1 { sources: vec![DetectorReportV1 { detail: "no[2J picture".to_owned(), ..report("cam") }] };
+    assert_eq!(coordinator.input().await, Input::Detectors { node: porch.node(), report: expected });
+    let source = |name: &str| SourceAckV1 { source: name.to_owned(), effective: 3, watch: true };
+    node.say(Message::Ack(AckV1 { epoch: 1, rev: 7, sources: vec![source("ca\u{7}m")], held: None })).await;
+    assert!(matches!(coordinator.input().await, Input::Ack { ack, .. } if ack.sources == [source("cam")]));
 
     coordinator.publish(house.signed(8));
     assert_eq!(node.pushed().await.rev, 8);
@@ -363,7 +374,7 @@ async fn a_stolen_camera_that_names_cameras_without_end_is_put_out() {
     let named = |n: usize| (0..n).map(|nth| DetectorReportV1 { source: format!("cam-{nth}"), ..report("cam") }).collect();
     let mut twice: Vec<DetectorReportV1> = named(2);
     twice[1].source = twice[0].source.clone();
-    let lists: [Vec<DetectorReportV1>; 3] = [named(SOURCES_LIMIT + 1), twice, vec![report("")]];
+    let lists = [named(SOURCES_LIMIT + 1), twice, vec![report("")], vec![report(&"cam".repeat(1000))]];
     for sources in lists {
         let mut evil = Node::linked(&house, &porch, coordinator.address).await;
         evil.say(Message::Detectors(DetectorsV1 { sources: sources.clone() })).await;
@@ -699,6 +710,84 @@ async fn an_older_bundle_is_brought_up_to_date_with_the_welcome() {
     let mut node = Node::dial(&house, &porch, coordinator.address).await.unwrap();
     let welcome = node.greet(HelloV1 { bundle_epoch: 0, ..house.hello() }).await.unwrap();
     assert_eq!(welcome.bundle.as_ref(), Some(house.coordinator.bundle().signed()));
+}
+
+#[tokio::test]
+async fn a_coordinator_that_begins_anew_says_so_where_its_active_nodes_were_and_remembers_where_they_are() {
+    let house = House::new();
+    let (porch, hall, shed) = (house.camera(), house.camera(), house.camera());
+    let rows =
+        vec![row(&porch, "porch", NodeStatus::Active), row(&hall, "hall", NodeStatus::Active), row(&shed, "shed", NodeStatus::Revoked)];
+    let [at_porch, at_shed] = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+    let state_dir = tempfile::tempdir().unwrap();
+    let line = |node: &Identity, at: &std::net::UdpSocket| format!("{} {}\n", node.node(), at.local_addr().unwrap());
+    std::fs::write(state_dir.path().join("last_nodes"), line(&porch, &at_porch) + &line(&shed, &at_shed)).unwrap();
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let coordinator = Coordinator::start_in(state_dir, &house, rows, listen, &MeshKeys::random().unwrap()).unwrap();
+
+    let said = crate::mesh::ring::ring(&house.coordinator.mesh(), &house.coordinator.node(), BootId([9; 4]));
+    at_porch.set_nonblocking(true).unwrap();
+    at_shed.set_nonblocking(true).unwrap();
+    // Any of them may get lost.
+    for nth in 1..=3 {
+        let mut packet = [0; 100];
+        eventually(&format!("ring {nth}"), async || at_porch.recv(&mut packet).is_ok()).await;
+        assert_eq!(&packet[..said.len()], &said[..]);
+    }
+    assert!(at_shed.recv(&mut [0; 100]).is_err(), "who is out hears nothing");
+
+    let _link = Node::linked(&house, &hall, coordinator.address).await;
+    let path = coordinator.state_dir.path().join("last_nodes");
+    let kept = async || std::fs::read_to_string(&path).unwrap();
+    eventually("it is written down", async || kept().await.contains(&hall.node().to_string())).await;
+    assert!(kept().await.contains(&line(&porch, &at_porch)) && !kept().await.contains(&shed.node().to_string()), "{}", kept().await);
+}
+
+#[tokio::test]
+async fn what_a_node_does_against_the_rules_is_counted_and_what_a_weak_network_may_have_done_is_not() {
+    let house = House::new();
+    let porch = house.camera();
+    let coordinator = Coordinator::start(&house, vec![row(&porch, "porch", NodeStatus::Active)]);
+    let told = async |words: &str| {
+        let mut told = None;
+        eventually(words, async || {
+            told = coordinator.offences.take().remove(&porch.node());
+            told.is_some()
+        })
+        .await;
+        let told = told.unwrap();
+        assert!(told.why.contains(words) && told.count == 1, "{told:?}");
+        told.put_out
+    };
+    let mut lost = Node::dial(&house, &porch, coordinator.address).await.unwrap();
+    lost.greet(HelloV1 { mesh: dms3_core::id::MeshId([1; 10]), ..house.hello() }).await.unwrap_err();
+    assert_eq!(told("it speaks of house").await, 1);
+    let mut liar = Node::linked(&house, &porch, coordinator.address).await;
+    liar.say(Message::Detectors(DetectorsV1 { sources: vec![report("")] })).await;
+    assert_eq!(told("by no name").await, 1);
+    let mut mad = Node::linked(&house, &porch, coordinator.address).await;
+    mad.say_bytes(&[0xff; 100]).await;
+    assert_eq!(told("put out: a frame of").await, 1);
+    let mut slow = Node::dial(&house, &porch, coordinator.address).await.unwrap();
+    slow.say_bytes(&[0, 0, 0]).await;
+    assert_eq!(told("it said no Hello").await, 0);
+}
+
+#[tokio::test]
+async fn a_state_that_is_pushed_again_says_the_time_of_now() {
+    let house = House::new();
+    let (porch, shed) = (house.camera(), house.camera());
+    let rows = vec![row(&porch, "porch", NodeStatus::Active), row(&shed, "shed", NodeStatus::Active)];
+    let coordinator = Coordinator::start(&house, rows);
+    coordinator.publish(house.signed(1));
+    let time = async |node: &Identity| match Node::linked(&house, node, coordinator.address).await.hear().await {
+        Ok(Message::Push(push)) => push.time,
+        other => panic!("{other:?} is no state"),
+    };
+    let first = time(&porch).await;
+    eventually("the first push is old", async || house.clock.vouched_now().at.since(first) >= FRESH).await;
+    // A lease is measured from there.
+    assert!(time(&shed).await.since(first) >= FRESH);
 }
 
 #[tokio::test]
