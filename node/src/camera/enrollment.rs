@@ -417,4 +417,23 @@ mod tests {
         search.heard(near(2));
         assert!(search.known.contains_key(&near(2)) && !search.known.contains_key(&first));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_failed_most_makes_room_those_elsewhere_first_and_nobody_who_is_being_dialled() {
+        let mut search = Search::new(mpsc::channel(1).1);
+        let port = |nth: usize| SocketAddr::from(([127, 0, 0, 1], 1000 + u16::try_from(nth).unwrap()));
+        search.heard(far(1));
+        (1..REMEMBERED).for_each(|nth| search.heard(port(nth)));
+        tried(&mut search, far(1));
+        (0..3).for_each(|_| tried(&mut search, port(1)));
+        (0..2).for_each(|_| tried(&mut search, port(2)));
+        (0..4).for_each(|_| tried(&mut search, port(3)));
+        search.begin(port(3));
+        for (new, gone) in [(near(2), far(1)), (near(3), port(1)), (near(4), port(2))] {
+            search.heard(new);
+            assert!(search.known.contains_key(&new) && !search.known.contains_key(&gone), "{gone} goes first");
+        }
+        search.heard(near(5));
+        assert!(!search.known.contains_key(&near(5)) && search.known.contains_key(&port(3)));
+    }
 }

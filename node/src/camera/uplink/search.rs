@@ -446,4 +446,18 @@ mod tests {
             "no answer (10.0.0.10:47100, 10.0.0.11:47100, 10.0.0.12:47100 and 47 more); of another house (10.0.0.9:47100)"
         );
     }
+
+    #[test]
+    fn a_crowd_that_is_heard_or_fails_fills_no_memory_and_takes_every_second_turn() {
+        let (mut turns, mut failed) = (Turns::default(), Vec::new());
+        let at = |nth: u16| SocketAddr::from(([10, 0, 0, 9], nth));
+        turns.round.extend([Place::Known(at(1)), Place::Known(at(2))]);
+        for nth in 0..1000 {
+            turns.fresh(at(nth));
+            fail(&mut failed, Place::Heard(at(nth)), DialError::Unreachable("no answer".to_owned()));
+        }
+        assert_eq!((turns.fresh.len(), failed.len()), (FRESH, FRESH));
+        let first: Vec<_> = (0..4).filter_map(|_| turns.next()).collect();
+        assert_eq!(first, [Place::Known(at(1)), Place::Heard(at(0)), Place::Known(at(2)), Place::Heard(at(1))]);
+    }
 }

@@ -428,4 +428,17 @@ mod tests {
         doubt.rung(BOOTS[1], at(2), now, 11);
         assert_eq!(doubt.why, RESTARTED);
     }
+
+    #[test]
+    fn starts_and_places_that_a_rogue_makes_up_fill_no_memory() {
+        let now = Instant::now();
+        let mut doubt = Doubt::new(BOOTS[0], at(1), now);
+        for nth in 0..1000_u16 {
+            let [high, low] = nth.to_be_bytes();
+            doubt.hear([BootId([high, low, 9, 9])].into_iter(), now, 10);
+            doubt.rung(BOOTS[0], SocketAddr::from(([10, 1, high, low], 1)), now, 10);
+        }
+        assert!(doubt.known.len() <= KNOWN && doubt.places.len() <= KNOWN, "{} {}", doubt.known.len(), doubt.places.len());
+        assert_eq!((doubt.known[0], doubt.places[0]), (BOOTS[0], (BOOTS[0], at(1))), "what was authenticated is known");
+    }
 }

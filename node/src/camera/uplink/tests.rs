@@ -648,3 +648,27 @@ async fn a_certificate_that_lasts_no_longer_than_ours_is_not_written() {
     eventually("it took what came after", async || kept().bundle().epoch() == 2).await;
     assert_eq!(kept().leaf(), camera.identity.leaf());
 }
+
+#[tokio::test]
+async fn a_ring_of_another_house_is_not_listened_to() {
+    let (house, other) = (House::new(), House::new());
+    let (camera, heard) = (endpoint(), Heard::default());
+    let bells = [(&other, endpoint()), (&house, endpoint())];
+    let ours = async {
+        let mut list = heard.subscribe();
+        // A ring may get lost; ours comes last.
+        while !list.borrow_and_update().iter().any(|one| one.mesh == house.coordinator.mesh()) {
+            for (of, bell) in &bells {
+                let coordinator = &of.coordinator;
+                let said = crate::mesh::ring::ring(&coordinator.mesh(), &coordinator.node(), BootId([3; 4]));
+                bell.ring(camera.local_addr().unwrap(), &said);
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        () = listen_for_rings(&camera, house.coordinator.mesh(), &heard) => {}
+        ours = timeout(PATIENCE, ours) => ours.expect("ours is heard"),
+    }
+    assert_eq!(heard.subscribe().borrow().len(), 1);
+}
