@@ -321,6 +321,12 @@ mod tests {
         let heard = Instant::now();
         assert_eq!(guarded.read_u8().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert!(heard.elapsed() >= IDLE && began.elapsed() < IDLE + PATIENCE, "{:?}", heard.elapsed());
+        let _mute = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let mut mute = Guarded::new(stream, door.enter(peer.ip()).unwrap());
+        let began = Instant::now();
+        assert_eq!(mute.read_u8().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() < IDLE, "who never said anything: {:?}", began.elapsed());
         let (stream, peer) = {
             let _other = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             listener.accept().await.unwrap()

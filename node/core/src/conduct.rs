@@ -253,4 +253,14 @@ mod tests {
         assert_eq!(told("10.0.0.1:5", "10.0.0.2:6"), ("10.0.0.1".to_owned(), "10.0.0.2".to_owned()));
         assert_eq!(told("[fd00::1]:5", "[fd00::1]:6"), ("[fd00::1]:5".to_owned(), "[fd00::1]:6".to_owned()));
     }
+
+    #[test]
+    fn whoever_takes_over_without_end_fills_no_memory() {
+        let mut conduct = Conduct::default();
+        for nth in 0..1000_u16 {
+            let [high, low] = nth.to_be_bytes();
+            conduct.link_up(BootId([high, low, 0, 0]), "10.0.0.1:4000", true, at(1));
+        }
+        assert_eq!(conduct.takeovers.len(), KNOWN);
+    }
 }
