@@ -10,7 +10,7 @@ use dms3_core::arming::ArmState;
 use dms3_core::coordinator::{Coordinator, Input, Settings};
 use dms3_core::dashboard::{LearnedDevice, MailView};
 use dms3_core::id::{BootId, EventId};
-use dms3_core::presence::{Device, Probe};
+use dms3_core::presence::{Device, Person, Probe};
 use dms3_core::time::Now;
 use dms3_core::windows::Windows;
 use dms3_pki::{AUTHORITY_DIR, Authority, Identity};

@@ -574,8 +574,8 @@ impl Story {
         }
         let Expected { is_night, is_cleaned, .. } = self.expected;
         let is_somebody_there = self.phones.iter().any(|phone| silent(phone) < phone.patience(now));
-        let is_gone =
-            |phone: &Phone| (!phone.home || !phone.on) && now - phone.left.max(self.expected.sees_since) >= phone.patience(now) + SPARE;
+        let missed_for = |phone: &Phone| now.saturating_sub(phone.left.max(self.expected.sees_since));
+        let is_gone = |phone: &Phone| (!phone.home || !phone.on) && missed_for(phone) >= phone.patience(now) + SPARE;
         let is_empty = self.expected.cable && self.phones.iter().all(|phone| !phone.home) && self.phones.iter().all(is_gone);
         let at_home = if is_night { ArmState::Night } else { ArmState::Disarmed };
         let may_be: &[ArmState] = match self.expected.chosen {
