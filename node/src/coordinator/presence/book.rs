@@ -38,6 +38,8 @@ pub(crate) struct Entry {
     named: Option<MacAddr>,
     /// Probes since it was seen last.
     pub(crate) unanswered: u32,
+    /// How many of them were of the last minute, before it is taken to have left.
+    pub(crate) pressed: u32,
     /// The sweep that counted as its probe last.
     pub(crate) swept: u64,
     told: Option<(IpAddr, Mono)>,
@@ -87,6 +89,7 @@ impl Book {
             found: HashMap::new(),
             named: None,
             unanswered: 0,
+            pressed: 0,
             swept: 0,
             told: None,
             sighted: None,
@@ -230,7 +233,7 @@ impl Book {
             let entry = &mut self.entries[*place];
             let again = entry.unanswered == 0 && entry.sighted.is_some_and(|at| now.since(at) < SIGHT_EVERY);
             if !again {
-                (entry.unanswered, entry.sighted) = (0, Some(now));
+                (entry.unanswered, entry.pressed, entry.sighted) = (0, 0, Some(now));
             }
             !again
         });

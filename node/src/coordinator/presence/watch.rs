@@ -29,8 +29,11 @@ const RESOLVE_WITHIN: Duration = Duration::from_secs(10);
 const SWEEP_AT_LEAST_EVERY: Duration = Duration::from_secs(3600);
 /// From this unanswered probe on everybody is asked: the device may have got a new MAC-to-address pair that our switch does not know.
 const ALOUD_FROM: u32 = 3;
-/// At this one all addresses are asked, once: it may have got another address.
-const SWEEP_AT: u32 = 6;
+/// From this one on it is missed: the next routine sweep is not left out.
+const MISSED_AT: u32 = 6;
+/// At this one of the twelve of the last minute all addresses are asked, once: it may have got another address. Not before: a phone that sleeps
+/// for four minutes of every five would cost hundreds of frames each time.
+const SWEEP_AT: u32 = 9;
 /// A device left a question open: so long its going may depend on whether the network is there.
 const IN_DOUBT: Duration = Duration::from_secs(35);
 
@@ -43,7 +46,7 @@ pub(super) struct Watch {
     /// Devices whose probe is the sweep under way.
     waiting: Vec<usize>,
     /// Without ARP of our own: devices for which the kernel was told to ask, at these addresses.
-    doubtful: Vec<(usize, IpAddr)>,
+    doubtful: Vec<(usize, IpAddr, Urgency)>,
     /// The interface on which each device was heard last.
     heard_on: HashMap<usize, String>,
     /// Interfaces that had an IPv4 address: without it they hear half of what they did.
@@ -236,7 +239,7 @@ impl Watch {
                 return Some(false);
             }
             // Whether that made the kernel ask is seen later.
-            self.doubtful.push((place, first));
+            self.doubtful.push((place, first, urgency));
             return None;
         }
         let (at, how) = match urgency {
@@ -253,10 +256,7 @@ impl Watch {
             self.senses.wake(first);
         }
         if sent {
-            self.asked(place);
-            if unanswered == SWEEP_AT {
-                self.begin_sweep();
-            }
+            self.asked_there(place, urgency);
         }
         Some(sent)
     }
@@ -296,13 +296,10 @@ impl Watch {
             return Ok(());
         }
         let asked = self.senses.asked_by_kernel().await?;
-        for (place, ip) in std::mem::take(&mut self.doubtful) {
+        for (place, ip, urgency) in std::mem::take(&mut self.doubtful) {
             let sent = asked.contains(&ip);
             if sent {
-                self.asked(place);
-                if self.book.entry(place).unanswered == SWEEP_AT {
-                    self.begin_sweep();
-                }
+                self.asked_there(place, urgency);
             }
             let device = self.book.entry(place).device.clone();
             self.tell(Input::Probed { device, sent }).await?;
@@ -328,6 +325,18 @@ impl Watch {
         Ok(())
     }
 
+    /// At the addresses that it had.
+    fn asked_there(&mut self, place: usize, urgency: Urgency) {
+        self.asked(place);
+        if urgency == Urgency::Deciding {
+            let entry = self.book.entry(place);
+            entry.pressed = entry.pressed.saturating_add(1);
+            if entry.pressed == SWEEP_AT {
+                self.begin_sweep();
+            }
+        }
+    }
+
     fn asked(&mut self, place: usize) {
         let entry = self.book.entry(place);
         entry.unanswered = entry.unanswered.saturating_add(1);
@@ -338,7 +347,7 @@ impl Watch {
         let now = self.now();
         // The first one finds all that is there; later ones are for whoever is not where he was.
         let is_first = self.sweep_every == self.sensors.config.sweep;
-        if now >= self.sweep_at && !is_first && self.senses.handicap().is_none() && !self.book.is_anybody_missed(SWEEP_AT) {
+        if now >= self.sweep_at && !is_first && self.senses.handicap().is_none() && !self.book.is_anybody_missed(MISSED_AT) {
             self.sweep_at = now + self.sweep_every;
         }
         if now >= self.sweep_at && self.begin_sweep() {

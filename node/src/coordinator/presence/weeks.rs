@@ -695,7 +695,7 @@ async fn for_weeks_a_family_finds_its_house_as_it_expects_it_in_every_second() {
     }
     time.end().await;
     let Seen { armed, disarmed, nights, restless, blind, most_frames, frames } = story.seen;
-    eprintln!("{:?}, {} states", story.seen, story.states.len());
+    eprintln!("{:?}, {} states, {:?}", story.seen, story.states.len(), story.told.borrow().frames);
     assert!(armed >= 7 * weeks && disarmed >= 6 * weeks && nights >= 6 * weeks, "{:?}", story.seen);
     assert_eq!((restless, blind), (weeks, 2 * weeks), "told once each: the dying phone, and each time the cable was out");
     assert!(frames / (weeks * 7 * 24) < FRAMES_PER_HOUR, "{frames} frames, at most {most_frames} in an hour");
