@@ -125,9 +125,9 @@ impl Book {
         self.entries.iter().filter_map(|entry| Some((&entry.device, entry.mac?)))
     }
 
-    /// Whether a device is not known to be where it was: it never was seen, or left so many questions open.
+    /// Whether a device is not known to be where it was: it never was seen, or left so many questions of its last minute open.
     pub(crate) fn is_anybody_missed(&self, questions: u32) -> bool {
-        self.entries.iter().any(|entry| entry.host().is_none() && (entry.sighted.is_none() || entry.unanswered >= questions))
+        self.entries.iter().any(|entry| entry.host().is_none() && (entry.sighted.is_none() || entry.pressed >= questions))
     }
 
     /// Devices that have no address at which they could be asked.
@@ -326,9 +326,9 @@ mod tests {
         assert!(book.is_anybody_missed(6), "where it was once it need not be now");
         book.heard(MAC, None, Mono(0));
         assert!(!book.is_anybody_missed(6));
-        book.entry(0).unanswered = 5;
-        assert!(!book.is_anybody_missed(6));
-        book.entry(0).unanswered = 6;
+        (book.entry(0).unanswered, book.entry(0).pressed) = (11, 5);
+        assert!(!book.is_anybody_missed(6), "phones sleep");
+        book.entry(0).pressed = 6;
         assert!(book.is_anybody_missed(6));
     }
 

@@ -26,13 +26,11 @@ const SWEEP_AT_MOST_EVERY: Duration = Duration::from_secs(5);
 const RESOLVE_EVERY: Duration = Duration::from_secs(60);
 const RESOLVE_WITHIN: Duration = Duration::from_secs(10);
 /// A routine sweep finds who says nothing of his own accord, which is hardly anybody: each comes after twice the time, at most this.
-const SWEEP_AT_LEAST_EVERY: Duration = Duration::from_secs(3600);
+const SWEEP_AT_LEAST_EVERY: Duration = Duration::from_secs(4 * 3600);
 /// From this unanswered probe on everybody is asked: the device may have got a new MAC-to-address pair that our switch does not know.
 const ALOUD_FROM: u32 = 3;
-/// From this one on it is missed: the next routine sweep is not left out.
-const MISSED_AT: u32 = 6;
-/// At this one of the twelve of the last minute all addresses are asked, once: it may have got another address. Not before: a phone that sleeps
-/// for four minutes of every five would cost hundreds of frames each time.
+/// At this one of the twelve of the last minute all addresses are asked, once: it may have got another address. From then on it is missed, and
+/// routine sweeps are not left out. Not before: a phone that sleeps for four minutes of every five would cost hundreds of frames each time.
 const SWEEP_AT: u32 = 9;
 /// A device left a question open: so long its going may depend on whether the network is there.
 const IN_DOUBT: Duration = Duration::from_secs(35);
@@ -347,7 +345,7 @@ impl Watch {
         let now = self.now();
         // The first one finds all that is there; later ones are for whoever is not where he was.
         let is_first = self.sweep_every == self.sensors.config.sweep;
-        if now >= self.sweep_at && !is_first && self.senses.handicap().is_none() && !self.book.is_anybody_missed(MISSED_AT) {
+        if now >= self.sweep_at && !is_first && self.senses.handicap().is_none() && !self.book.is_anybody_missed(SWEEP_AT) {
             self.sweep_at = now + self.sweep_every;
         }
         if now >= self.sweep_at && self.begin_sweep() {
@@ -548,7 +546,7 @@ mod tests {
             passed += every;
             every = more_rarely(every, minutes(1));
         }
-        assert!(every == minutes(60) && (25..=32).contains(&in_a_day), "{in_a_day}");
-        assert_eq!(more_rarely(minutes(180), minutes(180)), minutes(180), "as rarely as a person says");
+        assert!(every == minutes(240) && (11..=16).contains(&in_a_day), "{in_a_day}");
+        assert_eq!(more_rarely(minutes(300), minutes(300)), minutes(300), "as rarely as a person says");
     }
 }
