@@ -370,12 +370,12 @@ impl Story {
         while self.now < end {
             let acts = plan.remove(&(self.now + 1)).unwrap_or_default();
             self.second(acts).await;
-            if self.now % 3600 == 0 {
+            if self.now.is_multiple_of(3600) {
                 let before = std::mem::replace(&mut frames, self.told.borrow().frames.total());
                 self.seen.most_frames = self.seen.most_frames.max(frames - before);
                 self.seen.frames += frames - before;
             }
-            if self.now % DAY == 0 {
+            if self.now.is_multiple_of(DAY) {
                 self.store.prune(Keep::default(), self.clock.certain()).await.unwrap();
             }
         }
@@ -567,7 +567,7 @@ impl Story {
         if self.expected.until_arrival && self.phones.iter().any(|phone| silent(phone) == 0) {
             (self.expected.chosen, self.expected.until_arrival) = (None, false);
         }
-        if now % 60 == 0 {
+        if now.is_multiple_of(60) {
             let local = self.local();
             let minute = i32::from(local.hour()) * 60 + i32::from(local.minute());
             self.expected.is_night = !(6 * 60 + 30..22 * 60 + 30).contains(&minute);
@@ -596,7 +596,7 @@ impl Story {
         self.seen.armed += u64::from(before != ArmState::Away && state == ArmState::Away);
         self.seen.disarmed += u64::from(before == ArmState::Away && state != ArmState::Away);
         self.seen.nights += u64::from(before != ArmState::Night && state == ArmState::Night);
-        if now % 60 == 0 {
+        if now.is_multiple_of(60) {
             let problems = self.running.driver.machine.dashboard(self.clock.vouched_now()).problems;
             for (words, times) in [("came and went", &mut self.seen.restless), ("has no connection", &mut self.seen.blind)] {
                 if !problems.iter().any(|problem| problem.contains(words)) {
