@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -16,6 +17,9 @@ use super::text::table;
 use crate::config::DEFAULT_PATH;
 use crate::mesh::discovery::{self, Candidate, Heard};
 use crate::mesh::{MdnsMode, MeshConfig};
+
+/// From the end of listening to the next try.
+const AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -57,11 +61,26 @@ pub(super) async fn run(args: Args, config: &ConfigArg) -> Result<()> {
         bail!("mDNS is switched off in the config (`mdns` in [mesh]): nothing can be heard");
     }
     let heard = Heard::default();
-    tokio::select! {
-        ended = discovery::browse(&mesh, &heard, CancellationToken::new()) => ended?,
-        () = sleep(Duration::from_secs(args.seconds)) => {}
+    let mut trouble = None;
+    let mut over = pin!(sleep(Duration::from_secs(args.seconds)));
+    loop {
+        tokio::select! {
+            () = &mut over => break,
+            // In a flood it ends now and then; what was heard is kept.
+            ended = discovery::browse(&mesh, &heard, CancellationToken::new()) => trouble = ended.err(),
+        }
+        tokio::select! {
+            () = &mut over => break,
+            () = sleep(AGAIN) => {}
+        }
     }
     let found = group(&heard.subscribe().borrow(), ours);
+    if let Some(error) = trouble {
+        if found.is_empty() {
+            return Err(error);
+        }
+        eprintln!("Note: this may not be all that there is ({error:#})");
+    }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&found)?);
     } else if found.is_empty() {

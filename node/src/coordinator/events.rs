@@ -174,7 +174,7 @@ impl Keeper {
             }
             Err(error) if error.downcast_ref::<ForeignEvent>().is_some() => self.refused(row, id, format!("{error:#}"), None),
             Err(error) => {
-                let why = format!("{error:#}");
+                let why = if is_full(&error) { "its disk is full".to_owned() } else { format!("{error:#}") };
                 self.cannot_keep(row, "an event", &error);
                 self.refused(row, id, why, u32::try_from(AGAIN.as_secs()).ok())
             }

@@ -71,6 +71,11 @@ impl LinkError {
         }
     }
 
+    /// The other side let go of it.
+    pub fn is_wordless(&self) -> bool {
+        matches!(self, Self::Closed(ConnectionError::ApplicationClosed(close)) if close.error_code == WORDLESS)
+    }
+
     /// Whether the node at the other end lost its memory of us: it was restarted.
     pub fn is_reset(&self) -> bool {
         matches!(self, Self::Closed(ConnectionError::Reset))
@@ -224,12 +229,15 @@ pub fn peer_certificates(connection: &Connection) -> Vec<CertificateDer<'static>
         .unwrap_or_default()
 }
 
+/// What quinn closes with where nobody else does.
+const WORDLESS: VarInt = VarInt::from_u32(0);
+
 /// Why a connection ended or never came to be, for people.
 pub fn words(error: &ConnectionError) -> String {
     match error {
         ConnectionError::ApplicationClosed(close) => match CloseCode::from_wire(close.error_code.into_inner()) {
             Some(code) => code.words().to_owned(),
-            None if close.error_code == VarInt::from_u32(0) => "the other side hung up without a word".to_owned(),
+            None if close.error_code == WORDLESS => "the other side hung up without a word".to_owned(),
             None => format!("the other side closed with the unknown code {}: is it of a newer version?", close.error_code),
         },
         ConnectionError::TransportError(ours) => match tls_alert(ours.code) {

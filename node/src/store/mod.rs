@@ -142,8 +142,8 @@ pub fn is_full(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
         matches!(kind, Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
-            // sqlite3_errstr(SQLITE_FULL).
-            || cause.to_string().contains("database or disk is full")
+            // sqlite3_errstr(SQLITE_FULL), and SQLITE_IOERR_SHMSIZE: the index of its journal is a file too.
+            || ["database or disk is full", "(code: 4874)"].iter().any(|words| cause.to_string().contains(words))
     })
 }
 

@@ -447,3 +447,11 @@ async fn a_wrong_bit_in_the_list_of_what_a_file_went_through_is_damage() {
     let why = format!("{:#}", Store::open(dir.path()).await.unwrap_err());
     assert!(why.contains("store.db is damaged") && why.contains("restore it from a backup"), "{why}");
 }
+
+#[test]
+fn a_disk_without_room_is_known_by_whatever_sqlite_says_of_it() {
+    for words in ["(code: 13) database or disk is full", "error returned from database: (code: 4874) disk I/O error"] {
+        assert!(is_full(&anyhow::anyhow!(words).context("cannot write to the store")), "{words}");
+    }
+    assert!(!is_full(&anyhow::anyhow!("error returned from database: (code: 778) disk I/O error")));
+}

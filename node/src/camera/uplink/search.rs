@@ -27,6 +27,8 @@ const AT_ONCE: usize = 8;
 const APART: Duration = Duration::from_millis(250);
 /// For an address that only mDNS knows: fifty rogues that never answer must not cost minutes.
 const STRANGERS_PATIENCE: Duration = Duration::from_secs(2);
+/// So many of them are dialled between two dials of those that are likely.
+const STRANGERS_IN_A_ROW: usize = 6;
 /// A coordinator that died in the middle of a handshake never goes on with it, not even when it is back: whoever is silent for so long is
 /// dialled once more beside it.
 const SILENT: Duration = Duration::from_millis(700);
@@ -181,7 +183,7 @@ impl Uplink {
 
     /// A round: who is most likely to be the one comes first; of strangers, each time another.
     fn places(&self) -> VecDeque<Place> {
-        let mut places: VecDeque<Place> = VecDeque::new();
+        let mut places: Vec<Place> = Vec::new();
         places.extend(dial::remembered(&self.context.state_dir).map(Place::Known));
         places.extend(self.context.mesh.peers.iter().cloned().map(Place::Named));
         let (mesh, bundle) = (self.context.identity.mesh(), self.context.identity.bundle().clone());
@@ -190,8 +192,7 @@ impl Uplink {
         let mut heard: Vec<_> = list.iter().filter(|one| one.mesh == mesh && !places.contains(&Place::Known(one.address))).collect();
         heard.shuffle(&mut rand::rng());
         heard.sort_by_key(|one| !claims(&one.node));
-        places.extend(heard.into_iter().map(|one| Place::Heard(one.address)));
-        places
+        between(&places, &heard.into_iter().map(|one| Place::Heard(one.address)).collect::<Vec<_>>())
     }
 
     fn begin(&self, dials: &mut JoinSet<Dialled>, place: Place) {
@@ -350,6 +351,18 @@ async fn dial_again(endpoint: &Endpoint, to: SocketAddr, name: &str, tls: &Arc<r
     }
 }
 
+/// The likely ones again and again among the strangers: one that comes back while a crowd is being dialled is met within seconds.
+fn between(likely: &[Place], strangers: &[Place]) -> VecDeque<Place> {
+    let mut round: VecDeque<Place> = likely.iter().cloned().collect();
+    for (nth, some) in strangers.chunks(STRANGERS_IN_A_ROW).enumerate() {
+        if nth > 0 {
+            round.extend(likely.iter().cloned());
+        }
+        round.extend(some.iter().cloned());
+    }
+    round
+}
+
 impl Spare {
     /// Nobody asks after it was kept.
     fn connection(&self) -> Result<Connection, DialError> {
@@ -435,6 +448,17 @@ impl std::fmt::Display for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_the_coordinator_was_is_dialled_again_and_again_while_a_crowd_is() {
+        let known = Place::Known("10.0.0.2:47100".parse().unwrap());
+        let crowd: Vec<Place> = (0..50).map(|last| Place::Heard(SocketAddr::from(([10, 0, 1, last], 47100)))).collect();
+        let round = between(std::slice::from_ref(&known), &crowd);
+        let turns: Vec<usize> = round.iter().enumerate().filter(|(_, place)| **place == known).map(|(turn, _)| turn).collect();
+        assert_eq!(turns, (0..9).map(|nth| nth * 7).collect::<Vec<_>>());
+        assert_eq!(round.len(), 50 + turns.len(), "nobody is left out");
+        assert_eq!(between(std::slice::from_ref(&known), &[]), [known], "alone, once in a round");
+    }
 
     #[test]
     fn a_crowd_that_fails_for_one_cause_hides_nobody_who_fails_for_another() {

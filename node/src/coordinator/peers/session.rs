@@ -129,7 +129,9 @@ async fn meet(shared: &Shared, connection: &Connection, pass: Pass, from: Socket
         }
         Ok(Err(error)) => {
             if let Some(more) = shared.line(peer.node) {
-                tracing::warn!("node {} at {from} said no proper Hello: {error}{more}", peer.node.short());
+                let told = format!("node {} at {from} said no proper Hello: {error}{more}", peer.node.short());
+                // A camera that was met by another of its dials gives up those that it still waits for.
+                if error.is_wordless() { tracing::info!("{told}") } else { tracing::warn!("{told}") }
             }
             shared.ended(peer.node, &error);
             close(connection, error.answer());
