@@ -390,9 +390,11 @@ impl Camera {
         if self.memory == self.saved {
             return false;
         }
-        // Time that passes alone is saved now and then; a lease that grew is news.
+        // Time that passes alone is saved now and then. A lease that grew is news, and so is one that became shorter than a restart takes off it:
+        // the coordinator's clock was set ahead.
         let (new, old) = (&self.memory, &self.saved);
         let only_time = new.lease_left <= old.lease_left
+            && old.lease_left - new.lease_left <= millis(SAVE_EVERY)
             && new.lost_for >= old.lost_for
             && new.raised == old.raised
             && new.paused.map(|(until, _)| until) == old.paused.map(|(until, _)| until)

@@ -569,6 +569,19 @@ fn nothing_on_the_disk_makes_a_disarm_longer_than_its_lease() {
     }
 }
 
+#[test]
+fn a_lease_that_was_told_shorter_is_no_longer_after_a_crash() {
+    let mut node = Node::disarmed(OnLost::Hold);
+    // The coordinator's clock was set three hours ahead, and it says the same state once more.
+    let state = disarm(5, node.now.at, 12 * HOUR);
+    node.handle(Input::State { signed: signed(&state), state, live: true, time: Timestamp(node.now.at.0 + 3 * HOUR) });
+    node.restart(0);
+    node.pass(9 * HOUR - 2 * MINUTE);
+    assert_eq!(node.camera.effective(), Disarmed);
+    node.pass(2 * MINUTE);
+    assert_eq!(node.camera.effective(), Away);
+}
+
 fn night_state(rev: u64, from_hour: u16, to_hour: u16, now: Timestamp) -> StateV1 {
     let (state, days) = (Night.to_wire(), crate::windows::ALL_DAYS);
     let window = crate::protocol::message::WindowV1 { state, days, start: from_hour * 60, end: to_hour * 60, from_day: None, to_day: None };
